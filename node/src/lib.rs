@@ -1,0 +1,5 @@
+//! How every process of Remuda runs: event loop, sockets, clock, stop, config, log.
+//!
+//! It knows how to move records and time, not what they mean: no tier's words occur here.
+
+pub mod files;

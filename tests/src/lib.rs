@@ -1,0 +1,1 @@
+//! Whole clusters of shipped logic in virtual time, and real processes under faults.
