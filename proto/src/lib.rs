@@ -1,6 +1,15 @@
 //! What two processes of Remuda must agree about, byte for byte, and nothing else.
 //!
-//! No sockets, no files, no clock. Every tier and every client depends on this crate; it depends
-//! on none of ours.
+//! Message structs, ids, limits, status codes, digests and the ring's placement rule. No sockets,
+//! no files, no clock. Every tier and every client depends on this crate; it depends on none of
+//! ours. Start with [`record`] (how a message is framed) and [`catalogue`] (which there are).
 
+pub mod catalogue;
+pub mod ids;
+pub mod limits;
+mod macros;
+pub mod messages;
+pub mod record;
+pub mod status;
 pub mod time;
+pub mod wire;

@@ -1,0 +1,8 @@
+//! The wire structs, one file for each conversation.
+
+pub mod file;
+pub mod job;
+pub mod raft;
+pub mod session;
+pub mod task;
+pub mod telemetry;

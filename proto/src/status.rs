@@ -1,0 +1,212 @@
+//! What enumerations on the wire mean: roles, error codes, states, causes, program kinds.
+//!
+//! On the wire they are integers; an unknown value is refused at the door, never a panic.
+
+/// Declares an enumeration whose integer values are part of the protocol.
+macro_rules! wire_enum {
+    (
+        $(#[$doc:meta])*
+        $name:ident: $repr:ident {
+            $($(#[doc = $meaning:literal])+ $variant:ident = $value:literal $text:literal,)+
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[repr($repr)]
+        pub enum $name {
+            $($(#[doc = $meaning])+ $variant = $value,)+
+        }
+
+        impl $name {
+            /// Every value with its name and meaning, for the documentation.
+            pub const ALL: &'static [($name, &'static str, &'static str)] =
+                &[$(($name::$variant, $text, concat!($($meaning),+)),)+];
+
+            /// The value as it travels.
+            #[must_use]
+            pub const fn to_wire(self) -> $repr {
+                self as $repr
+            }
+
+            /// The value of an integer from outside; `None` where there is none.
+            #[must_use]
+            pub const fn from_wire(value: $repr) -> Option<$name> {
+                match value {
+                    $($value => Some($name::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// Its name in messages, logs and listings.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($name::$variant => $text,)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// What kind of process a node is.
+    Role: u8 {
+        /// Submits jobs, stores and reads files.
+        Client = 0 "client",
+        /// Owns jobs, results, names, membership, leases.
+        Master = 1 "master",
+        /// Deals tasks to workers.
+        Balancer = 2 "balancer",
+        /// Executes tasks.
+        Worker = 3 "worker",
+        /// Keeps blocks.
+        Storage = 4 "storage",
+        /// HTTP front; a client of the cluster.
+        Gateway = 5 "gateway",
+    }
+}
+
+wire_enum! {
+    /// Why a request was refused or failed. From 1 to 99, the same request may succeed later or
+    /// elsewhere; from 100, it never will.
+    ErrorCode: u16 {
+        /// Too much is in flight or queued; wait as long as the reply says.
+        Busy = 1 "busy",
+        /// The masters have no leader at present, or this one does not know it.
+        NoLeader = 2 "no_leader",
+        /// The request may or may not have had its effect; repeat it under the same request id.
+        OutcomeUnknown = 3 "outcome_unknown",
+        /// The node cannot serve at present (not all candidates answered, lease lapsed, starting).
+        Unavailable = 4 "unavailable",
+        /// The request goes by an older ring version; fetch the ring again.
+        StaleRing = 5 "stale_ring",
+        /// The disk has no room for it.
+        DiskFull = 6 "disk_full",
+        /// The pin named by the request has lapsed; upload again.
+        PinLapsed = 7 "pin_lapsed",
+        /// The record is not one that this node can read.
+        Malformed = 100 "malformed",
+        /// The node does not know this type of message, or it does not belong to its tier.
+        UnknownType = 101 "unknown_type",
+        /// The peer speaks another version of the protocol.
+        OtherVersion = 102 "other_version",
+        /// The peer belongs to another cluster.
+        OtherCluster = 103 "other_cluster",
+        /// A length, count or size is beyond its limit.
+        TooLarge = 104 "too_large",
+        /// What is asked for does not exist.
+        NotFound = 105 "not_found",
+        /// The job's UUID belongs to a job with another content.
+        JobDiffers = 106 "job_differs",
+        /// The job was forgotten after its retention time.
+        Forgotten = 107 "forgotten",
+        /// The request carries an epoch older than the newest one seen.
+        OldEpoch = 108 "old_epoch",
+        /// The request is older than what the masters remember of this client; look before
+        /// repeating it.
+        TooOld = 109 "too_old",
+        /// A value of the request makes no sense.
+        Invalid = 110 "invalid",
+        /// Bytes do not have the digest that they should have.
+        WrongDigest = 111 "wrong_digest",
+        /// The sender may not ask for this.
+        NotAllowed = 112 "not_allowed",
+    }
+}
+
+impl ErrorCode {
+    /// True where the same request may succeed later or elsewhere.
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        self.to_wire() < 100
+    }
+}
+
+wire_enum! {
+    /// State of a task, and `state` of `worker_status`.
+    TaskState: u8 {
+        /// Waits for a slot.
+        Queued = 0 "queued",
+        /// A worker executes it.
+        Running = 1 "running",
+        /// Ended with exit code 0; final.
+        Done = 2 "done",
+        /// Ended otherwise; counts against `--retries`.
+        Failed = 3 "failed",
+        /// Its worker died with it; counts against `--max-crashes`.
+        Crashed = 4 "crashed",
+        /// Cut off or shut down while it ran; not the task's fault.
+        Lost = 5 "lost",
+        /// Given back before it started; counts nothing.
+        Returned = 6 "returned",
+        /// Its job was cancelled before it ended.
+        Cancelled = 7 "cancelled",
+    }
+}
+
+wire_enum! {
+    /// State of a job; never goes back.
+    JobState: u8 {
+        /// No task has an outcome or is known to have started.
+        Queued = 0 "queued",
+        /// At least one task was dealt.
+        Running = 1 "running",
+        /// Every task is done.
+        Done = 2 "done",
+        /// Every task has an outcome and at least one failed, or too many failed.
+        Failed = 3 "failed",
+        /// Cancelled before every task had an outcome.
+        Cancelled = 4 "cancelled",
+    }
+}
+
+impl JobState {
+    /// True for a state that is never left.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+}
+
+wire_enum! {
+    /// Why a task ended as it did, where its state alone does not say it.
+    Cause: u8 {
+        /// The program ended by itself.
+        None = 0 "none",
+        /// The time limit was reached and its process group killed.
+        TimeLimit = 1 "time_limit",
+        /// The memory limit was reached and its process group killed.
+        MemoryLimit = 2 "memory_limit",
+        /// It was cancelled.
+        Cancelled = 3 "cancelled",
+        /// The program could not be started.
+        NotStarted = 4 "not_started",
+        /// An input could not be read (the mount or storage failed).
+        InputFailed = 5 "input_failed",
+        /// The worker was shut down.
+        Shutdown = 6 "shutdown",
+        /// The worker was not heard of for too long.
+        CutOff = 7 "cut_off",
+        /// The outputs could not be collected.
+        OutputFailed = 8 "output_failed",
+        /// A signal that Remuda did not send ended it.
+        Signal = 9 "signal",
+    }
+}
+
+wire_enum! {
+    /// What the `program` bytes of a job are.
+    ProgramKind: u8 {
+        /// As given: a script with a shebang line, or an executable.
+        Inline = 0 "inline",
+        /// None: the description names the program.
+        Described = 1 "described",
+    }
+}
