@@ -1,11 +1,25 @@
 //! The message catalogue: one table from which numbers, names, layouts, the C header and
 //! `docs/protocol.md` are derived. A number is never used again.
 
-use crate::messages::file::{FileRequest, FileResponse};
-use crate::messages::job::{JobAccepted, JobSubmit};
+use crate::messages::file::{
+    BlockContent, BlockGet, BlockPresence, BlockPut, BlockQuery, BlockStored, FileRequest,
+    FileResponse, StorageQuery, StorageSpace,
+};
+use crate::messages::job::{
+    JobAccepted, JobCancel, JobList, JobQuery, JobStatus, JobSubmit, ListEnd, SegmentList,
+    SegmentQuery, TaskOutcomes, TaskQuery,
+};
+use crate::messages::keyspace::{KeyEntry, KeyRange, KeyResult, KeyTransaction};
+use crate::messages::node::{
+    FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeList, NodeRegister, NodeRegistered,
+    RingQuery, RingReply, RunsLost, RunsUnfinished,
+};
 use crate::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use crate::messages::session::{ErrorReply, Hello, HelloReply, Ping, Pong};
-use crate::messages::task::{WorkerRequest, WorkerStatus};
+use crate::messages::task::{
+    TaskFree, TaskRecall, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerHeartbeatReply,
+    WorkerRequest, WorkerSegment, WorkerStatus, WorkerStatusReply,
+};
 use crate::messages::telemetry::{
     TelemetryAlert, TelemetrySnapshot, TelemetrySnapshotRequest, TelemetryStatus,
 };
@@ -60,6 +74,50 @@ catalogue! {
     // Client and masters.
     0x10 job_submit                 JobSubmit                client   -> master;
     0x11 job_accepted               JobAccepted              master   -> client;
+    0x12 job_query                  JobQuery                 client   -> master;
+    0x13 job_status                 JobStatus                master   -> client;
+    0x14 job_list                   JobList                  client   -> master;
+    0x15 list_end                   ListEnd                  master   -> any;
+    0x16 job_cancel                 JobCancel                client   -> master;
+    0x17 task_query                 TaskQuery                client   -> master;
+    0x18 task_outcomes              TaskOutcomes             master   -> client;
+    0x19 segment_query              SegmentQuery             client   -> master;
+    0x1a segment_list               SegmentList              master   -> client;
+    0x20 key_transaction            KeyTransaction           client   -> master;
+    0x21 key_result                 KeyResult                master   -> client;
+    0x22 key_range                  KeyRange                 client   -> master;
+    0x23 key_entry                  KeyEntry                 master   -> client;
+    // Membership, leases and grants.
+    0x30 node_register              NodeRegister             any      -> master;
+    0x31 node_registered            NodeRegistered           master   -> any;
+    0x32 node_list                  NodeList                 any      -> master;
+    0x33 node_entry                 NodeEntry                master   -> any;
+    0x34 ring_query                 RingQuery                any      -> master;
+    0x35 ring_reply                 RingReply                master   -> any;
+    0x38 lease_renew                LeaseRenew               balancer -> master;
+    0x39 lease_reply                LeaseReply               master   -> balancer;
+    0x3a feed_pull                  FeedPull                 balancer -> master;
+    0x3b feed_batch                 FeedBatch                master   -> balancer;
+    0x3c runs_lost                  RunsLost                 balancer -> master;
+    0x3d runs_unfinished            RunsUnfinished           master   -> balancer;
+    // Workers.
+    0x40 worker_status_reply        WorkerStatusReply        master   -> worker;
+    0x41 worker_heartbeat           WorkerHeartbeat          worker   -> balancer;
+    0x42 worker_heartbeat_reply     WorkerHeartbeatReply     balancer -> worker;
+    0x43 task_free                  TaskFree                 worker   -> balancer;
+    0x44 task_settled               TaskSettled              worker   -> balancer;
+    0x45 task_recall                TaskRecall               balancer -> worker;
+    0x46 task_returned              TaskReturned             worker   -> balancer;
+    0x47 worker_segment             WorkerSegment            worker   -> master;
+    // Storage.
+    0x60 block_put                  BlockPut                 any      -> storage;
+    0x61 block_stored               BlockStored              storage  -> any;
+    0x62 block_get                  BlockGet                 any      -> storage;
+    0x63 block_content              BlockContent             storage  -> any;
+    0x64 block_query                BlockQuery               any      -> storage;
+    0x65 block_presence             BlockPresence            storage  -> any;
+    0x66 storage_query              StorageQuery             any      -> storage;
+    0x67 storage_space              StorageSpace             storage  -> any;
     // Between masters.
     0x80 raft_message               RaftMessage              master   -> master;
     0x81 member_join                MemberJoin               master   -> master;
@@ -77,7 +135,10 @@ const POSITIONS: [u8; 256] = {
     let mut at = 0;
     while at < MESSAGES.len() {
         let number = MESSAGES[at].message_type as usize;
-        assert!(positions[number] == u8::MAX, "a message number is used twice");
+        assert!(
+            positions[number] == u8::MAX,
+            "a message number is used twice"
+        );
         positions[number] = at as u8;
         at += 1;
     }

@@ -5,11 +5,16 @@
 //! ours. Start with [`record`] (how a message is framed) and [`catalogue`] (which there are).
 
 pub mod catalogue;
+pub mod description;
+pub mod digest;
 pub mod ids;
 pub mod limits;
 mod macros;
+pub mod manifest;
 pub mod messages;
 pub mod record;
+pub mod ring;
 pub mod status;
 pub mod time;
+pub mod tree;
 pub mod wire;

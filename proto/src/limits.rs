@@ -21,6 +21,10 @@ pub const PACKED_FRAME_BYTES: usize = 64 << 10;
 /// file.
 pub const DESCRIPTION_BYTES: usize = 4096;
 
+/// Longest `job_submit` record: it travels whole in the log and in every deal. Room for a
+/// description, a script of a few screens and [`INPUTS_PER_JOB`] inputs.
+pub const JOB_RECORD_BYTES: usize = 32 << 10;
+
 /// Tasks of one job.
 pub const TASKS_PER_JOB: u64 = 1 << 32;
 
@@ -36,8 +40,38 @@ pub const NAME_BYTES: usize = 255;
 /// Longest text of an error reply in bytes; longer ones are cut.
 pub const ERROR_TEXT_BYTES: usize = 1024;
 
+/// Blocks of one file: as many as a manifest has room for (24 bytes of head, 32 for each block).
+pub const BLOCKS_PER_FILE: usize = (WHOLE_FILE_BYTES - 24) / 32;
+
+/// Largest file: just under 4 TiB, so that its manifest can be fetched as a whole.
+pub const FILE_BYTES: u64 = BLOCKS_PER_FILE as u64 * BLOCK_BYTES as u64;
+
+/// Largest encoding of one tree file, its inline folders included: about four million entries
+/// (eyeballed). A folder below it that is larger is refused.
+pub const TREE_BYTES: usize = 256 << 20;
+
+/// A sub-folder whose encoding is longer than this is a tree file of its own (eyeballed: 1 MiB is
+/// 15,000 to 25,000 entries, so 100,000 files are a handful of requests).
+pub const INLINE_FOLDER_BYTES: usize = 1 << 20;
+
+/// Folders inside each other, the outermost included. Linux allows no longer path than 4,096 bytes.
+pub const TREE_DEPTH: usize = 256;
+
+/// Target of a symbolic link in bytes; Linux and EROFS allow no more.
+pub const LINK_TARGET_BYTES: usize = 4095;
+
+/// Largest description of a job, which is then a file of one block.
+pub const DESCRIPTION_FILE_BYTES: usize = BLOCK_BYTES;
+
+/// Members of the ring of storage nodes.
+pub const RING_MEMBERS: usize = 4096;
+
+const _: () = assert!(INLINE_FOLDER_BYTES < TREE_BYTES);
+const _: () = assert!(TREE_BYTES as u64 <= FILE_BYTES);
+const _: () = assert!(DESCRIPTION_BYTES < DESCRIPTION_FILE_BYTES);
 const _: () = assert!(WHOLE_FILE_BYTES + FIXED_PART_BYTES < FRAME_BYTES);
 const _: () = assert!(BLOCK_BYTES + FIXED_PART_BYTES < FRAME_BYTES);
 const _: () = assert!(PACKED_FRAME_BYTES < FRAME_BYTES);
-const _: () = assert!(DESCRIPTION_BYTES < PACKED_FRAME_BYTES);
+const _: () = assert!(DESCRIPTION_BYTES + 16 * INPUTS_PER_JOB < JOB_RECORD_BYTES);
+const _: () = assert!(JOB_RECORD_BYTES < PACKED_FRAME_BYTES);
 const _: () = assert!(WHOLE_FILE_BYTES.is_multiple_of(BLOCK_BYTES));

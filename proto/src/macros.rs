@@ -16,16 +16,20 @@ macro_rules! item {
             $($(#[doc = $doc])+ pub $field: $type,)+
         }
 
-        impl $crate::wire::Item for $name {
-            const NAME: &'static str = $cname;
-            const MEANING: &'static str = concat!($($meaning),+);
-            const FIELDS: &'static [$crate::wire::Field] = &[$($crate::wire::Field {
-                name: stringify!($field),
-                kind: <$type as $crate::wire::FieldType>::KIND,
-                offset: std::mem::offset_of!($name, $field),
-                size: size_of::<$type>(),
-                meaning: concat!($($doc),+),
-            },)+];
+        impl $crate::wire::Element for $name {
+            const ITEM: Option<&'static $crate::wire::ItemLayout> =
+                Some(&$crate::wire::ItemLayout {
+                    name: $cname,
+                    meaning: concat!($($meaning),+),
+                    size: size_of::<$name>(),
+                    fields: &[$($crate::wire::Field {
+                        name: stringify!($field),
+                        kind: <$type as $crate::wire::FieldType>::KIND,
+                        offset: std::mem::offset_of!($name, $field),
+                        size: size_of::<$type>(),
+                        meaning: concat!($($doc),+),
+                    },)+],
+                });
         }
     };
 }
@@ -88,6 +92,7 @@ macro_rules! message {
                 name: stringify!($part),
                 element_size: size_of::<$element>(),
                 element: $ename,
+                item: <$element as $crate::wire::Element>::ITEM,
                 length_offset: std::mem::offset_of!($name, $length),
                 length_field: stringify!($length),
                 meaning: concat!($($pdoc),+),
@@ -97,6 +102,9 @@ macro_rules! message {
                 $name { $($afield: $avalue,)+ ..Default::default() }
             })?
         }
+
+        // The framing reads every length field as eight bytes.
+        $($(const _: fn($name) -> u64 = |message| message.$length;)+)?
     };
 }
 pub(crate) use message;

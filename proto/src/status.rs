@@ -91,6 +91,8 @@ wire_enum! {
         DiskFull = 6 "disk_full",
         /// The pin named by the request has lapsed; upload again.
         PinLapsed = 7 "pin_lapsed",
+        /// This master does not lead; ask the one that the reply names.
+        NotLeader = 9 "not_leader",
         /// The record is not one that this node can read.
         Malformed = 100 "malformed",
         /// The node does not know this type of message, or it does not belong to its tier.
@@ -171,7 +173,10 @@ impl JobState {
     /// True for a state that is never left.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+        matches!(
+            self,
+            JobState::Done | JobState::Failed | JobState::Cancelled
+        )
     }
 }
 
@@ -208,5 +213,45 @@ wire_enum! {
         Inline = 0 "inline",
         /// None: the description names the program.
         Described = 1 "described",
+    }
+}
+
+wire_enum! {
+    /// What the masters decided about a reported or asked run.
+    Verdict: u8 {
+        /// Recorded, or finished otherwise before: nothing more is to be done with it.
+        Final = 0 "final",
+        /// Unfinished: it goes back to the queue as a new attempt.
+        Again = 1 "again",
+    }
+}
+
+wire_enum! {
+    /// What a worker must do with a run that it holds.
+    Order: u8 {
+        /// Keep it and go on.
+        Keep = 0 "keep",
+        /// Kill what runs of it and forget it: cancelled, finished elsewhere, or superseded.
+        Kill = 1 "kill",
+    }
+}
+
+wire_enum! {
+    /// What an item of a balancer group's feed is.
+    FeedKind: u8 {
+        /// A range of a job's tasks is granted to the group.
+        Grant = 0 "grant",
+        /// A job is in a final state: its tasks are neither dealt nor kept.
+        JobEnded = 1 "job_ended",
+    }
+}
+
+wire_enum! {
+    /// What a block holds, and so under which context its digest is made.
+    BlockKind: u8 {
+        /// A piece of a file's content, or the whole of a small file.
+        Content = 0 "content",
+        /// The manifest of a file of several blocks.
+        Manifest = 1 "manifest",
     }
 }

@@ -21,7 +21,10 @@ impl WireUuid {
     /// Splits a UUID.
     #[must_use]
     pub const fn new(value: u128) -> WireUuid {
-        WireUuid { upper: (value >> 64) as u64, lower: value as u64 }
+        WireUuid {
+            upper: (value >> 64) as u64,
+            lower: value as u64,
+        }
     }
 
     /// Puts the halves together.
@@ -108,6 +111,8 @@ pub struct Part {
     pub element_size: usize,
     /// Name of the element's struct, or of how the bytes are encoded.
     pub element: &'static str,
+    /// The element's struct, where it is one.
+    pub item: Option<&'static ItemLayout>,
     /// Where in the fixed part its `u64` length field lies.
     pub length_offset: usize,
     /// Name of that field.
@@ -116,14 +121,33 @@ pub struct Part {
     pub meaning: &'static str,
 }
 
-/// A packed struct that occurs many times in a variable part.
-pub trait Item: Pod {
+/// What is known of a packed struct that occurs many times in a variable part.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemLayout {
     /// Its name in C.
-    const NAME: &'static str;
+    pub name: &'static str,
     /// What it means.
-    const MEANING: &'static str;
+    pub meaning: &'static str,
+    /// Its size in bytes.
+    pub size: usize,
     /// Its fields in order.
-    const FIELDS: &'static [Field];
+    pub fields: &'static [Field],
+}
+
+/// A type of which a variable part holds many.
+pub trait Element: Pod {
+    /// Its struct; `None` for bytes, numbers and UUIDs.
+    const ITEM: Option<&'static ItemLayout>;
+}
+
+impl Element for u8 {
+    const ITEM: Option<&'static ItemLayout> = None;
+}
+impl Element for WireUuid {
+    const ITEM: Option<&'static ItemLayout> = None;
+}
+impl Element for [u8; 32] {
+    const ITEM: Option<&'static ItemLayout> = None;
 }
 
 /// The bytes of a slice of items.

@@ -1,6 +1,6 @@
 //! Jobs, between clients and masters.
 
-use crate::macros::message;
+use crate::macros::{item, message};
 use crate::wire::WireUuid;
 
 message! {
@@ -41,5 +41,189 @@ message! {
         job_uuid: WireUuid,
         /// Log index of its entry.
         index: u64,
+    }
+}
+
+message! {
+    /// Asks for a job's state, at once or when it is final.
+    JobQuery {
+        /// The job; zero where `selector` names it.
+        job_uuid: WireUuid,
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+        /// 0: answer at once. 1: answer when the job's state is final.
+        until_final: u8,
+        /// Bytes of `selector`.
+        selector_length: u64,
+    }
+    parts {
+        /// A job's name, an unambiguous beginning of its UUID, or `last`.
+        selector: [u8; "UTF-8"] by selector_length,
+    }
+}
+
+message! {
+    /// A job's state.
+    JobStatus {
+        /// The job.
+        job_uuid: WireUuid,
+        /// See the list of job states.
+        state: u8,
+        /// Log index of the state that this is read from.
+        index: u64,
+        /// Number of tasks.
+        task_count: u64,
+        /// Tasks that ended with exit code 0.
+        done_count: u64,
+        /// Tasks that ended otherwise, for good.
+        failed_count: u64,
+        /// Tasks that are dealt to a worker, as far as the balancers told.
+        running_count: u64,
+        /// Attempts that were lost and are not counted against the tasks.
+        lost_attempts: u64,
+        /// Log time of the submission in microseconds.
+        submitted_us: u64,
+        /// Log time of the last outcome in microseconds; 0 while it is not final.
+        finished_us: u64,
+        /// Wall clock of the submission by the leader's clock, microseconds since 1970; for people.
+        submitted_unix_us: u64,
+        /// The lowest exit code that is not 0 of a failed task; 0 where none failed.
+        exit_code: i32,
+        /// Segments that are listed for the job.
+        segment_count: u64,
+        /// Bytes of `name`.
+        name_length: u64,
+    }
+    parts {
+        /// The job's name.
+        name: [u8; "UTF-8"] by name_length,
+    }
+}
+
+message! {
+    /// Asks for the jobs, newest first. Answered by `job_status` records under the same request id,
+    /// then `list_end`.
+    JobList {
+        /// Only jobs submitted before this log index; 0 for the newest.
+        before_index: u64,
+        /// At most this many; limited by the master.
+        limit: u32,
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+    }
+}
+
+message! {
+    /// Ends a listing.
+    ListEnd {
+        /// How many records came before.
+        count: u64,
+        /// Where to go on: `before_index` or `first_task` of the next request; 0 where this was
+        /// all.
+        next: u64,
+        /// Log index of the state that it was read from.
+        index: u64,
+    }
+}
+
+message! {
+    /// Cancels a job. Its tasks that have no outcome by then are cancelled; a job in a final state
+    /// stays as it is. Answered by `job_status`.
+    JobCancel {
+        /// The job.
+        job_uuid: WireUuid,
+        /// `applied_index` of the session's `hello_reply`.
+        session_index: u64,
+    }
+}
+
+message! {
+    /// Asks for the outcomes of a job's tasks. Answered by `task_outcomes`.
+    TaskQuery {
+        /// The job.
+        job_uuid: WireUuid,
+        /// From this task on.
+        first_task: u64,
+        /// At most this many runs; limited by the master.
+        limit: u32,
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+    }
+}
+
+item! {
+    /// Consecutive tasks with the same outcome.
+    "task_outcome" TaskOutcome {
+        /// First task.
+        first_task: u64,
+        /// Number of tasks.
+        task_count: u64,
+        /// See the list of task states.
+        state: u8,
+        /// See the list of causes.
+        cause: u8,
+        /// Exit code, minus the signal's number where one ended it.
+        exit_code: i32,
+    }
+}
+
+message! {
+    /// Outcomes of a job's tasks, in the order of their index, without gap.
+    TaskOutcomes {
+        /// The job.
+        job_uuid: WireUuid,
+        /// Log index of the state that this is read from.
+        index: u64,
+        /// Where to go on; 0 where this was all.
+        next_task: u64,
+        /// Number of `outcomes`.
+        outcome_count: u64,
+    }
+    parts {
+        /// The runs.
+        outcomes: [TaskOutcome; "task_outcome"] by outcome_count,
+    }
+}
+
+message! {
+    /// Asks for the segments that hold outputs and accounting of a job's tasks. Answered by
+    /// `segment_list`.
+    SegmentQuery {
+        /// The job.
+        job_uuid: WireUuid,
+        /// Go on after this position in the list; 0 for the first.
+        after: u64,
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+    }
+}
+
+item! {
+    /// Consecutive tasks whose recorded result is in one segment.
+    "segment_range" SegmentRange {
+        /// The segment, a file on storage.
+        segment_uuid: WireUuid,
+        /// First task.
+        first_task: u64,
+        /// Number of tasks.
+        task_count: u64,
+    }
+}
+
+message! {
+    /// The segments of a job with the ranges accepted from each.
+    SegmentList {
+        /// The job.
+        job_uuid: WireUuid,
+        /// Log index of the state that this is read from.
+        index: u64,
+        /// Position to go on after; 0 where this was all.
+        next: u64,
+        /// Number of `ranges`.
+        range_count: u64,
+    }
+    parts {
+        /// The ranges.
+        ranges: [SegmentRange; "segment_range"] by range_count,
     }
 }

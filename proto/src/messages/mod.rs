@@ -2,6 +2,8 @@
 
 pub mod file;
 pub mod job;
+pub mod keyspace;
+pub mod node;
 pub mod raft;
 pub mod session;
 pub mod task;

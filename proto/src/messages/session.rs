@@ -67,10 +67,14 @@ message! {
         retry_after_ms: u32,
         /// Bytes of `text`.
         text_length: u64,
+        /// Bytes of `instead`.
+        instead_length: u64,
     }
     parts {
         /// One sentence for people: what is wrong and what to do.
         text: [u8; "UTF-8"] by text_length,
+        /// Address of the node to ask instead (the leading master), where the sender knows it.
+        instead: [u8; "UTF-8"] by instead_length,
     }
 }
 

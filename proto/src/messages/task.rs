@@ -1,7 +1,24 @@
-//! Dealing tasks and reporting what became of them.
+//! Dealing tasks, between balancer and worker, and reporting what became of them, between worker
+//! and masters.
 
-use crate::macros::message;
+use crate::macros::{item, message};
 use crate::wire::WireUuid;
+
+item! {
+    /// Consecutive tasks of one job handled together.
+    "task_run" TaskRun {
+        /// The job.
+        job_uuid: WireUuid,
+        /// First task.
+        first_task: u64,
+        /// Number of tasks.
+        task_count: u64,
+        /// The attempt under which they were dealt.
+        attempt: u64,
+        /// What is said of them; each message names the list that it is from.
+        state: u8,
+    }
+}
 
 message! {
     /// Deals a run of consecutive tasks of one job to a worker.
@@ -31,6 +48,8 @@ message! {
         worker_incarnation: u64,
         /// Number of the log entry that gave the worker to the group.
         assignment: u64,
+        /// The group that deals.
+        group: u64,
         /// What `program` is; see the list of program kinds.
         program_kind: u8,
         /// Bytes of `description`.
@@ -52,13 +71,14 @@ message! {
 }
 
 message! {
-    /// Reports the outcome of a run of tasks. A frame holds many; the first of a frame carries the
-    /// frame's number.
+    /// Reports the outcome of a run of tasks. Reports are numbered in *status frames*: the worker
+    /// sends one, waits for `worker_status_reply`, and sends the same records again to whichever
+    /// master leads until it comes.
     WorkerStatus {
         given {
             /// The job.
             job_uuid: WireUuid,
-            /// What became of the tasks; see the list of states.
+            /// What became of the tasks; see the list of task states.
             state: u8,
         }
         /// Index of the first task of the run.
@@ -73,12 +93,166 @@ message! {
         cause: u8,
         /// The reporting worker's incarnation.
         worker_incarnation: u64,
-        /// Number of the frame within the incarnation, from 1.
+        /// Number of the status frame within the incarnation, from 1.
         frame: u64,
-        /// Segment that holds outputs and accounting of these tasks; zero where there is none.
+        /// Number of this record within the status frame, from 0.
+        frame_position: u32,
+        /// Number of records of the status frame.
+        frame_count: u32,
+        /// Segment that holds outputs and accounting of these tasks; zero where there is none yet.
         segment_uuid: WireUuid,
     }
     absent {
         task_count: 1,
+        frame_count: 1,
+    }
+}
+
+message! {
+    /// Names a durable segment that holds accounting (and outputs) of tasks of one job whose
+    /// outcome was reported before. Rides in a status frame beside `worker_status` records.
+    WorkerSegment {
+        /// The reporting worker's incarnation.
+        worker_incarnation: u64,
+        /// Number of the status frame within the incarnation, from 1.
+        frame: u64,
+        /// Number of this record within the status frame, from 0.
+        frame_position: u32,
+        /// Number of records of the status frame.
+        frame_count: u32,
+        /// The segment, a file on storage.
+        segment_uuid: WireUuid,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The tasks whose entries the segment holds; `state` is 0.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// The status frame is committed. Runs that are not listed are final: recorded, or finished
+    /// otherwise before.
+    WorkerStatusReply {
+        /// The worker's incarnation.
+        worker_incarnation: u64,
+        /// Number of the status frame.
+        frame: u64,
+        /// Log index of its entry.
+        index: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// Runs that are not recorded as reported; `state` is from the list of verdicts.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// Says every 0.5 s, and when something of it changed, that a worker lives and what it holds.
+    /// Sent to the primary and the auxiliary of its group.
+    WorkerHeartbeat {
+        /// The worker's incarnation.
+        worker_incarnation: u64,
+        /// Number of the log entry that gave the worker to the group.
+        assignment: u64,
+        /// Highest epoch that the worker has seen under this assignment.
+        epoch: u64,
+        /// `last_deal` of the newest heartbeat reply; every deal up to it is listed or was lost.
+        deal_echo: u64,
+        /// Slots in all.
+        slot_count: u32,
+        /// Slots without a task.
+        free_slot_count: u32,
+        /// Thousandths of a CPU that tasks may use.
+        cpu_milli: u64,
+        /// Bytes of memory that tasks may use.
+        memory_bytes: u64,
+        /// 0: takes tasks. 1: its unacknowledged results reached their bound. 2: shutting down.
+        refusing: u8,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// What it holds: queued, running, or ended and not settled; `state` is from the list of
+        /// task states.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// Answers `worker_heartbeat`.
+    WorkerHeartbeatReply {
+        /// Epoch of the answering balancer's lease; 0 from an auxiliary.
+        epoch: u64,
+        /// Number of the last deal sent on this connection.
+        last_deal: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// What the worker must do with runs that it holds; `state` is from the list of orders.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// The tasks ended and their slots are free; their outcome is on its way to the masters.
+    TaskFree {
+        /// The worker's incarnation.
+        worker_incarnation: u64,
+        /// Microseconds that the slots were busy with these tasks, added up.
+        busy_us: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The runs; `state` is from the list of task states.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// The masters acknowledged the outcome of these tasks.
+    TaskSettled {
+        /// The worker's incarnation.
+        worker_incarnation: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The runs; `state` is from the list of verdicts.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// Asks a worker to give back what it has not begun of these runs.
+    TaskRecall {
+        /// Epoch of the balancer's lease.
+        epoch: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The runs; `state` is 0.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// These tasks were not begun and will not be: answer to `task_recall`, or a worker that shuts
+    /// down or refuses a deal.
+    TaskReturned {
+        /// The worker's incarnation.
+        worker_incarnation: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The runs; `state` is 0.
+        runs: [TaskRun; "task_run"] by run_count,
     }
 }

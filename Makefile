@@ -1,0 +1,62 @@
+# The same targets for people and for continuous integration; `make help` lists them.
+# Every recipe runs under `timeout`: a hang is a failure, not a wait.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build check demo test sim
+
+# Where rustup puts cargo, for shells that do not have it on PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Tests that lack what they need (FUSE, root, network namespaces) append a line here and pass;
+# with REMUDA_REQUIRE=fuse,root,netns they fail instead. Ignored tests are listed with them.
+SKIPPED := $(CURDIR)/target/skipped-tests
+
+# Seconds. A first build on two cores takes a few minutes.
+BUILD_TIMEOUT := 1800
+TEST_TIMEOUT := 1800
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: ## install what is missing to build and test (Debian packages, Python environment)
+	@timeout 3600 scripts/setup
+
+build: setup ## build everything in release mode
+	timeout $(BUILD_TIMEOUT) cargo build --locked --release --workspace
+
+check: setup ## formatting, clippy without warnings, rules of architecture and style
+	timeout 120 cargo fmt --all --check
+	timeout $(BUILD_TIMEOUT) cargo clippy --locked --workspace --all-targets -- -D warnings
+	timeout $(BUILD_TIMEOUT) cargo test --locked --quiet --workspace --test tidy -- --nocapture
+
+demo: ## a cluster that loses processes while it works, and finishes
+	@echo "not built yet: a cluster to show needs the master, balancer, worker and storage tiers"
+	@exit 1
+
+test: check ## setup, check, then all tests; ends with the list of those that were skipped
+	@mkdir -p target && rm -f $(SKIPPED)
+	@timeout $(BUILD_TIMEOUT) cargo test --locked --workspace --no-run
+	@status=0; \
+	REMUDA_SKIPPED=$(SKIPPED) timeout $(TEST_TIMEOUT) cargo test --locked --workspace --no-fail-fast \
+	  | tee target/test-output || status=$$?; \
+	sed -n 's/^test \(.*\) \.\.\. ignored/\1: ignored/p' target/test-output >> $(SKIPPED); \
+	[ $$status != 124 ] || echo "error: the tests took longer than $(TEST_TIMEOUT) s"; \
+	scripts/skipped $(SKIPPED); exit $$status
+
+# How the simulator is called: one seed in full, fresh seeds for so many minutes, or a short look.
+SEEDS := 50
+simulator := --locked --profile sim --package cluster-tests --bin simulate
+ifdef SEED
+simulate := timeout 3600 cargo run --quiet $(simulator) -- --seed $(SEED)
+else ifdef MINUTES
+simulate := timeout $$(( $(MINUTES) * 60 + 600 )) cargo run --quiet $(simulator) -- --minutes $(MINUTES)
+else
+simulate := timeout 3600 cargo run --quiet $(simulator) -- --seeds $(SEEDS)
+endif
+
+sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run
+	timeout $(BUILD_TIMEOUT) cargo build $(simulator)
+	$(simulate)

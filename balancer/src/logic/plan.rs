@@ -1,0 +1,184 @@
+//! Who gets how many tasks of which job: a pure function of a view, with nothing to tune.
+//!
+//! Prefetch is measured in time. A worker gets about [`WINDOW`] of work at the job's measured
+//! rate, so that its slots never wait for a round trip, and no more, so that a late joiner still
+//! finds work. While the rate is unknown it gets one task for each free slot.
+
+use proto::ids::{JobId, NodeId};
+use proto::time::Duration;
+
+/// Work that a worker holds ahead: some hundred round trips, and short enough that a recall is rare.
+pub const WINDOW: Duration = Duration::from_millis(50);
+
+/// Most tasks that one worker holds of one job, however short they are.
+pub const WINDOW_TASKS: u64 = 65_536;
+
+/// A worker that takes tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerView {
+    /// The worker.
+    pub worker: NodeId,
+    /// Its slots.
+    pub slot_count: u64,
+    /// Tasks that it holds and that keep, or will keep, a slot.
+    pub busy_count: u64,
+    /// Time that those will take all its slots together, as far as the jobs' rates are known.
+    pub busy_us: f64,
+}
+
+/// A job with waiting tasks; in the view, highest priority first, then the oldest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobView {
+    /// The job.
+    pub job: JobId,
+    /// Its priority.
+    pub priority: i32,
+    /// Tasks that wait.
+    pub pending_count: u64,
+    /// Tasks that are dealt.
+    pub busy_count: u64,
+    /// Mean time that one keeps its slot, in microseconds; unknown until one ended.
+    pub mean_us: Option<f64>,
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deal {
+    /// To whom.
+    pub worker: NodeId,
+    /// Of which job.
+    pub job: JobId,
+    /// How many tasks.
+    pub task_count: u64,
+}
+
+/// Decides what to deal. Among jobs of the same priority the one with the fewest dealt tasks comes
+/// first, so that a small job beside a huge one finishes promptly; among workers the one with the
+/// least to do.
+#[must_use]
+pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
+    let mut workers = workers.to_vec();
+    let mut jobs = jobs.to_vec();
+    let mut deals = Vec::new();
+    loop {
+        jobs.retain(|job| job.pending_count > 0);
+        let Some(highest) = jobs.iter().map(|job| job.priority).max() else { break };
+        let Some(worker) = neediest(&mut workers) else { break };
+        let level = jobs.iter_mut().filter(|job| job.priority == highest);
+        let Some(job) = level.min_by_key(|job| job.busy_count) else { break };
+        let task_count = share(worker, job);
+        deals.push(Deal { worker: worker.worker, job: job.job, task_count });
+        worker.busy_count += task_count;
+        worker.busy_us += task_count as f64 * job.mean_us.unwrap_or(window_us(worker));
+        job.busy_count += task_count;
+        job.pending_count -= task_count;
+    }
+    deals
+}
+
+/// Time that all slots of a worker offer within the window.
+fn window_us(worker: &WorkerView) -> f64 {
+    WINDOW.as_micros() as f64 * worker.slot_count as f64
+}
+
+/// The worker with the least to do for its slots, of those that need something: a slot is empty,
+/// or less than half of the window is left.
+fn neediest(workers: &mut [WorkerView]) -> Option<&mut WorkerView> {
+    let load = |worker: &WorkerView| {
+        let by_count = worker.busy_count as f64 / worker.slot_count as f64;
+        (by_count >= 1.0, worker.busy_us / window_us(worker))
+    };
+    workers
+        .iter_mut()
+        .filter(|worker| worker.slot_count > 0)
+        .filter(|worker| {
+            let (is_occupied, filled) = load(worker);
+            !is_occupied || filled < 0.5
+        })
+        .min_by(|left, right| load(left).partial_cmp(&load(right)).unwrap_or(std::cmp::Ordering::Equal))
+}
+
+/// How many tasks of a job a worker gets: one where nothing is known, else what fills its window.
+fn share(worker: &WorkerView, job: &JobView) -> u64 {
+    let free_slots = worker.slot_count.saturating_sub(worker.busy_count);
+    let wanted = match job.mean_us {
+        None => free_slots,
+        Some(mean_us) => {
+            let left_us = (window_us(worker) - worker.busy_us).max(0.0);
+            // Shorter than a microsecond is as good as a microsecond: the window is full of tasks.
+            let by_time = (left_us / mean_us.max(1.0)) as u64;
+            by_time.min(WINDOW_TASKS.saturating_sub(worker.busy_count)).max(free_slots)
+        }
+    };
+    wanted.clamp(1, job.pending_count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(id: u128, slot_count: u64, busy_count: u64, busy_us: f64) -> WorkerView {
+        WorkerView { worker: NodeId(id), slot_count, busy_count, busy_us }
+    }
+
+    fn job(id: u128, pending_count: u64, busy_count: u64, mean_us: Option<f64>) -> JobView {
+        JobView { job: JobId(id), priority: 0, pending_count, busy_count, mean_us }
+    }
+
+    fn of(deals: &[Deal], id: u128) -> u64 {
+        deals.iter().filter(|deal| deal.job == JobId(id)).map(|deal| deal.task_count).sum()
+    }
+
+    #[test]
+    fn one_task_for_each_slot_while_the_rate_is_unknown() {
+        let deals = plan(&[worker(1, 2, 0, 0.0), worker(2, 2, 0, 0.0)], &[job(9, 100, 0, None)]);
+        assert_eq!(of(&deals, 9), 4);
+    }
+
+    #[test]
+    fn a_known_rate_fills_the_window_and_no_more() {
+        let deals = plan(&[worker(1, 2, 0, 0.0)], &[job(9, 1_000_000, 0, Some(20.0))]);
+        assert_eq!(of(&deals, 9), 5_000);
+        let full = plan(&[worker(1, 2, 5_000, 100_000.0)], &[job(9, 1_000_000, 0, Some(20.0))]);
+        assert!(full.is_empty());
+    }
+
+    #[test]
+    fn long_tasks_are_not_hoarded() {
+        let deals = plan(&[worker(1, 4, 0, 0.0)], &[job(9, 100, 0, Some(10e6))]);
+        assert_eq!(of(&deals, 9), 4);
+    }
+
+    #[test]
+    fn endless_short_tasks_are_bounded() {
+        let deals = plan(&[worker(1, 2, 0, 0.0)], &[job(9, u64::MAX, 0, Some(0.0))]);
+        assert_eq!(of(&deals, 9), WINDOW_TASKS);
+    }
+
+    #[test]
+    fn a_small_job_comes_before_a_huge_one_of_the_same_priority() {
+        let huge = job(1, 1 << 40, 10_000, Some(100.0));
+        let deals = plan(&[worker(1, 2, 0, 0.0)], &[huge, job(2, 3, 0, Some(100.0))]);
+        assert_eq!(deals.first().map(|deal| deal.job), Some(JobId(2)));
+        assert_eq!(of(&deals, 2), 3);
+        assert!(of(&deals, 1) > 0);
+    }
+
+    #[test]
+    fn a_higher_priority_is_dealt_first() {
+        let urgent = JobView { priority: 5, ..job(2, 2, 50, None) };
+        let deals = plan(&[worker(1, 2, 0, 0.0)], &[urgent, job(1, 10, 0, None)]);
+        assert_eq!(of(&deals, 2), 2);
+        assert_eq!(of(&deals, 1), 0);
+    }
+
+    #[test]
+    fn work_is_spread_over_the_workers() {
+        let workers: Vec<_> = (1..=5).map(|id| worker(id, 1, 0, 0.0)).collect();
+        let deals = plan(&workers, &[job(9, 5, 0, Some(50_000.0))]);
+        let mut who: Vec<_> = deals.iter().map(|deal| deal.worker).collect();
+        who.sort();
+        who.dedup();
+        assert_eq!((who.len(), of(&deals, 9)), (5, 5));
+    }
+}

@@ -1,0 +1,1 @@
+//! The masters: the only owners of truth about jobs, results, names and membership.

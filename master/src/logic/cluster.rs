@@ -1,0 +1,409 @@
+//! The replicated state and the table of contents of `apply`.
+//!
+//! Pure: it changes only by commands in the order of the log, uses nothing but its arguments, and
+//! is therefore the same on every master that applied the same entries (invariant 10). Soft state
+//! that only serves waiting askers lives in `requests.rs`.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use proto::description::JobDescription;
+use proto::ids::{JobId, LogIndex, NodeId};
+use proto::limits;
+use proto::messages::job::JobSubmit;
+use proto::record::Records;
+use proto::status::{ErrorCode, JobState, Role};
+use serde::{Deserialize, Serialize};
+
+use super::commands::{AgainRun, Asker, ClientChange, Command, Output, ReportedSegment};
+use super::jobs::{Job, ReportedRun};
+use super::keyspace::Keyspace;
+use super::nodes::Nodes;
+use super::sessions::{Admission, Sessions};
+
+/// Ended jobs that the feed still names; a balancer that is further behind reads the feed anew.
+const ENDED_IN_FEED: usize = 4096;
+
+/// Jobs that may be listed. Above it a submission is answered busy.
+const LISTED_JOBS: usize = 200_000;
+
+/// Everything that the masters own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Jobs by UUID.
+    pub jobs: OrdMap<JobId, Arc<Job>>,
+    /// Jobs in the order of submission.
+    pub jobs_by_index: OrdMap<LogIndex, JobId>,
+    /// Active grants in the order of the log.
+    grants: OrdMap<(u64, LogIndex, JobId), (u64, u64)>,
+    /// Jobs that ended, in the order of the log; bounded.
+    ended: OrdMap<(LogIndex, JobId), ()>,
+    /// A reader of the feed that has nothing behind this index must start anew.
+    feed_floor: LogIndex,
+    /// Newest index of anything in the feed.
+    feed_index: LogIndex,
+    /// Roster, groups, ring.
+    pub nodes: Nodes,
+    /// Names and small values.
+    pub keyspace: Keyspace,
+    /// Request windows of clients.
+    pub sessions: Sessions,
+    /// Log index of the last applied command.
+    pub applied: LogIndex,
+}
+
+/// One thing in a group's feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedEntry {
+    /// A range of a job is granted to the group.
+    Grant {
+        /// Log index of the grant.
+        index: LogIndex,
+        /// The job.
+        job: JobId,
+        /// First task.
+        first_task: u64,
+        /// Number of tasks.
+        task_count: u64,
+    },
+    /// A job ended.
+    Ended {
+        /// Log index of the entry that ended it.
+        index: LogIndex,
+        /// The job.
+        job: JobId,
+    },
+}
+
+impl FeedEntry {
+    /// Log index of the entry that made it.
+    #[must_use]
+    pub fn index(&self) -> LogIndex {
+        match self {
+            FeedEntry::Grant { index, .. } | FeedEntry::Ended { index, .. } => *index,
+        }
+    }
+}
+
+impl Cluster {
+    /// Applies one entry.
+    pub fn apply(&mut self, index: LogIndex, log_time_us: u64, command: Command) -> Output {
+        self.applied = index;
+        match command {
+            Command::Client(asker, change) => self.apply_client(asker, change, index, log_time_us),
+            Command::Register(registration) => self.nodes.register(registration, index),
+            Command::Complete { worker, incarnation, frame, runs, segments } => {
+                let known = self.nodes.nodes.get(&worker).cloned();
+                if let Some(node) = &known
+                    && node.registration.incarnation == incarnation
+                    && frame <= node.last_frame
+                {
+                    return match &node.frame_reply {
+                        Some(reply) if frame == node.last_frame => reply.clone(),
+                        _ => Output::refused(
+                            ErrorCode::TooOld,
+                            format!("status frame {frame} was followed by {}", node.last_frame),
+                        ),
+                    };
+                }
+                let again = self.record_runs(&runs, index, log_time_us);
+                self.add_segments(segments);
+                let reply = Output::Runs { index, again };
+                if let Some(mut node) = known
+                    && node.registration.incarnation == incarnation
+                {
+                    node.last_frame = frame;
+                    node.frame_reply = Some(reply.clone());
+                    self.nodes.nodes.insert(worker, node);
+                }
+                reply
+            }
+            Command::RunsLost { runs } => {
+                let again = self.record_runs(&runs, index, log_time_us);
+                Output::Runs { index, again }
+            }
+        }
+    }
+
+    fn apply_client(
+        &mut self,
+        asker: Asker,
+        change: ClientChange,
+        index: LogIndex,
+        log_time_us: u64,
+    ) -> Output {
+        // A job's UUID makes a submission idempotent for ever, its number only for a window.
+        let reply = match self.sessions.admit(&asker) {
+            Admission::Known(reply) => return reply,
+            Admission::TooOld(refusal) if !matches!(change, ClientChange::Submit { .. }) => {
+                return refusal;
+            }
+            Admission::TooOld(_) | Admission::New => match change {
+                ClientChange::Submit { job, record, unix_us } => {
+                    self.submit(job, &record, unix_us, index, log_time_us)
+                }
+                ClientChange::Cancel { job } => self.cancel(job, index, log_time_us),
+                ClientChange::Transaction { compares, writes } => {
+                    self.keyspace.transact(&compares, writes, index)
+                }
+            },
+        };
+        self.sessions.remember(&asker, reply.clone(), index, log_time_us);
+        reply
+    }
+
+    fn submit(
+        &mut self,
+        id: JobId,
+        record: &[u8],
+        unix_us: u64,
+        index: LogIndex,
+        log_time_us: u64,
+    ) -> Output {
+        if let Some(job) = self.jobs.get(&id) {
+            return if *job.record == *record {
+                Output::Accepted { job: id, index: job.index }
+            } else {
+                Output::refused(
+                    ErrorCode::JobDiffers,
+                    format!(
+                        "job {id} exists with another content: \
+                         give the new job a UUID of its own, or submit exactly the same again"
+                    ),
+                )
+            };
+        }
+        let (submit, description) = match check_submission(record) {
+            Ok(parsed) => parsed,
+            Err(refusal) => return refusal,
+        };
+        if self.jobs.len() >= LISTED_JOBS {
+            return Output::refused(
+                ErrorCode::Busy,
+                format!("{LISTED_JOBS} jobs are listed: wait until some are forgotten"),
+            );
+        }
+        let task_count = submit.task_count;
+        let record = Arc::from(record);
+        let job = Job::new(record, task_count, &description, index, log_time_us, unix_us);
+        self.jobs.insert(id, Arc::new(job));
+        self.jobs_by_index.insert(index, id);
+        self.grant_more(id, index);
+        Output::Accepted { job: id, index }
+    }
+
+    fn cancel(&mut self, id: JobId, index: LogIndex, log_time_us: u64) -> Output {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Output::refused(ErrorCode::NotFound, format!("there is no job {id}"));
+        };
+        if !job.state.is_final() {
+            Arc::make_mut(job).end(JobState::Cancelled, log_time_us);
+            self.leave_feed(id, index);
+        }
+        Output::Cancelled { job: id }
+    }
+
+    /// Records reported runs; returns those that must be dealt again.
+    fn record_runs(
+        &mut self,
+        runs: &[ReportedRun],
+        index: LogIndex,
+        log_time_us: u64,
+    ) -> Vec<AgainRun> {
+        let mut again = Vec::new();
+        for run in runs {
+            let Some(job) = self.jobs.get_mut(&run.job) else { continue };
+            if job.state.is_final() {
+                continue;
+            }
+            let job = Arc::make_mut(job);
+            let recorded = job.record(run);
+            if job.settle(log_time_us) {
+                self.leave_feed(run.job, index);
+                again.retain(|other: &AgainRun| other.job != run.job);
+                continue;
+            }
+            again.extend(recorded.again.into_iter().map(|tasks| AgainRun {
+                job: run.job,
+                tasks,
+                attempt: run.attempt,
+            }));
+            self.grant_more(run.job, index);
+        }
+        again
+    }
+
+    fn add_segments(&mut self, segments: Vec<ReportedSegment>) {
+        for segment in segments {
+            for (id, tasks) in segment.runs {
+                if let Some(job) = self.jobs.get_mut(&id) {
+                    Arc::make_mut(job).add_segment(segment.file, vec![tasks]);
+                }
+            }
+        }
+    }
+
+    fn grant_more(&mut self, id: JobId, index: LogIndex) {
+        let group = self.nodes.group_for_grant();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if let Some(tasks) = Arc::make_mut(job).grant_more(group, index) {
+            self.grants.insert((group, index, id), (tasks.start, tasks.end));
+            self.feed_index = index;
+        }
+    }
+
+    /// Replaces a job's grants in the feed by the news that it ended.
+    fn leave_feed(&mut self, id: JobId, index: LogIndex) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            for grant in std::mem::take(&mut Arc::make_mut(job).grants) {
+                self.grants.remove(&(grant.group, grant.index, id));
+            }
+        }
+        self.ended.insert((index, id), ());
+        self.feed_index = index;
+        while self.ended.len() > ENDED_IN_FEED {
+            let Some((&oldest, ())) = self.ended.get_min() else { break };
+            self.ended.remove(&oldest);
+            self.feed_floor = oldest.0;
+        }
+    }
+
+    /// Newest log index of anything in a feed.
+    #[must_use]
+    pub fn feed_index(&self) -> LogIndex {
+        self.feed_index
+    }
+
+    /// True where a reader that has everything up to `after` can go on from there.
+    #[must_use]
+    pub fn feed_reaches(&self, after: LogIndex) -> bool {
+        after >= self.feed_floor && after.0 > 0
+    }
+
+    /// A group's feed behind `after`, in the order of the log.
+    #[must_use]
+    pub fn feed(&self, group: u64, after: LogIndex) -> Vec<FeedEntry> {
+        let from = (group, after.next(), JobId(0));
+        let to = (group, LogIndex(u64::MAX), JobId(u128::MAX));
+        let grants = self.grants.range(from..=to).map(|(&(_, index, job), &(first, end))| {
+            FeedEntry::Grant { index, job, first_task: first, task_count: end - first }
+        });
+        let ended = self
+            .ended
+            .range((after.next(), JobId(0))..)
+            .map(|(&(index, job), ())| FeedEntry::Ended { index, job });
+        let mut entries: Vec<FeedEntry> = grants.chain(ended).collect();
+        entries.sort_by_key(FeedEntry::index);
+        entries
+    }
+
+    /// The unfinished tasks granted to a group, from a position on, at most `limit` runs; and where
+    /// to go on.
+    #[must_use]
+    pub fn complete_feed(
+        &self,
+        group: u64,
+        from: (JobId, u64),
+        limit: usize,
+    ) -> (Vec<FeedEntry>, Option<(JobId, u64)>) {
+        let mut entries = Vec::new();
+        for (&id, job) in self.jobs.range(from.0..) {
+            let start = if id == from.0 { from.1 } else { 0 };
+            for grant in job.grants.iter().filter(|grant| grant.group == group) {
+                let range = grant.tasks.start.max(start)..grant.tasks.end;
+                for tasks in job.unfinished(range) {
+                    if entries.len() >= limit {
+                        return (entries, Some((id, tasks.start)));
+                    }
+                    entries.push(FeedEntry::Grant {
+                        index: grant.index,
+                        job: id,
+                        first_task: tasks.start,
+                        task_count: tasks.end - tasks.start,
+                    });
+                }
+            }
+        }
+        (entries, None)
+    }
+
+    /// The node's address where it is in the roster.
+    #[must_use]
+    pub fn address_of(&self, node: NodeId) -> Option<&str> {
+        self.nodes.nodes.get(&node).map(|node| node.registration.address.as_str())
+    }
+
+    /// True where the node registered under this role.
+    #[must_use]
+    pub fn has_role(&self, node: NodeId, role: Role) -> bool {
+        self.nodes.nodes.get(&node).is_some_and(|node| node.registration.role == role)
+    }
+
+    /// Walks the whole state and panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        for (id, job) in &self.jobs {
+            job.check_invariants();
+            assert_eq!(self.jobs_by_index.get(&job.index), Some(id), "every job has its place");
+            for grant in &job.grants {
+                assert!(
+                    self.grants.contains_key(&(grant.group, grant.index, *id)),
+                    "every grant is in the feed"
+                );
+            }
+        }
+        assert_eq!(self.jobs.len(), self.jobs_by_index.len(), "no place without a job");
+        self.nodes.check_invariants();
+        self.sessions.check_invariants();
+    }
+}
+
+/// Checks a `job_submit` record: at the door of every master, and again in `apply`.
+///
+/// # Errors
+/// The refusal that the client gets.
+pub fn check_submission(record: &[u8]) -> Result<(JobSubmit, JobDescription), Output> {
+    let malformed = |text: String| Output::refused(ErrorCode::Malformed, text);
+    let invalid = |text: String| Output::refused(ErrorCode::Invalid, text);
+    let mut records = Records::of(record);
+    let parsed = match (records.next(), records.next()) {
+        (Some(Ok(parsed)), None) => parsed,
+        (Some(Err(error)), _) => return Err(malformed(error.to_string())),
+        _ => return Err(malformed("one job_submit record is expected".into())),
+    };
+    let opened = parsed.open::<JobSubmit, 3>();
+    let (submit, [program, inputs, description]) =
+        opened.map_err(|error| malformed(error.to_string()))?;
+    if record.len() > limits::JOB_RECORD_BYTES {
+        return Err(Output::refused(
+            ErrorCode::TooLarge,
+            format!(
+                "the job's record has {} bytes, the limit is {}: \
+                 store the program or the description as a file",
+                record.len(),
+                limits::JOB_RECORD_BYTES
+            ),
+        ));
+    }
+    let task_count = submit.task_count;
+    if task_count == 0 || task_count > limits::TASKS_PER_JOB {
+        return Err(invalid(format!(
+            "a job has 1 to {} tasks, not {task_count}",
+            limits::TASKS_PER_JOB
+        )));
+    }
+    if inputs.len() / 16 > limits::INPUTS_PER_JOB {
+        return Err(Output::refused(
+            ErrorCode::TooLarge,
+            format!("a job has at most {} inputs: put them into a tree", limits::INPUTS_PER_JOB),
+        ));
+    }
+    let description = if description.is_empty() {
+        JobDescription::default()
+    } else {
+        JobDescription::decode(description).map_err(|error| invalid(error.to_string()))?
+    };
+    description
+        .validate(program, inputs.len() / 16)
+        .map_err(|error| invalid(error.to_string()))?;
+    Ok((submit, description))
+}

@@ -1,0 +1,379 @@
+//! Jobs: what was submitted, which ranges are granted, what became of the tasks.
+//!
+//! Everything here is part of the replicated state and changes only inside `apply`. It knows
+//! nothing of balancers' or workers' addresses; who holds which task is soft state of a balancer.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use proto::description::JobDescription;
+use proto::ids::{FileId, JobId, LogIndex};
+use proto::messages::task::TaskRun;
+use proto::status::{Cause, JobState, TaskState, Verdict};
+use serde::{Deserialize, Serialize};
+
+use super::tasks::{RunMap, TaskSet, outside};
+
+/// Tasks of one job that a group may have without outcome; the next part is granted when half of
+/// them have one. Large enough that a grant is rare, small enough that several groups share a job.
+pub const GRANT_TASKS: u64 = 1 << 20;
+
+/// Attempts of a task that may be lost before it fails: not the task's fault, but not without end.
+pub const MAX_LOST_ATTEMPTS: u32 = 100;
+
+/// Outcome of a task for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Failure {
+    /// Exit code, minus the signal's number where one ended it.
+    pub exit_code: i32,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What is remembered of an unfinished task's ended attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts {
+    /// Ended with another exit code than 0.
+    pub failed: u32,
+    /// Took their worker with them.
+    pub crashed: u32,
+    /// Numbers of the attempts that were lost; at most [`MAX_LOST_ATTEMPTS`].
+    pub lost: Vec<u64>,
+    /// The newest attempt that was counted in any of these ways.
+    pub newest: u64,
+}
+
+/// A range of a job's tasks that a balancer group deals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The tasks.
+    pub tasks: Range<u64>,
+    /// The group.
+    pub group: u64,
+    /// Log index of the entry that granted it.
+    pub index: LogIndex,
+}
+
+/// Ranges of a job accepted from one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The segment, a file on storage.
+    pub file: FileId,
+    /// The tasks whose recorded result it holds.
+    pub tasks: Vec<Range<u64>>,
+}
+
+/// A run of tasks as a worker or balancer reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedRun {
+    /// The job.
+    pub job: JobId,
+    /// The tasks.
+    pub tasks: Range<u64>,
+    /// The attempt that ran.
+    pub attempt: u64,
+    /// What became of them: done, failed, crashed, lost or returned.
+    pub state: TaskState,
+    /// Exit code, minus the signal's number where one ended it.
+    pub exit_code: i32,
+    /// Why, where the state alone does not say it.
+    pub cause: Cause,
+    /// The segment that holds what they wrote; nil where there is none yet.
+    pub segment: FileId,
+}
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The `job_submit` record, stamps cleared: what the balancers get, and what tells whether a
+    /// second submission is the same.
+    pub record: Arc<[u8]>,
+    /// Its name, for people.
+    pub name: String,
+    /// Number of tasks.
+    pub task_count: u64,
+    /// Times that a task is tried again after a failure.
+    pub retries: u32,
+    /// Crashes after which a task fails.
+    pub max_crashes: u32,
+    /// Failed tasks after which the job fails; no bound where absent.
+    pub max_fails: Option<u64>,
+    /// Higher is dealt first.
+    pub priority: i32,
+    /// Never goes back.
+    pub state: JobState,
+    /// Log index of the submission.
+    pub index: LogIndex,
+    /// Log time of the submission, in microseconds.
+    pub submitted_us: u64,
+    /// Log time at which the state became final; 0 until then.
+    pub finished_us: u64,
+    /// Wall clock of the submitting master, microseconds since 1970; for people only.
+    pub submitted_unix_us: u64,
+    /// Tasks that are done.
+    pub done: TaskSet,
+    /// Tasks that failed for good, by how.
+    pub failed: BTreeMap<Failure, TaskSet>,
+    /// What is remembered of unfinished tasks whose attempts ended.
+    pub attempts: RunMap<Attempts>,
+    /// Attempts that were lost, of all tasks, finished ones included.
+    pub lost_attempts: u64,
+    /// Ranges that groups deal.
+    pub grants: Vec<Grant>,
+    /// The first task that no group has been granted yet.
+    pub next_grant: u64,
+    /// Where outputs and accounting are.
+    pub segments: Vec<Segment>,
+}
+
+/// What a report did to a job.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// Runs that are not final: to be dealt again.
+    pub again: Vec<Range<u64>>,
+}
+
+impl Job {
+    /// A job as submitted, nothing granted.
+    #[must_use]
+    pub fn new(
+        record: Arc<[u8]>,
+        task_count: u64,
+        description: &JobDescription,
+        index: LogIndex,
+        submitted_us: u64,
+        submitted_unix_us: u64,
+    ) -> Job {
+        Job {
+            record,
+            name: description.name.clone(),
+            task_count,
+            retries: description.retries,
+            max_crashes: description.max_crashes,
+            max_fails: description.max_fails,
+            priority: description.priority,
+            state: JobState::Queued,
+            index,
+            submitted_us,
+            finished_us: 0,
+            submitted_unix_us,
+            done: TaskSet::default(),
+            failed: BTreeMap::new(),
+            attempts: RunMap::default(),
+            lost_attempts: 0,
+            grants: Vec::new(),
+            next_grant: 0,
+            segments: Vec::new(),
+        }
+    }
+
+    /// Number of tasks that failed for good.
+    #[must_use]
+    pub fn failed_count(&self) -> u64 {
+        self.failed.values().map(TaskSet::len).sum()
+    }
+
+    /// Number of tasks that have their outcome.
+    #[must_use]
+    pub fn finished_count(&self) -> u64 {
+        self.done.len() + self.failed_count()
+    }
+
+    /// The pieces of `range` whose tasks have no outcome.
+    #[must_use]
+    pub fn unfinished(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let range = range.start..range.end.min(self.task_count);
+        if self.state.is_final() || range.start >= range.end {
+            return Vec::new();
+        }
+        let mut sets = vec![&self.done];
+        sets.extend(self.failed.values());
+        outside(range, &sets)
+    }
+
+    /// Grants the next part to `group` where it has little left to do. Returns the range.
+    pub fn grant_more(&mut self, group: u64, index: LogIndex) -> Option<Range<u64>> {
+        let outstanding = self.next_grant - self.finished_count().min(self.next_grant);
+        let is_due = outstanding <= GRANT_TASKS / 2 && self.next_grant < self.task_count;
+        if self.state.is_final() || !is_due {
+            return None;
+        }
+        let end = self.task_count.min(self.next_grant + GRANT_TASKS);
+        let tasks = self.next_grant..end;
+        self.next_grant = end;
+        self.grants.push(Grant { tasks: tasks.clone(), group, index });
+        Some(tasks)
+    }
+
+    /// Records what became of a run. Idempotent: tasks that have their outcome keep it (the first
+    /// completion that commits wins), an attempt is counted once.
+    pub fn record(&mut self, run: &ReportedRun) -> Recorded {
+        let mut recorded = Recorded::default();
+        let mut accepted = Vec::new();
+        for piece in self.unfinished(run.tasks.clone()) {
+            for (tasks, attempts) in self.attempts.split(piece) {
+                let attempts = attempts.unwrap_or_default();
+                match self.decide(run, attempts) {
+                    Decision::Done => {
+                        self.attempts.remove(tasks.clone());
+                        self.done.insert(tasks.clone());
+                        accepted.push(tasks);
+                    }
+                    Decision::Failed(failure) => {
+                        self.attempts.remove(tasks.clone());
+                        self.failed.entry(failure).or_default().insert(tasks.clone());
+                        accepted.push(tasks);
+                    }
+                    Decision::Again(Some(attempts)) => {
+                        self.attempts.set(tasks.clone(), attempts);
+                        recorded.again.push(tasks);
+                    }
+                    Decision::Again(None) => recorded.again.push(tasks),
+                }
+            }
+        }
+        if !run.segment.is_nil() && !accepted.is_empty() {
+            self.add_segment(run.segment, accepted);
+        }
+        if self.state == JobState::Queued {
+            self.state = JobState::Running;
+        }
+        recorded
+    }
+
+    /// What one report means for tasks with these earlier attempts.
+    fn decide(&mut self, run: &ReportedRun, mut attempts: Attempts) -> Decision {
+        let failure = Failure { exit_code: run.exit_code, cause: run.cause };
+        let is_newer = run.attempt > attempts.newest;
+        match run.state {
+            TaskState::Done => Decision::Done,
+            TaskState::Failed if is_newer => {
+                attempts.failed += 1;
+                attempts.newest = run.attempt;
+                if attempts.failed > self.retries {
+                    Decision::Failed(failure)
+                } else {
+                    Decision::Again(Some(attempts))
+                }
+            }
+            TaskState::Crashed => {
+                let evidence = attempts.lost.iter().position(|&lost| lost == run.attempt);
+                if let Some(evidence) = evidence {
+                    attempts.lost.remove(evidence);
+                } else if !is_newer {
+                    return Decision::Again(None);
+                }
+                attempts.newest = attempts.newest.max(run.attempt);
+                attempts.crashed += 1;
+                if attempts.crashed >= self.max_crashes {
+                    Decision::Failed(failure)
+                } else {
+                    Decision::Again(Some(attempts))
+                }
+            }
+            TaskState::Lost if is_newer => {
+                attempts.lost.push(run.attempt);
+                attempts.newest = run.attempt;
+                self.lost_attempts += run.tasks.end - run.tasks.start;
+                if attempts.lost.len() > MAX_LOST_ATTEMPTS as usize {
+                    Decision::Failed(failure)
+                } else {
+                    Decision::Again(Some(attempts))
+                }
+            }
+            _ => Decision::Again(None),
+        }
+    }
+
+    /// Notes that `file` holds what these finished tasks left.
+    pub fn add_segment(&mut self, file: FileId, tasks: Vec<Range<u64>>) {
+        match self.segments.iter_mut().rev().take(8).find(|segment| segment.file == file) {
+            Some(segment) => segment.tasks.extend(tasks),
+            None => self.segments.push(Segment { file, tasks }),
+        }
+        if let Some(segment) = self.segments.last_mut() {
+            join(&mut segment.tasks);
+        }
+    }
+
+    /// Makes the state final where every task has an outcome, or too many failed. Returns true
+    /// where it became final now.
+    pub fn settle(&mut self, log_time_us: u64) -> bool {
+        if self.state.is_final() {
+            return false;
+        }
+        let failed = self.failed_count();
+        let too_many = self.max_fails.is_some_and(|bound| failed > bound);
+        if self.finished_count() < self.task_count && !too_many {
+            return false;
+        }
+        self.end(if failed == 0 { JobState::Done } else { JobState::Failed }, log_time_us);
+        true
+    }
+
+    /// Puts the job into a final state and keeps only what is still asked for. Its grants are taken
+    /// out of the feed by the caller.
+    pub fn end(&mut self, state: JobState, log_time_us: u64) {
+        self.state = state;
+        self.finished_us = log_time_us;
+        self.attempts = RunMap::default();
+        self.done.compress();
+        self.failed.values_mut().for_each(TaskSet::compress);
+    }
+
+    /// Walks the job and panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        let mut sets: Vec<&TaskSet> = vec![&self.done];
+        sets.extend(self.failed.values());
+        for (at, set) in sets.iter().enumerate() {
+            for other in &sets[at + 1..] {
+                let mut from = 0;
+                while let Some(run) = set.next_run(from, self.task_count) {
+                    let free = outside(run.clone(), &[other]);
+                    assert_eq!(free, vec![run.clone()], "a task has two outcomes");
+                    from = run.end;
+                }
+            }
+        }
+        assert!(self.finished_count() <= self.task_count, "more outcomes than tasks");
+        assert!(self.next_grant <= self.task_count, "more granted than there are tasks");
+        for (run, _) in self.attempts.iter() {
+            let unfinished = self.unfinished(run.clone());
+            assert_eq!(unfinished, vec![run], "attempts are kept for unfinished tasks only");
+        }
+    }
+}
+
+/// What becomes of tasks after a report.
+enum Decision {
+    Done,
+    Failed(Failure),
+    /// To be dealt again, with what is remembered of them where that changed.
+    Again(Option<Attempts>),
+}
+
+/// Sorts ranges and joins those that touch.
+fn join(ranges: &mut Vec<Range<u64>>) {
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    for range in ranges.drain(..) {
+        match joined.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    *ranges = joined;
+}
+
+/// A run with a verdict, as it travels.
+#[must_use]
+pub fn verdict_run(job: JobId, tasks: &Range<u64>, attempt: u64, verdict: Verdict) -> TaskRun {
+    TaskRun {
+        job_uuid: job.to_wire(),
+        first_task: tasks.start,
+        task_count: tasks.end - tasks.start,
+        attempt,
+        state: verdict.to_wire(),
+    }
+}

@@ -1,0 +1,177 @@
+//! The roster: nodes of the other tiers, balancer groups, the ring's members.
+
+use imbl::OrdMap;
+use proto::ids::{Epoch, Incarnation, LogIndex, NodeId, RingVersion, StoreId};
+use proto::status::Role;
+use serde::{Deserialize, Serialize};
+
+use super::commands::Output;
+
+/// What a node says of itself when it registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The node.
+    pub node: NodeId,
+    /// Its tier.
+    pub role: Role,
+    /// How often its data folder was started.
+    pub incarnation: Incarnation,
+    /// Where others reach it.
+    pub address: String,
+    /// Where its PUB socket is bound.
+    pub telemetry_address: String,
+    /// Its failure zone.
+    pub zone: String,
+    /// Slots of a worker.
+    pub slot_count: u32,
+    /// Thousandths of a CPU of a worker.
+    pub cpu_milli: u64,
+    /// Bytes of memory of a worker, of disk of a storage node.
+    pub capacity_bytes: u64,
+    /// A storage node's data folder.
+    pub store: StoreId,
+    /// A storage node's weight on the ring.
+    pub weight: u32,
+}
+
+/// A node of the roster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// What it said when this incarnation registered.
+    pub registration: Registration,
+    /// Log index of that entry; for a worker the number of its assignment.
+    pub index: LogIndex,
+    /// Its balancer group; 0 for none.
+    pub group: u64,
+    /// Number of the last status frame of this incarnation, and the reply that it got.
+    pub last_frame: u64,
+    /// See `last_frame`.
+    pub frame_reply: Option<Output>,
+}
+
+/// A primary balancer and its auxiliary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Holds the lease.
+    pub primary: Option<NodeId>,
+    /// Follows.
+    pub auxiliary: Option<NodeId>,
+    /// The epoch of the primary's lease.
+    pub epoch: Epoch,
+    /// Log index of the entry that granted the epoch.
+    pub epoch_index: LogIndex,
+}
+
+/// The roster. Part of the replicated state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Nodes {
+    /// Every node that registered.
+    pub nodes: OrdMap<NodeId, Node>,
+    /// The balancer groups, by number from 1.
+    pub groups: OrdMap<u64, Group>,
+    /// The last epoch that was given; one counter for the whole cluster.
+    pub last_epoch: Epoch,
+    /// Version of the ring: 0 while no storage node is there.
+    pub ring_version: RingVersion,
+}
+
+impl Nodes {
+    /// Puts a node into the roster and gives it its place. Registering the same incarnation again
+    /// changes nothing but its address.
+    pub fn register(&mut self, registration: Registration, index: LogIndex) -> Output {
+        let known = self.nodes.get(&registration.node);
+        if let Some(node) = known
+            && registration.incarnation < node.registration.incarnation
+        {
+            return Output::refused(
+                proto::status::ErrorCode::OldEpoch,
+                format!(
+                    "incarnation {} of node {} is over: incarnation {} has registered",
+                    registration.incarnation, registration.node, node.registration.incarnation
+                ),
+            );
+        }
+        if let Some(node) = known
+            && registration.incarnation == node.registration.incarnation
+        {
+            return Output::Registered { index: node.index };
+        }
+        let role = registration.role;
+        let id = registration.node;
+        let group = match role {
+            Role::Balancer => self.seat_balancer(id, index),
+            Role::Worker => known.map(|node| node.group).unwrap_or_else(|| self.lightest_group()),
+            _ => 0,
+        };
+        let changes_ring = role == Role::Storage
+            && known.is_none_or(|node| {
+                (&node.registration.address, node.registration.weight, node.registration.store)
+                    != (&registration.address, registration.weight, registration.store)
+            });
+        if changes_ring {
+            self.ring_version = self.ring_version.next();
+        }
+        let node = Node { registration, index, group, last_frame: 0, frame_reply: None };
+        self.nodes.insert(id, node);
+        Output::Registered { index }
+    }
+
+    /// Gives a balancer a seat in group 1: the primary's where it is free or was its own, else the
+    /// auxiliary's. A primary that was restarted knows nothing any more: it gets a new epoch.
+    fn seat_balancer(&mut self, balancer: NodeId, index: LogIndex) -> u64 {
+        const FIRST_GROUP: u64 = 1;
+        let mut group = self.groups.get(&FIRST_GROUP).cloned().unwrap_or_default();
+        if group.primary.is_none() || group.primary == Some(balancer) {
+            self.last_epoch = self.last_epoch.next();
+            group.primary = Some(balancer);
+            group.epoch = self.last_epoch;
+            group.epoch_index = index;
+        } else {
+            group.auxiliary = Some(balancer);
+        }
+        self.groups.insert(FIRST_GROUP, group);
+        FIRST_GROUP
+    }
+
+    /// The group with the fewest slots.
+    fn lightest_group(&self) -> u64 {
+        let slots = |group: u64| -> u64 {
+            let of_group = self.workers().filter(|node| node.group == group);
+            of_group.map(|node| u64::from(node.registration.slot_count)).sum()
+        };
+        self.groups.keys().copied().min_by_key(|&group| slots(group)).unwrap_or(1)
+    }
+
+    /// All workers.
+    pub fn workers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.registration.role == Role::Worker)
+    }
+
+    /// All storage nodes, by UUID.
+    pub fn storage(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.registration.role == Role::Storage)
+    }
+
+    /// The group that gets the next grant.
+    #[must_use]
+    pub fn group_for_grant(&self) -> u64 {
+        self.groups.keys().copied().next().unwrap_or(1)
+    }
+
+    /// Addresses of a group's balancers, the primary first, separated by a comma.
+    #[must_use]
+    pub fn balancer_addresses(&self, group: u64) -> String {
+        let Some(group) = self.groups.get(&group) else { return String::new() };
+        let seats = [group.primary, group.auxiliary];
+        let nodes = seats.iter().flatten().filter_map(|id| self.nodes.get(id));
+        nodes.map(|node| node.registration.address.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        for group in self.groups.values() {
+            assert!(group.epoch <= self.last_epoch, "an epoch that was never given");
+            assert!(group.primary.is_none() || group.primary != group.auxiliary, "two seats");
+        }
+    }
+}

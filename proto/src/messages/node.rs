@@ -1,0 +1,291 @@
+//! Membership, leases and grants, between the masters and the nodes of the other tiers.
+
+use crate::macros::{item, message};
+use crate::messages::task::TaskRun;
+use crate::wire::WireUuid;
+
+message! {
+    /// A node of another tier says that it is there. Committed to the log once for each incarnation
+    /// and answered by `node_registered`.
+    NodeRegister {
+        /// See the list of roles.
+        role: u8,
+        /// The node's incarnation.
+        incarnation: u64,
+        /// Slots of a worker; 0 from others.
+        slot_count: u32,
+        /// Thousandths of a CPU that a worker's tasks may use.
+        cpu_milli: u64,
+        /// Bytes of memory that a worker's tasks may use, or of disk that a storage node may use.
+        capacity_bytes: u64,
+        /// A storage node's data folder.
+        store_uuid: WireUuid,
+        /// A storage node's weight on the ring.
+        weight: u32,
+        /// Bytes of `address`.
+        address_length: u64,
+        /// Bytes of `telemetry_address`.
+        telemetry_address_length: u64,
+        /// Bytes of `zone`.
+        zone_length: u64,
+    }
+    parts {
+        /// Where others reach it (`tcp://HOST:PORT`).
+        address: [u8; "UTF-8"] by address_length,
+        /// Where its PUB socket is bound.
+        telemetry_address: [u8; "UTF-8"] by telemetry_address_length,
+        /// Its failure zone; empty where there is only one.
+        zone: [u8; "UTF-8"] by zone_length,
+    }
+}
+
+message! {
+    /// The node is in the roster.
+    NodeRegistered {
+        /// Log index of the entry; for a worker the number of its assignment to the group.
+        index: u64,
+        /// The balancer group of a worker or a balancer.
+        group: u64,
+        /// The group's epoch at that moment.
+        epoch: u64,
+        /// 1 where the node is the group's primary.
+        is_primary: u8,
+        /// Version of the ring.
+        ring_version: u64,
+        /// Bytes of `balancers`.
+        balancers_length: u64,
+    }
+    parts {
+        /// Addresses of the group's primary and auxiliary, separated by a comma.
+        balancers: [u8; "UTF-8"] by balancers_length,
+    }
+}
+
+message! {
+    /// A balancer renews its lease, every 0.25 s.
+    LeaseRenew {
+        /// The group.
+        group: u64,
+        /// The balancer's incarnation.
+        incarnation: u64,
+        /// The epoch that it holds; 0 from an auxiliary.
+        epoch: u64,
+        /// Workers of the group that it knows.
+        worker_count: u32,
+        /// Workers that answered within the worker timeout.
+        reachable_count: u32,
+        /// Slots of those.
+        slot_count: u32,
+        /// Tasks that are dealt and not settled, of all jobs.
+        dealt_count: u64,
+        /// Number of `running`.
+        running_count: u64,
+    }
+    parts {
+        /// Tasks dealt and not settled by job, the largest first, at most 64; `first_task` and
+        /// `attempt` are 0.
+        running: [TaskRun; "task_run"] by running_count,
+    }
+}
+
+message! {
+    /// Answers `lease_renew`.
+    LeaseReply {
+        /// The group's epoch.
+        epoch: u64,
+        /// 1 where the asker is the group's primary under that epoch.
+        is_primary: u8,
+        /// The lease lasts this long from the moment when the asker sent `lease_renew`, in
+        /// milliseconds.
+        lease_ms: u32,
+        /// Log index of the newest item of the group's feed.
+        feed_index: u64,
+    }
+}
+
+message! {
+    /// Asks the leader for what a balancer group must know. Parked until there is something newer
+    /// than `after_index`; acknowledges everything up to it.
+    FeedPull {
+        /// The group.
+        group: u64,
+        /// The balancer's incarnation.
+        incarnation: u64,
+        /// Log index of the newest item that the balancer has; 0 for none.
+        after_index: u64,
+        /// `next_job_uuid` of the batch before, to go on with a complete feed; else zero.
+        resume_job_uuid: WireUuid,
+        /// `next_task` of the batch before.
+        resume_task: u64,
+    }
+}
+
+item! {
+    /// One thing that a balancer group must know.
+    "feed_item" FeedItem {
+        /// Log index of the entry that made it.
+        index: u64,
+        /// See the list of feed kinds.
+        kind: u8,
+        /// The job.
+        job_uuid: WireUuid,
+        /// First task of a granted range.
+        first_task: u64,
+        /// Number of tasks of a granted range.
+        task_count: u64,
+        /// Priority of the job.
+        priority: i32,
+        /// Where in `jobs` the record of the job begins, for a grant.
+        job_offset: u64,
+    }
+}
+
+message! {
+    /// What a balancer group must know, in the order of the log.
+    FeedBatch {
+        /// The group.
+        group: u64,
+        /// Everything up to this log index is contained in this and earlier batches.
+        up_to_index: u64,
+        /// 1 where this batch belongs to a complete feed: what it and the batches that it goes on
+        /// from do not name does not exist. Its grants name unfinished tasks only.
+        is_complete: u8,
+        /// Where a complete feed goes on; zero where it ends with this batch.
+        next_job_uuid: WireUuid,
+        /// Where a complete feed goes on.
+        next_task: u64,
+        /// Number of `items`.
+        item_count: u64,
+        /// Bytes of `jobs`.
+        jobs_length: u64,
+    }
+    parts {
+        /// The items.
+        items: [FeedItem; "feed_item"] by item_count,
+        /// `job_submit` records of the granted jobs, back to back.
+        jobs: [u8; "records"] by jobs_length,
+    }
+}
+
+message! {
+    /// A balancer cannot tell what became of these runs (their worker is silent, or a deal was lost
+    /// on its way): the leader counts them as lost where `state` says so, and answers
+    /// `runs_unfinished`.
+    RunsLost {
+        /// The group.
+        group: u64,
+        /// The balancer's epoch.
+        epoch: u64,
+        /// The worker that held them.
+        worker_uuid: WireUuid,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The runs; `state` is *lost* or *returned* from the list of task states.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// Which of the runs of `runs_lost` have no outcome yet and are to be dealt again.
+    RunsUnfinished {
+        /// Log index of the entry.
+        index: u64,
+        /// Number of `runs`.
+        run_count: u64,
+    }
+    parts {
+        /// The unfinished runs; `state` is from the list of verdicts.
+        runs: [TaskRun; "task_run"] by run_count,
+    }
+}
+
+message! {
+    /// Asks for the roster. Answered by `node_entry` records under the same request id, then
+    /// `list_end`.
+    NodeList {
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+    }
+}
+
+message! {
+    /// One node of the roster.
+    NodeEntry {
+        /// The node.
+        entry_uuid: WireUuid,
+        /// See the list of roles.
+        role: u8,
+        /// Its incarnation.
+        incarnation: u64,
+        /// 1 for the leading master or a primary balancer.
+        leads: u8,
+        /// Balancer group of a worker or balancer; member number of a master.
+        group: u64,
+        /// Slots of a worker.
+        slot_count: u32,
+        /// Log index of its registration.
+        index: u64,
+        /// Bytes of `address`.
+        address_length: u64,
+        /// Bytes of `telemetry_address`.
+        telemetry_address_length: u64,
+        /// Bytes of `zone`.
+        zone_length: u64,
+    }
+    parts {
+        /// Where others reach it.
+        address: [u8; "UTF-8"] by address_length,
+        /// Where its PUB socket is bound.
+        telemetry_address: [u8; "UTF-8"] by telemetry_address_length,
+        /// Its failure zone.
+        zone: [u8; "UTF-8"] by zone_length,
+    }
+}
+
+message! {
+    /// Asks for the ring and the addresses of its storage nodes.
+    RingQuery {
+        /// The version that the asker has; 0 for none.
+        ring_version: u64,
+    }
+}
+
+item! {
+    /// A storage node of the ring.
+    "ring_member" RingMember {
+        /// The node.
+        node_uuid: WireUuid,
+        /// Its data folder.
+        store_uuid: WireUuid,
+        /// Its weight.
+        weight: u32,
+        /// Number of its zone.
+        zone: u32,
+        /// Bytes of its address; the addresses stand one after the other in `addresses`.
+        address_length: u64,
+    }
+}
+
+message! {
+    /// The ring: placement is a pure function of what stands here.
+    RingReply {
+        /// Its version.
+        ring_version: u64,
+        /// Number of partitions, a power of two.
+        partition_count: u64,
+        /// Default number of replicas of a file.
+        replica_count: u32,
+        /// Number of `members`.
+        member_count: u64,
+        /// Bytes of `addresses`.
+        addresses_length: u64,
+    }
+    parts {
+        /// The storage nodes, by UUID.
+        members: [RingMember; "ring_member"] by member_count,
+        /// Their addresses without separator.
+        addresses: [u8; "UTF-8"] by addresses_length,
+    }
+}

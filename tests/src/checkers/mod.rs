@@ -1,0 +1,32 @@
+//! What must be true in every run, whatever goes wrong. Each checker is a few sentences of the
+//! promises that are made to users, and says in its text what it saw.
+
+pub(crate) mod history;
+pub(crate) mod leaders;
+pub(crate) mod transfers;
+
+use std::fmt;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The promise.
+    pub promise: &'static str,
+    /// What was seen instead.
+    pub seen: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.seen)
+    }
+}
+
+/// Fails with `promise` where `kept` is not true.
+pub(crate) fn check(
+    kept: bool,
+    promise: &'static str,
+    seen: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    if kept { Ok(()) } else { Err(Violation { promise, seen: seen() }) }
+}

@@ -1,0 +1,191 @@
+//! What goes wrong in a run: swarm options drawn from the seed, and single faults drawn from them.
+//!
+//! Each run has its own selection of kinds, its own rate and its own weather, so that rare
+//! combinations come up: a run with nothing but pauses finds other mistakes than one with
+//! everything at once. Only faults that the failure model (design section 5) permits are drawn.
+
+use fastrand::Rng;
+use proto::time::Duration;
+
+use crate::network::Weather;
+use crate::process::ProcessId;
+use crate::random::{chance, interval, span};
+
+/// A kind of fault that a run may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    PowerLoss,
+    Blackout,
+    Pause,
+    Partition,
+    OneWay,
+    Cut,
+    SlowLink,
+    SlowDisk,
+    FullDisk,
+}
+
+const KINDS: [Kind; 10] = [
+    Kind::Kill,
+    Kind::PowerLoss,
+    Kind::Blackout,
+    Kind::Pause,
+    Kind::Partition,
+    Kind::OneWay,
+    Kind::Cut,
+    Kind::SlowLink,
+    Kind::SlowDisk,
+    Kind::FullDisk,
+];
+
+/// How a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// kill -9: the machine keeps what it wrote.
+    Killed,
+    /// The machine loses power and with it what was not synced.
+    PowerLoss,
+}
+
+/// One fault. Those that end by themselves carry how long they last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A process dies and is started again after a while.
+    Crash { process: ProcessId, death: Death, down: Duration },
+    /// A process stands still (SIGSTOP) while its clock goes on.
+    Pause { process: ProcessId, lasts: Duration },
+    /// No bytes flow in these directions.
+    Block { ways: Vec<(ProcessId, ProcessId)>, lasts: Duration },
+    /// All connections between two processes break.
+    Cut { between: (ProcessId, ProcessId) },
+    /// Bytes in one direction take longer.
+    SlowLink { way: (ProcessId, ProcessId), by: Duration, lasts: Duration },
+    /// A disk takes longer.
+    SlowDisk { process: ProcessId, by: Duration, lasts: Duration },
+    /// A disk has room for so many bytes more.
+    FullDisk { process: ProcessId, room: u64, lasts: Duration },
+}
+
+/// What may go wrong in a run, and how things are when nothing does.
+#[derive(Clone, Debug)]
+pub(crate) struct Swarm {
+    kinds: Vec<Kind>,
+    mean: Duration,
+    /// How the network is.
+    pub(crate) weather: Weather,
+    /// How long a disk takes for one batch, at least and at most.
+    pub(crate) disk: (Duration, Duration),
+    /// How much of what was not synced survives a power loss, per mille of each write.
+    pub(crate) survival: u32,
+    /// How far clocks drift apart, in parts per million.
+    pub(crate) drift: u64,
+    /// How often a process that starts dies again while it reads its disk, per mille.
+    pub(crate) recovery_crashes: u32,
+}
+
+impl Swarm {
+    /// The options of a seed.
+    pub(crate) fn draw(rng: &mut Rng) -> Swarm {
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance(rng, 600)).collect();
+        if kinds.is_empty() {
+            kinds.push(KINDS[rng.usize(0..KINDS.len())]);
+        }
+        let latency = Duration([60, 200, 1_000, 5_000][rng.usize(0..4)]);
+        let disk = Duration([100, 200, 1_000, 5_000][rng.usize(0..4)]);
+        Swarm {
+            kinds,
+            mean: span(rng, Duration::from_millis(800), Duration::from_millis(5_000)),
+            weather: Weather {
+                latency,
+                jitter: latency.times([0, 1, 10][rng.usize(0..3)]),
+                high_water_mark: [16, 64, 1_000][rng.usize(0..3)],
+            },
+            disk: (disk, disk.times([1, 4, 30][rng.usize(0..3)])),
+            survival: [0, 300, 500, 900][rng.usize(0..4)],
+            drift: [0, 100, 20_000][rng.usize(0..3)],
+            recovery_crashes: [0, 100, 400][rng.usize(0..3)],
+        }
+    }
+
+    /// Options with which nothing goes wrong by itself: for scenarios that bring their own faults.
+    pub(crate) fn calm() -> Swarm {
+        Swarm {
+            kinds: Vec::new(),
+            mean: Duration::from_secs(1),
+            weather: Weather {
+                latency: Duration(200),
+                jitter: Duration(200),
+                high_water_mark: 1_000,
+            },
+            disk: (Duration(200), Duration(400)),
+            survival: 500,
+            drift: 0,
+            recovery_crashes: 0,
+        }
+    }
+
+    /// Time until the next fault.
+    pub(crate) fn pause(&self, rng: &mut Rng) -> Duration {
+        interval(rng, self.mean)
+    }
+
+    /// Draws faults: one, or several of a kind that belong together. `members` keep state on
+    /// disks, `others` do not.
+    pub(crate) fn fault(
+        &self,
+        rng: &mut Rng,
+        members: &[ProcessId],
+        others: &[ProcessId],
+    ) -> Vec<Fault> {
+        let Some(&kind) = self.kinds.get(rng.usize(0..self.kinds.len().max(1))) else {
+            return Vec::new();
+        };
+        let all: Vec<ProcessId> = members.iter().chain(others).copied().collect();
+        let member = members[rng.usize(0..members.len())];
+        // Short ones interrupt, long ones let leases, heartbeats and elections run out.
+        let longest = if chance(rng, 700) { 1_500 } else { 12_000 };
+        let lasts = span(rng, Duration::from_millis(20), Duration::from_millis(longest));
+        match kind {
+            Kind::Kill => vec![Fault::Crash {
+                process: all[rng.usize(0..all.len())],
+                death: Death::Killed,
+                down: lasts,
+            }],
+            Kind::PowerLoss => {
+                vec![Fault::Crash { process: member, death: Death::PowerLoss, down: lasts }]
+            }
+            Kind::Blackout => {
+                let crash = |&process| Fault::Crash { process, death: Death::PowerLoss, down: lasts };
+                members.iter().map(crash).collect()
+            }
+            Kind::Pause => vec![Fault::Pause { process: all[rng.usize(0..all.len())], lasts }],
+            Kind::Partition => {
+                let (here, there): (Vec<ProcessId>, Vec<ProcessId>) =
+                    all.iter().partition(|_| rng.bool());
+                let pairs = here.iter().flat_map(|&a| there.iter().map(move |&b| [(a, b), (b, a)]));
+                vec![Fault::Block { ways: pairs.flatten().collect(), lasts }]
+            }
+            Kind::OneWay => vec![Fault::Block { ways: vec![way(rng, member, &all)], lasts }],
+            Kind::Cut => vec![Fault::Cut { between: way(rng, member, &all) }],
+            Kind::SlowLink => {
+                let by = span(rng, Duration::from_millis(1), Duration::from_millis(400));
+                vec![Fault::SlowLink { way: way(rng, member, &all), by, lasts }]
+            }
+            Kind::SlowDisk => {
+                let by = span(rng, Duration::from_millis(1), Duration::from_millis(600));
+                vec![Fault::SlowDisk { process: member, by, lasts }]
+            }
+            Kind::FullDisk => {
+                vec![Fault::FullDisk { process: member, room: rng.u64(0..200_000), lasts }]
+            }
+        }
+    }
+}
+
+/// A direction between a member and another process.
+fn way(rng: &mut Rng, member: ProcessId, all: &[ProcessId]) -> (ProcessId, ProcessId) {
+    let others: Vec<ProcessId> = all.iter().copied().filter(|&other| other != member).collect();
+    let other = others[rng.usize(0..others.len())];
+    if rng.bool() { (member, other) } else { (other, member) }
+}

@@ -1,0 +1,165 @@
+//! What happened in a run: counts by name, and their sums and medians over many runs.
+//!
+//! A simulation in which nothing went wrong proves nothing, so every kind of trouble is counted
+//! and a test fails where one that the faults can cause never came up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+macro_rules! happenings {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// Something worth counting.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Happening {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Happening {
+            /// All of them, in the order in which they are printed.
+            pub const ALL: &'static [Happening] = &[$(Happening::$name,)+];
+
+            /// Its name in reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Happening::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+happenings! {
+    /// A member became leader.
+    Elections = "elections",
+    /// The leader died or was cut off, and another one led later.
+    FailOvers = "fail-overs",
+    /// Requests that a client had answered.
+    Acknowledged = "acknowledged requests",
+    /// Requests that a client sent again because no answer came.
+    Retries = "requests sent again",
+    /// Requests that reached the state machine a second time and were answered from its memory.
+    Duplicates = "duplicate requests",
+    /// Processes that died at once.
+    Crashes = "crashes",
+    /// Crashes that came while a process was starting from its disk.
+    CrashesInRecovery = "crashes in recovery",
+    /// Machines that lost power with everything that was not synced.
+    PowerLosses = "power losses",
+    /// Times at which every member lost power together.
+    Blackouts = "blackouts",
+    /// Unsynced writes of which nothing was left after a power loss.
+    LostWrites = "lost writes",
+    /// Unsynced writes of which a part was left.
+    TornWrites = "torn writes",
+    /// Unsynced creations, renames and removals that were undone.
+    LostNames = "lost names",
+    /// Log tails that recovery cut because they were torn.
+    TornTails = "torn tails",
+    /// Members that were given a snapshot instead of entries.
+    Snapshots = "snapshot catch-ups",
+    /// Connections that ended while both sides lived or one died.
+    Disconnects = "disconnects",
+    /// Connections made again under the same generation.
+    Reconnects = "reconnects",
+    /// Frames that a disconnect, a death or a full queue swallowed.
+    FramesLost = "frames lost",
+    /// Records of an earlier connection that a receiver dropped.
+    StaleRecords = "stale records dropped",
+    /// Sequence gaps that a receiver noticed.
+    Gaps = "sequence gaps",
+    /// Sessions that were opened again because the receiver had restarted.
+    SecondHellos = "hellos repeated",
+    /// Processes that stood still for a while.
+    Pauses = "pauses",
+    /// Directions that carried nothing for a while.
+    Partitions = "partitions",
+    /// Links that were slow for a while.
+    SlowLinks = "slow links",
+    /// Disks that were slow for a while.
+    SlowDisks = "slow disks",
+    /// Disks that were full for a while.
+    FullDisks = "full disks",
+    /// Processes that gave up because their disk failed them.
+    DiskFailures = "stopped by a disk",
+}
+
+/// The counts of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    counts: BTreeMap<Happening, u64>,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, happening: Happening, count: u64) {
+        if count > 0 {
+            *self.counts.entry(happening).or_default() += count;
+        }
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn count(&self, happening: Happening) -> u64 {
+        self.counts.get(&happening).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for happening in Happening::ALL {
+            writeln!(f, "{:>24} {:>9}", happening.name(), self.count(*happening))?;
+        }
+        Ok(())
+    }
+}
+
+/// Many runs together.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    reports: Vec<Report>,
+}
+
+impl Summary {
+    /// Adds a run.
+    pub fn add(&mut self, report: Report) {
+        self.reports.push(report);
+    }
+
+    /// Number of runs.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.reports.len()
+    }
+
+    /// How often it happened in all runs together.
+    #[must_use]
+    pub fn total(&self, happening: Happening) -> u64 {
+        self.reports.iter().map(|report| report.count(happening)).sum()
+    }
+
+    /// What never happened in any of the runs.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let all = Happening::ALL.iter();
+        all.filter(|happening| self.total(**happening) == 0).map(|h| h.name()).collect()
+    }
+
+    fn median(&self, happening: Happening) -> u64 {
+        let mut counts: Vec<u64> = self.reports.iter().map(|r| r.count(happening)).collect();
+        counts.sort_unstable();
+        counts.get(counts.len() / 2).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>24} {:>9} {:>9} {:>9}", "in each run", "median", "most", "total")?;
+        for &happening in Happening::ALL {
+            let most = self.reports.iter().map(|report| report.count(happening)).max();
+            let (median, total) = (self.median(happening), self.total(happening));
+            let most = most.unwrap_or(0);
+            writeln!(f, "{:>24} {median:>9} {most:>9} {total:>9}", happening.name())?;
+        }
+        Ok(())
+    }
+}

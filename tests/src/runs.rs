@@ -1,0 +1,93 @@
+//! Many seeds on all cores, each run in one thread of its own.
+//!
+//! A run that panics is a failure like one that breaks a promise: both end with the seed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crate::report::{Report, Summary};
+use crate::trace::Print;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash of the trace; equal for equal seeds.
+    pub trace: u64,
+    /// Events of the trace.
+    pub events: u64,
+    /// What happened.
+    pub report: Report,
+    /// The first promise that was broken, in words.
+    pub failure: Option<String>,
+}
+
+/// A seed that failed and why.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What was broken.
+    pub text: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.text)?;
+        write!(f, "reproduce: make sim SEED={}", self.seed)
+    }
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64, print: Print) -> Outcome {
+    crate::world::World::of_seed(seed, print).run()
+}
+
+/// Runs one seed; a panic becomes a failure.
+fn guarded(seed: u64) -> Result<Report, Failure> {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, Print::Nothing))) {
+        Ok(Outcome { failure: None, report, .. }) => Ok(report),
+        Ok(Outcome { failure: Some(text), .. }) => Err(Failure { seed, text }),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
+            let text = format!("panicked: {}", text.unwrap_or_default());
+            Err(Failure { seed, text })
+        }
+    }
+}
+
+/// Runs seeds from `first` on while `more` says so (it is asked before each), on all cores.
+/// Returns what happened and which seeds failed, in the order of the seeds.
+pub fn run_while(first: u64, more: impl Fn(u64) -> bool + Sync) -> (Summary, Vec<Failure>) {
+    let next = AtomicU64::new(first);
+    let results = Mutex::new(Vec::new());
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !more(seed) {
+                        break;
+                    }
+                    let result = guarded(seed);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((seed, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_unstable_by_key(|(seed, _)| *seed);
+    let (mut summary, mut failures) = (Summary::default(), Vec::new());
+    for (_, result) in results {
+        match result {
+            Ok(report) => summary.add(report),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    (summary, failures)
+}
