@@ -36,7 +36,7 @@ demo: ## a cluster that loses processes while it works, and finishes
 	@echo "not built yet: a cluster to show needs the master, balancer, worker and storage tiers"
 	@exit 1
 
-test: check ## setup, check, then all tests; ends with the list of those that were skipped
+test: setup check ## setup, check, then all tests; ends with the list of those that were skipped
 	@mkdir -p target && rm -f $(SKIPPED)
 	@timeout $(BUILD_TIMEOUT) cargo test --locked --workspace --no-run
 	@status=0; \

@@ -10,3 +10,8 @@ pub mod config;
 pub mod log;
 pub mod random;
 pub mod data_folder;
+pub mod logic;
+pub mod pubsub;
+pub mod exposure;
+pub mod network;
+pub mod waker;

@@ -34,7 +34,9 @@ struct State {
 
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop").field("requested", &self.is_requested()).finish_non_exhaustive()
+        f.debug_struct("Stop")
+            .field("requested", &self.is_requested())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +85,11 @@ impl Stop {
     pub fn wait(&self) {
         let mut state = self.state();
         while !state.requested {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -100,21 +106,26 @@ impl Stop {
             signals.add_signal(SIGHUP)?;
         }
         let requested = stop.clone();
-        std::thread::Builder::new().name("signals".into()).spawn(move || {
-            for signal in signals.forever() {
-                if requested.is_requested() {
-                    std::process::exit(128 + signal);
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    if requested.is_requested() {
+                        std::process::exit(128 + signal);
+                    }
+                    tracing::info!(signal, "stopping; a second signal ends the process at once");
+                    requested.request();
                 }
-                tracing::info!(signal, "stopping; a second signal ends the process at once");
-                requested.request();
-            }
-        })?;
+            })?;
         Ok(stop)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing is half done where a holder panics, so the state is good.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,7 +176,9 @@ mod tests {
     #[test]
     #[ignore = "is the process that the tests below start"]
     fn process_that_gets_signals() {
-        let Ok(role) = std::env::var(ROLE) else { return };
+        let Ok(role) = std::env::var(ROLE) else {
+            return;
+        };
         let stop = Stop::on_signals().unwrap();
         println!("ready");
         stop.wait();
@@ -211,7 +224,11 @@ mod tests {
             // The test harness may have begun a line of its own in front.
             while !line.trim_end().ends_with(wanted) {
                 line.clear();
-                assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "no line {wanted}");
+                assert_ne!(
+                    self.output.read_line(&mut line).unwrap(),
+                    0,
+                    "no line {wanted}"
+                );
             }
         }
 
@@ -243,7 +260,10 @@ mod tests {
     #[test]
     fn nohup_is_respected() {
         let mut command = Command::new("nohup");
-        command.arg(std::env::current_exe().unwrap()).stdin(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(std::env::current_exe().unwrap())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
         let mut process = Started::under(command, "hangs");
         process.expect_line("ready");
         process.signal(rustix::process::Signal::HUP);

@@ -17,8 +17,9 @@ pub const CONTENT_CONTEXT: &str = "Remuda 2026-11-21 block content";
 pub const MANIFEST_CONTEXT: &str = "Remuda 2026-11-21 file manifest";
 
 /// A BLAKE3 digest of 32 bytes; which context it is under, its place says.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
@@ -107,7 +108,11 @@ pub struct WrongDigest {
 
 impl fmt::Display for WrongDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the bytes are those of block {}, not of {}", self.found, self.wanted)
+        write!(
+            f,
+            "the bytes are those of block {}, not of {}",
+            self.found, self.wanted
+        )
     }
 }
 
@@ -120,7 +125,14 @@ impl std::error::Error for WrongDigest {}
 pub fn verify(kind: BlockKind, block: BlockId, bytes: &[u8]) -> Result<Digest, WrongDigest> {
     let digest = Digest::of(kind, bytes);
     let found = digest.block_id();
-    if found == block { Ok(digest) } else { Err(WrongDigest { wanted: block, found }) }
+    if found == block {
+        Ok(digest)
+    } else {
+        Err(WrongDigest {
+            wanted: block,
+            found,
+        })
+    }
 }
 
 /// Finds out what a whole block holds: the kind under which it verifies.
@@ -149,9 +161,18 @@ mod tests {
     fn the_digest_of_known_bytes_never_changes() {
         let content = Digest::of(BlockKind::Content, b"remuda");
         let manifest = Digest::of(BlockKind::Manifest, b"remuda");
-        assert_eq!(content.to_string(), "?");
-        assert_eq!(manifest.to_string(), "?");
-        assert_eq!(content.file_id().to_string(), "?");
+        assert_eq!(
+            content.to_string(),
+            "2b88415ef702b6953f0bd81a5fd14f152435b8ac97ba7d8854fbe3d74fb5808f"
+        );
+        assert_eq!(
+            manifest.to_string(),
+            "a669041075537c11aba945819b99408c92d352bd0a32ae50fa23e85c15be4f40"
+        );
+        assert_eq!(
+            content.file_id().to_string(),
+            "2b88415e-f702-8695-bf0b-d81a5fd14f15"
+        );
         let uuid = uuid::Uuid::from_u128(content.to_uuid());
         assert_eq!(uuid.get_version_num(), 8);
         assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
@@ -181,7 +202,10 @@ mod tests {
         assert!(verify(BlockKind::Manifest, content, b"bytes").is_err());
         let large = vec![7; limits::BLOCK_BYTES + 1];
         let manifest = Digest::of(BlockKind::Manifest, &large).block_id();
-        assert_eq!(recognise(manifest, &large).map(|it| it.0), Ok(BlockKind::Manifest));
+        assert_eq!(
+            recognise(manifest, &large).map(|it| it.0),
+            Ok(BlockKind::Manifest)
+        );
         let too_large_content = Digest::of(BlockKind::Content, &large).block_id();
         assert!(recognise(too_large_content, &large).is_err());
     }

@@ -28,6 +28,15 @@ pub struct GenericMessage {
 pub const GENERIC_LENGTH: usize = size_of::<GenericMessage>();
 const _: () = assert!(GENERIC_LENGTH == 25);
 
+// The lengths of the given structs never change.
+const _: () = {
+    use crate::messages::{file, task};
+    assert!(<task::WorkerRequest as Message>::GIVEN_LENGTH == 57);
+    assert!(<task::WorkerStatus as Message>::GIVEN_LENGTH == 42);
+    assert!(<file::FileRequest as Message>::GIVEN_LENGTH == 41);
+    assert!(<file::FileResponse as Message>::GIVEN_LENGTH == 49);
+};
+
 /// The first appended fields of every message: with them an unknown record can be skipped, a reply
 /// finds its request and a message of an earlier connection is known as such.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

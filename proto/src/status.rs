@@ -91,6 +91,8 @@ wire_enum! {
         DiskFull = 6 "disk_full",
         /// The pin named by the request has lapsed; upload again.
         PinLapsed = 7 "pin_lapsed",
+        /// The peer has no session here (any more: the node was restarted); say `hello`, then repeat.
+        HelloFirst = 8 "hello_first",
         /// This master does not lead; ask the one that the reply names.
         NotLeader = 9 "not_leader",
         /// The record is not one that this node can read.

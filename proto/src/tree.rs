@@ -24,7 +24,7 @@ pub const MAGIC: [u8; 8] = *b"RmdTree\x01";
 const TREE_FILE_BYTES_MIN: u64 = (MAGIC.len() + limits::INLINE_FOLDER_BYTES + 1) as u64;
 
 /// A folder: its entries in bytewise order of their names, each name once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
     entries: Vec<Entry>,
     depth: usize,
@@ -121,7 +121,10 @@ impl fmt::Display for TreeError {
         match self {
             TreeError::Magic => f.write_str("not a tree of this version"),
             TreeError::Length { offset } => {
-                write!(f, "the tree is damaged: a length at byte {offset} does not fit")
+                write!(
+                    f,
+                    "the tree is damaged: a length at byte {offset} does not fit"
+                )
             }
             TreeError::Name { name } => write!(
                 f,
@@ -134,16 +137,33 @@ impl fmt::Display for TreeError {
             }
             TreeError::Entry { name, problem } => write!(f, "the entry {name:?} {problem}"),
             TreeError::Depth => {
-                write!(f, "more than {} folders inside each other", limits::TREE_DEPTH)
+                write!(
+                    f,
+                    "more than {} folders inside each other",
+                    limits::TREE_DEPTH
+                )
             }
             TreeError::TooLarge { length } => {
-                write!(f, "a tree of {length} bytes is above the limit of {}", limits::TREE_BYTES)
+                write!(
+                    f,
+                    "a tree of {length} bytes is above the limit of {}",
+                    limits::TREE_BYTES
+                )
             }
         }
     }
 }
 
 impl std::error::Error for TreeError {}
+
+impl Default for Folder {
+    fn default() -> Folder {
+        Folder {
+            entries: Vec::new(),
+            depth: 1,
+        }
+    }
+}
 
 impl Folder {
     /// A folder of entries in any order.
@@ -162,7 +182,9 @@ impl Folder {
         for entry in &entries {
             check_entry(entry)?;
             if before.is_some_and(|before| before.name >= entry.name) {
-                return Err(TreeError::Order { name: printable(&entry.name) });
+                return Err(TreeError::Order {
+                    name: printable(&entry.name),
+                });
             }
             if let Node::Folder(folder) = &entry.node {
                 depth = depth.max(folder.depth() + 1);
@@ -184,13 +206,15 @@ impl Folder {
     /// Folders inside each other, this one included; tree files of their own count nothing.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.depth.max(1)
+        self.depth
     }
 
     /// The entry of a name.
     #[must_use]
     pub fn entry(&self, name: &[u8]) -> Option<&Entry> {
-        let found = self.entries.binary_search_by(|entry| entry.name.as_slice().cmp(name));
+        let found = self
+            .entries
+            .binary_search_by(|entry| entry.name.as_slice().cmp(name));
         found.ok().and_then(|at| self.entries.get(at))
     }
 
@@ -208,10 +232,18 @@ impl Folder {
         for entry in &self.entries {
             match &entry.node {
                 Node::File { file, length } => {
-                    found.push(Reference { file: *file, length: *length, is_tree: false });
+                    found.push(Reference {
+                        file: *file,
+                        length: *length,
+                        is_tree: false,
+                    });
                 }
                 Node::Tree { tree, length } => {
-                    found.push(Reference { file: *tree, length: *length, is_tree: true });
+                    found.push(Reference {
+                        file: *tree,
+                        length: *length,
+                        is_tree: true,
+                    });
                 }
                 Node::Folder(folder) => folder.collect_references(found),
                 Node::Link { .. } => {}
@@ -240,11 +272,16 @@ fn check_entry(entry: &Entry) -> Result<(), TreeError> {
         && name != b"."
         && name != b"..";
     if !is_name {
-        return Err(TreeError::Name { name: printable(name) });
+        return Err(TreeError::Name {
+            name: printable(name),
+        });
     }
     let problem = match &entry.node {
         _ if entry.mode > 0o777 => "has a mode above 0777",
-        _ if entry.modified.is_some_and(|it| it.nanoseconds >= 1_000_000_000) => {
+        _ if entry
+            .modified
+            .is_some_and(|it| it.nanoseconds >= 1_000_000_000) =>
+        {
             "has a modification time with a second or more of nanoseconds"
         }
         Node::File { length, .. } if *length > limits::FILE_BYTES => "is longer than a file may be",
@@ -262,7 +299,10 @@ fn check_entry(entry: &Entry) -> Result<(), TreeError> {
             return Ok(());
         }
     };
-    Err(TreeError::Entry { name: printable(name), problem })
+    Err(TreeError::Entry {
+        name: printable(name),
+        problem,
+    })
 }
 
 /// A name for an error message: what is not UTF-8 replaced, not longer than a name.

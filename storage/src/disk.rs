@@ -23,16 +23,11 @@ use crate::index::{Entry, Index, Place, decode_table, encode_table};
 use crate::logic::Ticket;
 use crate::volume::{ALIGNMENT, Extent, HEAD_BYTES, append_record, record_bytes, scan};
 
-/// Longest block that lies in a volume; a longer one has a file of its own, whose two syncs then
-/// weigh little beside its bytes (eyeballed).
-pub const INLINE_BYTES: usize = 256 << 10;
-
 /// Bytes that are written to a volume with one sync at most: what a crash may leave to be cut.
 const GROUP_BYTES: usize = 8 << 20;
 
-/// Zeros are written ahead of small writes by this much: a sync that has no room to allocate takes
-/// 152 µs instead of 238 µs (measured, ext4, 4 KiB).
-const PREPARED_BYTES: usize = 1 << 20;
+/// The buffer of a write is kept for the next one up to this size.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// A write above this is not slowed down by allocating as it goes (eyeballed).
 const SMALL_WRITE_BYTES: usize = 128 << 10;
@@ -43,9 +38,13 @@ const OPEN_VOLUMES: usize = 64;
 /// Blocks that one node keeps: what bounds the memory of its index (2 GB).
 const BLOCKS_PER_NODE: usize = 32 << 20;
 
-/// When a volume is sealed and the next one begun.
+/// What lies in a volume, and when it is sealed and the next one begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimits {
+    /// Longest block that lies in a volume; a longer one has a file of its own.
+    pub inline_bytes: usize,
+    /// Zeros are written ahead of small writes by this much.
+    pub prepared_bytes: usize,
     /// Bytes of a volume; at most 128 GiB, so that offsets fit.
     pub volume_bytes: u64,
     /// Records of a volume, which bounds its table.
@@ -56,7 +55,16 @@ pub struct DiskLimits {
 
 impl Default for DiskLimits {
     fn default() -> DiskLimits {
-        DiskLimits { volume_bytes: 256 << 20, volume_records: 1 << 18, volume_files: 4096 }
+        DiskLimits {
+            // Above this the two more syncs weigh little beside the bytes (eyeballed).
+            inline_bytes: 256 << 10,
+            // A sync that has no room to allocate takes 152 µs instead of 238 µs (measured, ext4,
+            // 4 KiB). The step is eyeballed.
+            prepared_bytes: 1 << 20,
+            volume_bytes: 256 << 20,
+            volume_records: 1 << 18,
+            volume_files: 4096,
+        }
     }
 }
 
@@ -200,7 +208,10 @@ impl Shared {
     }
 
     fn get(&self, block: BlockId) -> Option<Entry> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).get(block)
+        self.index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(block)
     }
 
     fn insert(&self, entries: &[(BlockId, Entry)]) {
@@ -213,7 +224,10 @@ impl Shared {
     /// Whether the file of a block is there and as long as its record says.
     fn has_own_file(&self, block: BlockId, entry: &Entry) -> bool {
         let path = self.own_path(entry.volume, block);
-        let length = self.files.open(&path, Open::Existing).and_then(|file| file.len());
+        let length = self
+            .files
+            .open(&path, Open::Existing)
+            .and_then(|file| file.len());
         length.is_ok_and(|length| length == u64::from(entry.length))
     }
 }
@@ -230,7 +244,9 @@ pub struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("folder", &self.shared.folder).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("folder", &self.shared.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -243,9 +259,10 @@ impl Reader {
     pub fn read(&self, block: BlockId) -> Result<Block, ReadError> {
         let entry = self.shared.get(block).ok_or(ReadError::NotFound)?;
         match self.read_entry(block, &entry) {
-            Ok(content) if verify(entry.kind, block, &content).is_ok() => {
-                Ok(Block { kind: entry.kind, content })
-            }
+            Ok(content) if verify(entry.kind, block, &content).is_ok() => Ok(Block {
+                kind: entry.kind,
+                content,
+            }),
             Ok(_) => {
                 self.forget_damaged(block, entry);
                 Err(ReadError::Damaged)
@@ -270,7 +287,10 @@ impl Reader {
             }
             Place::OwnFile => {
                 let path = self.shared.own_path(entry.volume, block);
-                self.shared.files.open(&path, Open::Existing)?.read_at(&mut content, 0)?
+                self.shared
+                    .files
+                    .open(&path, Open::Existing)?
+                    .read_at(&mut content, 0)?
             }
         };
         content.truncate(read);
@@ -278,7 +298,11 @@ impl Reader {
     }
 
     fn forget_damaged(&self, block: BlockId, entry: Entry) {
-        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self
+            .shared
+            .index
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let was_there = index.remove(block, entry);
         drop(index);
         if was_there {
@@ -286,7 +310,10 @@ impl Reader {
             tracing::warn!(%block, volume = entry.volume, "a block is damaged and forgotten");
             // Without its table the volume is verified at the next start, so that the block does
             // not come back. Where that fails, the next read finds the damage again.
-            let _ = self.shared.files.remove(&self.shared.table_path(entry.volume));
+            let _ = self
+                .shared
+                .files
+                .remove(&self.shared.table_path(entry.volume));
         }
     }
 
@@ -299,15 +326,26 @@ impl Reader {
     /// For each block in order 1 where it is durable here, else 0.
     #[must_use]
     pub fn presence(&self, blocks: &[BlockId]) -> Vec<u8> {
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
-        blocks.iter().map(|&block| u8::from(index.contains(block))).collect()
+        let index = self
+            .shared
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        blocks
+            .iter()
+            .map(|&block| u8::from(index.contains(block)))
+            .collect()
     }
 
     /// What is held and what was stored since the start; what was read is counted by whoever
     /// answers.
     #[must_use]
     pub fn counters(&self) -> StorageCounters {
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self
+            .shared
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         StorageCounters {
             block_count: index.len() as u64,
             block_bytes: index.bytes(),
@@ -366,14 +404,23 @@ impl Disk {
         folder: &Path,
         limits: DiskLimits,
     ) -> Result<Disk, DiskError> {
-        assert!(limits.volume_bytes <= 128 << 30, "offsets of a volume have 32 bits");
+        assert!(
+            limits.volume_bytes <= 128 << 30,
+            "offsets of a volume have 32 bits"
+        );
         assert!(limits.volume_records > 0 && limits.volume_files > 0 && limits.volume_bytes > 0);
         let failed = |operation| {
-            move |source| DiskError { operation, folder: folder.to_owned(), source }
+            move |source| DiskError {
+                operation,
+                folder: folder.to_owned(),
+                source,
+            }
         };
         let parent = folder.to_owned();
         let folder_of_volumes = folder.join("volumes");
-        files.create_dir_all(&folder_of_volumes).map_err(failed("make the folder of volumes"))?;
+        files
+            .create_dir_all(&folder_of_volumes)
+            .map_err(failed("make the folder of volumes"))?;
         files.sync_dir(&parent).map_err(failed("sync the folder"))?;
         let shared = Shared {
             files,
@@ -385,7 +432,10 @@ impl Disk {
             damaged_count: AtomicU64::new(0),
         };
         let volumes = list_volumes(&shared).map_err(failed("list the volumes"))?;
-        let mut recovery = Recovery { volume_count: volumes.len() as u64, ..Recovery::default() };
+        let mut recovery = Recovery {
+            volume_count: volumes.len() as u64,
+            ..Recovery::default()
+        };
         let (sealed, last) = match volumes.split_last() {
             Some((&last, sealed)) => (sealed, last),
             None => (&[][..], 0),
@@ -403,15 +453,26 @@ impl Disk {
         }
         let tail = recover_tail(&shared, last, &mut recovery)
             .map_err(failed("recover the last volume"))?;
-        shared.damaged_count.store(recovery.damaged_count, Ordering::Relaxed);
+        shared
+            .damaged_count
+            .store(recovery.damaged_count, Ordering::Relaxed);
         let shared = Arc::new(shared);
-        Ok(Disk { shared, limits, tail, recovery, has_failed: false, buffer: Vec::new() })
+        Ok(Disk {
+            shared,
+            limits,
+            tail,
+            recovery,
+            has_failed: false,
+            buffer: Vec::new(),
+        })
     }
 
     /// The reading side.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader { shared: Arc::clone(&self.shared) }
+        Reader {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// What [`Disk::open`] found.
@@ -430,10 +491,16 @@ impl Disk {
         let mut named = BTreeSet::new();
         for put in puts {
             match self.check(&put) {
-                Err(error) => done.push(PutDone { ticket: put.ticket, result: Err(error) }),
+                Err(error) => done.push(PutDone {
+                    ticket: put.ticket,
+                    result: Err(error),
+                }),
                 Ok(true) => {
                     let stored = Stored { was_present: true };
-                    done.push(PutDone { ticket: put.ticket, result: Ok(stored) });
+                    done.push(PutDone {
+                        ticket: put.ticket,
+                        result: Ok(stored),
+                    });
                 }
                 Ok(false) if named.insert(put.block) => waiting.push(put),
                 Ok(false) => copies.push(put),
@@ -450,7 +517,10 @@ impl Disk {
                 Ok(()) => self.store_group(group, &mut done),
                 Err(error) => {
                     let error = self.put_error(&error, "begin the next volume");
-                    let failed = |put: &Put| PutDone { ticket: put.ticket, result: Err(error) };
+                    let failed = |put: &Put| PutDone {
+                        ticket: put.ticket,
+                        result: Err(error),
+                    };
                     done.extend(group.iter().map(failed));
                 }
             }
@@ -461,10 +531,15 @@ impl Disk {
                 Ok(Stored { was_present: true })
             } else {
                 let first = waiting.iter().find(|put| put.block == copy.block);
-                let outcome = done.iter().find(|it| first.is_some_and(|f| f.ticket == it.ticket));
+                let outcome = done
+                    .iter()
+                    .find(|it| first.is_some_and(|f| f.ticket == it.ticket));
                 outcome.map_or(Err(PutError::Failed), |outcome| outcome.result)
             };
-            done.push(PutDone { ticket: copy.ticket, result });
+            done.push(PutDone {
+                ticket: copy.ticket,
+                result,
+            });
         }
         done
     }
@@ -481,7 +556,11 @@ impl Disk {
         if verify(put.kind, put.block, &put.content).is_err() {
             return Err(PutError::WrongDigest);
         }
-        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = self
+            .shared
+            .index
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if index.contains(put.block) {
             return Ok(true);
         }
@@ -492,6 +571,11 @@ impl Disk {
             return Err(PutError::DiskFull);
         }
         Ok(false)
+    }
+
+    /// Whether a block gets a file of its own.
+    fn is_own(&self, put: &Put) -> bool {
+        put.content.len() > self.limits.inline_bytes
     }
 
     fn is_full(&self) -> bool {
@@ -505,11 +589,17 @@ impl Disk {
         let room = usize::try_from(self.limits.volume_bytes.saturating_sub(self.tail.end))
             .unwrap_or(usize::MAX);
         let mut room = room.min(GROUP_BYTES);
-        let mut records = self.limits.volume_records.saturating_sub(self.tail.entries.len());
-        let mut files = self.limits.volume_files.saturating_sub(self.tail.file_count);
+        let mut records = self
+            .limits
+            .volume_records
+            .saturating_sub(self.tail.entries.len());
+        let mut files = self
+            .limits
+            .volume_files
+            .saturating_sub(self.tail.file_count);
         let mut count = 0;
         for put in puts {
-            let is_own = put.content.len() > INLINE_BYTES;
+            let is_own = self.is_own(put);
             if count > 0 && (room == 0 || records == 0 || (is_own && files == 0)) {
                 break;
             }
@@ -529,13 +619,19 @@ impl Disk {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut offset = write_offset;
-        for (put, _) in puts.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
-            let is_own = put.content.len() > INLINE_BYTES;
+        for (put, _) in puts
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| result.is_ok())
+        {
+            let is_own = self.is_own(put);
             let place = if is_own {
                 Place::OwnFile
             } else {
                 // `open` refuses volumes that could grow beyond what fits.
-                Place::Inline { offset: (offset / ALIGNMENT) as u32 }
+                Place::Inline {
+                    offset: (offset / ALIGNMENT) as u32,
+                }
             };
             let entry = Entry {
                 kind: put.kind,
@@ -549,12 +645,16 @@ impl Disk {
             offset += record_bytes(&entry);
             entries.push((put.block, entry));
         }
-        let written = if buffer.is_empty() { Ok(()) } else { self.write_records(&buffer) };
+        let written = if buffer.is_empty() {
+            Ok(())
+        } else {
+            self.write_records(&buffer)
+        };
         match written {
             Ok(()) => self.count_stored(&entries),
             Err(error) => {
                 for (put, result) in puts.iter().zip(&mut results) {
-                    if result.is_ok() && put.content.len() > INLINE_BYTES {
+                    if result.is_ok() && self.is_own(put) {
                         // Without its record the file does not count; only its room matters.
                         let path = self.shared.own_path(self.tail.volume, put.block);
                         let _ = self.shared.files.remove(&path);
@@ -564,7 +664,7 @@ impl Disk {
             }
         }
         // A buffer that one large group needed is not kept for ever.
-        if buffer.capacity() <= 2 * PREPARED_BYTES {
+        if buffer.capacity() <= KEPT_BUFFER_BYTES {
             self.buffer = buffer;
         }
         done.extend(puts.iter().zip(results).map(|(put, result)| PutDone {
@@ -577,7 +677,9 @@ impl Disk {
         self.shared.insert(entries);
         for (_, entry) in entries {
             self.shared.put_count.fetch_add(1, Ordering::Relaxed);
-            self.shared.put_bytes.fetch_add(u64::from(entry.length), Ordering::Relaxed);
+            self.shared
+                .put_bytes
+                .fetch_add(u64::from(entry.length), Ordering::Relaxed);
             self.tail.file_count += usize::from(entry.place == Place::OwnFile);
         }
         self.tail.entries.extend_from_slice(entries);
@@ -589,7 +691,7 @@ impl Disk {
         let folder = self.shared.own_files(self.tail.volume);
         let mut written = Vec::new();
         for (at, put) in puts.iter().enumerate() {
-            if put.content.len() <= INLINE_BYTES {
+            if !self.is_own(put) {
                 continue;
             }
             if written.is_empty() && self.tail.file_count == 0 {
@@ -656,12 +758,20 @@ impl Disk {
             self.tail.prepared = end;
             if buffer.len() <= SMALL_WRITE_BYTES {
                 // Where this fails, the next write finds out for itself.
-                if self.tail.file.write_all_at(&vec![0; PREPARED_BYTES], end).is_ok() {
-                    self.tail.prepared = end + PREPARED_BYTES as u64;
+                if self
+                    .tail
+                    .file
+                    .write_all_at(&vec![0; self.limits.prepared_bytes], end)
+                    .is_ok()
+                {
+                    self.tail.prepared = end + self.limits.prepared_bytes as u64;
                 }
             }
         }
-        self.tail.file.sync_data().map_err(|error| self.sync_failed(&error))?;
+        self.tail
+            .file
+            .sync_data()
+            .map_err(|error| self.sync_failed(&error))?;
         self.tail.end = end;
         Ok(())
     }
@@ -676,7 +786,10 @@ impl Disk {
             return Err(error);
         }
         let next = volume.checked_add(1).ok_or(ErrorKind::FileTooLarge)?;
-        let file = self.shared.files.open(&self.shared.volume_path(next), Open::Either)?;
+        let file = self
+            .shared
+            .files
+            .open(&self.shared.volume_path(next), Open::Either)?;
         file.set_len(0)?;
         self.shared.files.sync_dir(&self.shared.folder)?;
         // Damaged blocks were forgotten meanwhile and must not come back through the table.
@@ -714,7 +827,10 @@ impl Disk {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 /// Writes the table of a sealed volume. Without it the volume is read at the next start.
@@ -734,7 +850,10 @@ fn list_volumes(shared: &Shared) -> io::Result<Vec<u32>> {
             let number = u32::from_str_radix(number, 16);
             let number = number.map_err(|_| {
                 let path = shared.folder.join(&name);
-                io::Error::new(ErrorKind::InvalidData, format!("{}: no volume", path.display()))
+                io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("{}: no volume", path.display()),
+                )
             })?;
             volumes.push(number);
         } else if text.ends_with(".new") {
@@ -746,7 +865,9 @@ fn list_volumes(shared: &Shared) -> io::Result<Vec<u32>> {
 }
 
 fn recover_sealed(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::Result<()> {
-    let file = shared.files.open(&shared.volume_path(volume), Open::Existing)?;
+    let file = shared
+        .files
+        .open(&shared.volume_path(volume), Open::Existing)?;
     let length = file.len()?;
     let table = read_all(&*shared.files, &shared.table_path(volume)).ok();
     if let Some(entries) = table.and_then(|table| decode_table(&table, volume, length)) {
@@ -761,7 +882,11 @@ fn recover_sealed(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::
         is_there
     });
     if found.damaged > 0 {
-        tracing::error!(volume, damaged = found.damaged, "a sealed volume is damaged");
+        tracing::error!(
+            volume,
+            damaged = found.damaged,
+            "a sealed volume is damaged"
+        );
     }
     recovery.damaged_count += found.damaged;
     shared.insert(&found.good);
@@ -794,8 +919,8 @@ fn recover_tail(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::Re
             return true;
         }
         file_count += 1;
-        let is_there = names.remove(Path::new(&own_name(*block)))
-            && shared.has_own_file(*block, entry);
+        let is_there =
+            names.remove(Path::new(&own_name(*block))) && shared.has_own_file(*block, entry);
         found.damaged += u64::from(!is_there);
         is_there
     });
@@ -804,7 +929,11 @@ fn recover_tail(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::Re
         shared.files.remove(&own_files.join(name))?;
     }
     if found.damaged > 0 {
-        tracing::error!(volume, damaged = found.damaged, "the last volume is damaged");
+        tracing::error!(
+            volume,
+            damaged = found.damaged,
+            "the last volume is damaged"
+        );
     }
     recovery.damaged_count += found.damaged;
     shared.insert(&found.good);

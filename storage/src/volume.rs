@@ -109,7 +109,9 @@ struct Found {
 fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
     let bytes = bytes.get(..size_of::<Head>())?;
     let head: Head = bytemuck::pod_read_unaligned(bytes);
-    let Head { magic, checksum, .. } = head;
+    let Head {
+        magic, checksum, ..
+    } = head;
     if magic != MAGIC || checksum != checksum_of(&head) {
         return None;
     }
@@ -118,7 +120,9 @@ fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
         return None;
     }
     let place = match head.place {
-        INLINE => Place::Inline { offset: u32::try_from(offset / ALIGNMENT).ok()? },
+        INLINE => Place::Inline {
+            offset: u32::try_from(offset / ALIGNMENT).ok()?,
+        },
         OWN_FILE => Place::OwnFile,
         _ => return None,
     };
@@ -129,7 +133,11 @@ fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
         length: head.length,
         stamp: head.stamp,
     };
-    Some(Found { block: BlockId::from(head.block), entry, write_offset })
+    Some(Found {
+        block: BlockId::from(head.block),
+        entry,
+        write_offset,
+    })
 }
 
 /// Whether a later volume exists, so that everything in this one was synced.
@@ -197,7 +205,10 @@ pub(crate) fn scan(file: &dyn File, volume: u32, extent: Extent) -> io::Result<S
         end = cut;
     }
     let damaged = bad.iter().filter(|&&offset| offset < synced).count() as u64;
-    let good = good.into_iter().map(|(_, block, entry)| (block, entry)).collect();
+    let good = good
+        .into_iter()
+        .map(|(_, block, entry)| (block, entry))
+        .collect();
     Ok(Scan { good, end, damaged })
 }
 
@@ -210,7 +221,7 @@ fn is_content_good(
     if found.entry.place == Place::OwnFile {
         return Ok(true);
     }
-    if found.entry.length as usize > crate::disk::INLINE_BYTES {
+    if found.entry.length as usize > proto::limits::WHOLE_FILE_BYTES {
         return Ok(false);
     }
     content.resize(found.entry.length as usize, 0);
@@ -227,6 +238,9 @@ fn next_head(file: &dyn File, volume: u32, from: u64, length: u64) -> io::Result
     while at < length {
         let read = file.read_at(&mut window, at)?;
         for (position, bytes) in window[..read].chunks_exact(ALIGNMENT as usize).enumerate() {
+            if !bytes.starts_with(&MAGIC.to_le_bytes()) {
+                continue;
+            }
             let offset = at + position as u64 * ALIGNMENT;
             if head_at(bytes, volume, offset).is_some() {
                 return Ok(Some(offset));

@@ -19,11 +19,12 @@ use crate::random::chance;
 /// Bytes of a page, the unit in which content is kept and room is counted.
 const PAGE: usize = 4096;
 
-/// Content as pages; a page that is absent is zeros, so that preallocated files cost nothing.
+/// Content as pages. One that is absent takes no room, one without bytes does; both read as
+/// zeros, so that preallocated files cost nothing here.
 #[derive(Clone, Debug, Default)]
 struct Content {
     length: u64,
-    pages: BTreeMap<u64, Box<[u8]>>,
+    pages: BTreeMap<u64, Option<Box<[u8]>>>,
 }
 
 impl Content {
@@ -36,10 +37,10 @@ impl Content {
             let within = (at % PAGE as u64) as usize;
             let step = (PAGE - within).min(count - done);
             match self.pages.get(&(at / PAGE as u64)) {
-                Some(page) => {
+                Some(Some(page)) => {
                     buffer[done..done + step].copy_from_slice(&page[within..within + step]);
                 }
-                None => buffer[done..done + step].fill(0),
+                Some(None) | None => buffer[done..done + step].fill(0),
             }
             done += step;
         }
@@ -53,10 +54,13 @@ impl Content {
             let within = (at % PAGE as u64) as usize;
             let step = (PAGE - within).min(bytes.len() - done);
             let piece = &bytes[done..done + step];
-            let number = at / PAGE as u64;
-            if self.pages.contains_key(&number) || piece.iter().any(|&byte| byte != 0) {
-                let page = self.pages.entry(number).or_insert_with(|| vec![0; PAGE].into());
+            let page = self.pages.entry(at / PAGE as u64).or_default();
+            if let Some(page) = page {
                 page[within..within + step].copy_from_slice(piece);
+            } else if piece.iter().any(|&byte| byte != 0) {
+                let mut fresh = vec![0; PAGE];
+                fresh[within..within + step].copy_from_slice(piece);
+                *page = Some(fresh.into());
             }
             done += step;
         }
@@ -66,8 +70,9 @@ impl Content {
     fn set_length(&mut self, length: u64) {
         if length < self.length {
             let kept = length / PAGE as u64;
-            self.pages.split_off(&(kept + 1));
-            if let Some(page) = self.pages.get_mut(&kept) {
+            let kept_pages = length.div_ceil(PAGE as u64);
+            self.pages.split_off(&kept_pages);
+            if let Some(Some(page)) = self.pages.get_mut(&kept) {
                 page[(length % PAGE as u64) as usize..].fill(0);
             }
         }
@@ -262,6 +267,11 @@ impl SimFiles {
         self.lock().fuse = Some(operations);
     }
 
+    /// The process that [`SimFiles::fail_after`] stopped is dead; the next one may go on.
+    pub(crate) fn stop_failing(&self) {
+        self.lock().fuse = None;
+    }
+
     /// Limits the room to what is used now and `more` bytes; `None` lifts the limit.
     pub(crate) fn limit_room(&self, more: Option<u64>) {
         let mut state = self.lock();
@@ -293,11 +303,6 @@ impl SimFiles {
         let state = self.lock();
         let files = state.present.files.iter();
         files.map(|(path, inode)| (path.clone(), state.inodes[inode].present.length)).collect()
-    }
-
-    /// Forgets everything: the machine came back with an empty disk.
-    pub(crate) fn wipe(&self) {
-        *self.lock() = State::default();
     }
 }
 
@@ -415,14 +420,21 @@ impl File for SimFile {
         let mut bytes = bytes.to_vec();
         let wanted = bytes.len();
         if let Some(room) = state.room {
-            // Pages that exist already cost nothing; the rest is counted as if none did.
-            let left = room.saturating_sub(state.used());
-            let page = &state.inode(self.inode)?.present.pages;
-            let there = page.contains_key(&(offset / PAGE as u64))
-                && page.contains_key(&((offset + wanted as u64) / PAGE as u64));
-            if !there && (wanted as u64) > left {
-                bytes.truncate(left as usize);
+            // Pages that are there already cost nothing.
+            let mut left = room.saturating_sub(state.used()) / PAGE as u64;
+            let pages = &state.inode(self.inode)?.present.pages;
+            let mut fits = 0;
+            while fits < wanted {
+                let at = offset + fits as u64;
+                if !pages.contains_key(&(at / PAGE as u64)) {
+                    if left == 0 {
+                        break;
+                    }
+                    left -= 1;
+                }
+                fits += PAGE - (at % PAGE as u64) as usize;
             }
+            bytes.truncate(fits);
         }
         let written = bytes.len();
         let inode = state.inode(self.inode)?;

@@ -5,6 +5,7 @@
 //! everything at once. Only faults that the failure model (design section 5) permits are drawn.
 
 use fastrand::Rng;
+use node::logic::network::NetworkLimits;
 use proto::time::Duration;
 
 use crate::network::Weather;
@@ -74,6 +75,8 @@ pub(crate) struct Swarm {
     mean: Duration,
     /// How the network is.
     pub(crate) weather: Weather,
+    /// Bounds of each process's connections.
+    pub(crate) limits: NetworkLimits,
     /// How long a disk takes for one batch, at least and at most.
     pub(crate) disk: (Duration, Duration),
     /// How much of what was not synced survives a power loss, per mille of each write.
@@ -99,7 +102,11 @@ impl Swarm {
             weather: Weather {
                 latency,
                 jitter: latency.times([0, 1, 10][rng.usize(0..3)]),
-                high_water_mark: [16, 64, 1_000][rng.usize(0..3)],
+                high_water_mark: [4, 64, 1_000][rng.usize(0..3)],
+            },
+            limits: NetworkLimits {
+                queued_bytes: [2_000, 64 << 10, 64 << 20][rng.usize(0..3)],
+                ..NetworkLimits::NODE
             },
             disk: (disk, disk.times([1, 4, 30][rng.usize(0..3)])),
             survival: [0, 300, 500, 900][rng.usize(0..4)],
@@ -118,6 +125,7 @@ impl Swarm {
                 jitter: Duration(200),
                 high_water_mark: 1_000,
             },
+            limits: NetworkLimits::NODE,
             disk: (Duration(200), Duration(400)),
             survival: 500,
             drift: 0,

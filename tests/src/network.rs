@@ -79,12 +79,37 @@ pub(crate) struct Arrival {
     pub(crate) frame: Vec<u8>,
 }
 
+/// A socket that took no more takes frames again.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) to: ProcessId,
+    pub(crate) socket: Source,
+}
+
+/// What a step brought to processes.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) arrival: Option<Arrival>,
+    pub(crate) room: Option<Room>,
+}
+
+/// Why a frame was not sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// The socket takes no more at present (EAGAIN): the frame back.
+    Full(Vec<u8>),
+    /// There is no way to that peer (EHOSTUNREACH).
+    Unreachable,
+}
+
 #[derive(Debug, Default)]
 struct Pipe {
     in_flight: VecDeque<Vec<u8>>,
     last_arrival: Instant,
     flow: u64,
     stalled: bool,
+    /// A frame was refused since there was no room; the sender is told when there is.
+    is_awaited: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +125,6 @@ struct Socket {
     dying: Option<Way>,
     connection: u64,
     attempts: u32,
-    waiting: VecDeque<Vec<u8>>,
     forth: Pipe,
     back: Pipe,
 }
@@ -125,7 +149,7 @@ pub(crate) struct Weather {
     pub(crate) latency: Duration,
     /// What is added at most, drawn for each frame.
     pub(crate) jitter: Duration,
-    /// Frames that a pipe holds before further ones are lost.
+    /// Frames that a pipe holds before it takes no more.
     pub(crate) high_water_mark: usize,
 }
 
@@ -178,7 +202,7 @@ impl Network {
         routing_id: Vec<u8>,
         address: &str,
     ) {
-        self.close(opener, link);
+        self.close(agenda, opener, link, Vec::new());
         let id = SocketId(self.next_socket);
         self.next_socket += 1;
         self.links.insert((opener, link), id);
@@ -193,7 +217,6 @@ impl Network {
             dying: None,
             connection: 0,
             attempts: 0,
-            waiting: VecDeque::new(),
             forth: Pipe::default(),
             back: Pipe::default(),
         };
@@ -202,12 +225,25 @@ impl Network {
         agenda.after(handshake, Delivery::Network(Step::Connect(id)));
     }
 
-    /// Closes a link's socket. What it had sent still arrives.
-    pub(crate) fn close(&mut self, opener: ProcessId, link: u32) {
+    /// Closes a link's socket after it took what it can of some last frames. What it had sent
+    /// still arrives.
+    pub(crate) fn close(
+        &mut self,
+        agenda: &mut Agenda<Delivery>,
+        opener: ProcessId,
+        link: u32,
+        last_frames: Vec<Vec<u8>>,
+    ) {
         let Some(id) = self.links.remove(&(opener, link)) else { return };
+        if self.sockets.get(&id).is_some_and(|socket| socket.connected) {
+            for frame in last_frames {
+                if self.put(agenda, id, Way::Forth, frame).is_err() {
+                    break;
+                }
+            }
+        }
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         socket.open = false;
-        socket.waiting.clear();
         if socket.in_flight() == 0 {
             self.forget(id);
         }
@@ -222,68 +258,63 @@ impl Network {
         }
     }
 
-    /// Sends on a link's socket; while it is not connected the frame waits in the sender's queue.
+    /// Sends on a link's socket; one that is not connected takes nothing.
     pub(crate) fn send(
         &mut self,
         agenda: &mut Agenda<Delivery>,
-        report: &mut Report,
         opener: ProcessId,
         (link, generation): (u32, u64),
         frame: Vec<u8>,
-    ) {
-        let Some(&id) = self.links.get(&(opener, link)) else { return };
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+    ) -> Result<(), NotSent> {
+        let id = self.links.get(&(opener, link)).copied().ok_or(NotSent::Unreachable)?;
+        let socket = self.sockets.get_mut(&id).ok_or(NotSent::Unreachable)?;
         if socket.generation != generation {
-            return;
+            return Err(NotSent::Unreachable);
         }
-        if socket.connected && socket.dying != Some(Way::Forth) {
-            self.put(agenda, report, id, Way::Forth, frame);
-        } else if socket.waiting.len() < self.weather.high_water_mark {
-            socket.waiting.push_back(frame);
-        } else {
-            report.add(Happening::FramesLost, 1);
+        if !socket.connected {
+            socket.forth.is_awaited = true;
+            return Err(NotSent::Full(frame));
         }
+        self.put(agenda, id, Way::Forth, frame)
     }
 
-    /// Sends to a peer that connected; without a connection the frame is lost (EHOSTUNREACH).
+    /// Sends to a peer that connected.
     pub(crate) fn answer(
         &mut self,
         agenda: &mut Agenda<Delivery>,
-        report: &mut Report,
         listener: ProcessId,
         routing_id: &[u8],
         frame: Vec<u8>,
-    ) {
+    ) -> Result<(), NotSent> {
         let route = self.routes.get(&(listener, routing_id.to_vec())).copied();
         match route.and_then(|id| Some((id, self.sockets.get(&id)?))) {
             Some((id, socket)) if socket.connected && socket.open => {
-                self.put(agenda, report, id, Way::Back, frame);
+                self.put(agenda, id, Way::Back, frame)
             }
-            _ => report.add(Happening::FramesLost, 1),
+            _ => Err(NotSent::Unreachable),
         }
     }
 
     fn put(
         &mut self,
         agenda: &mut Agenda<Delivery>,
-        report: &mut Report,
         id: SocketId,
         way: Way,
         frame: Vec<u8>,
-    ) {
-        let Some(socket) = self.sockets.get(&id) else { return };
-        let Some(listener) = socket.listener else { return };
+    ) -> Result<(), NotSent> {
+        let socket = self.sockets.get(&id).ok_or(NotSent::Unreachable)?;
+        let listener = socket.listener.ok_or(NotSent::Unreachable)?;
         let (from, to) = match way {
             Way::Forth => (socket.opener, listener),
             Way::Back => (listener, socket.opener),
         };
         let latency = self.latency(from, to, frame.len());
         let high_water_mark = self.weather.high_water_mark;
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let socket = self.sockets.get_mut(&id).ok_or(NotSent::Unreachable)?;
         let pipe = socket.pipe(way);
         if pipe.in_flight.len() >= high_water_mark {
-            report.add(Happening::FramesLost, 1);
-            return;
+            pipe.is_awaited = true;
+            return Err(NotSent::Full(frame));
         }
         pipe.in_flight.push_back(frame);
         // Jitter never lets a frame overtake another of its connection.
@@ -291,6 +322,7 @@ impl Network {
         pipe.last_arrival = at;
         let flow = pipe.flow;
         agenda.at(at, Delivery::Network(Step::Arrive { socket: id, way, flow }));
+        Ok(())
     }
 
     fn latency(&mut self, from: ProcessId, to: ProcessId, bytes: usize) -> Duration {
@@ -300,38 +332,44 @@ impl Network {
         self.weather.latency + jitter + slow + transfer
     }
 
-    /// Does a step that the agenda says is due; a frame that arrives is returned.
+    /// Does a step that the agenda says is due.
     pub(crate) fn step(
         &mut self,
         agenda: &mut Agenda<Delivery>,
         report: &mut Report,
         step: Step,
-    ) -> Option<Arrival> {
+    ) -> Brought {
         match step {
             Step::Connect(id) => {
-                self.connect(agenda, report, id);
-                None
+                let room = self.connect(agenda, report, id);
+                return Brought { room, ..Brought::default() };
             }
-            Step::Arrive { socket, way, flow } => self.arrive(report, socket, way, flow),
+            Step::Arrive { socket, way, flow } => {
+                return self.arrive(report, socket, way, flow).unwrap_or_default();
+            }
             Step::Lose { socket, connection } => {
                 if self.sockets.get(&socket).is_some_and(|s| s.connection == connection) {
                     self.lose(agenda, report, socket);
                 }
-                None
             }
             Step::Silence { from, to, blockage } => {
                 if self.blocked.get(&(from, to)) == Some(&blockage) {
                     self.cut(agenda, report, from, to);
                 }
-                None
             }
         }
+        Brought::default()
     }
 
-    fn connect(&mut self, agenda: &mut Agenda<Delivery>, report: &mut Report, id: SocketId) {
-        let Some(socket) = self.sockets.get(&id) else { return };
+    fn connect(
+        &mut self,
+        agenda: &mut Agenda<Delivery>,
+        report: &mut Report,
+        id: SocketId,
+    ) -> Option<Room> {
+        let socket = self.sockets.get(&id)?;
         if socket.connected || !socket.open {
-            return;
+            return None;
         }
         let opener = socket.opener;
         let reachable = socket.listener.filter(|&listener| {
@@ -339,22 +377,23 @@ impl Network {
                 && !self.blocked.contains_key(&(opener, listener))
                 && !self.blocked.contains_key(&(listener, opener))
         });
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let socket = self.sockets.get_mut(&id)?;
         let Some(listener) = reachable else {
             socket.attempts += 1;
             self.connect_later(agenda, id);
-            return;
+            return None;
         };
         socket.connected = true;
         socket.dying = None;
         socket.connection += 1;
         socket.attempts = 0;
+        let is_awaited = socket.forth.is_awaited;
         socket.forth = Pipe { flow: socket.forth.flow + 1, ..Pipe::default() };
         socket.back = Pipe { flow: socket.back.flow + 1, ..Pipe::default() };
         if socket.connection > 1 {
             report.add(Happening::Reconnects, 1);
         }
-        let waiting = std::mem::take(&mut socket.waiting);
+        let name = Source::Link { link: socket.link, generation: socket.generation };
         let route = (listener, socket.routing_id.clone());
         let before = self.routes.insert(route, id);
         if let Some(before) = before.filter(|&before| before != id)
@@ -362,9 +401,7 @@ impl Network {
         {
             self.lose(agenda, report, before);
         }
-        for frame in waiting {
-            self.put(agenda, report, id, Way::Forth, frame);
-        }
+        is_awaited.then_some(Room { to: opener, socket: name })
     }
 
     fn connect_later(&mut self, agenda: &mut Agenda<Delivery>, id: SocketId) {
@@ -380,13 +417,15 @@ impl Network {
         id: SocketId,
         way: Way,
         flow: u64,
-    ) -> Option<Arrival> {
+    ) -> Option<Brought> {
         let socket = self.sockets.get_mut(&id)?;
         let listener = socket.listener?;
         let (from, to) = match way {
             Way::Forth => (socket.opener, listener),
             Way::Back => (listener, socket.opener),
         };
+        let opener_side = Source::Link { link: socket.link, generation: socket.generation };
+        let listener_side = Source::Inbound { routing_id: socket.routing_id.clone() };
         let dying = socket.dying;
         let pipe = socket.pipe(way);
         if pipe.flow != flow {
@@ -397,21 +436,21 @@ impl Network {
             return None;
         }
         let frame = pipe.in_flight.pop_front()?;
-        let (link, generation) = (socket.link, socket.generation);
-        let routing_id = socket.routing_id.clone();
+        let is_awaited = std::mem::take(&mut pipe.is_awaited);
         if !socket.open && socket.in_flight() == 0 {
             self.forget(id);
         }
+        let (source, sender_side) = match way {
+            Way::Forth => (listener_side, opener_side),
+            Way::Back => (opener_side, listener_side),
+        };
+        let room = is_awaited.then_some(Room { to: from, socket: sender_side });
         // The side that is dead receives nothing.
         if dying.is_some_and(|dead| dead != way) {
             report.add(Happening::FramesLost, 1);
-            return None;
+            return Some(Brought { room, arrival: None });
         }
-        let source = match way {
-            Way::Forth => Source::Inbound { routing_id },
-            Way::Back => Source::Link { link, generation },
-        };
-        Some(Arrival { to, source, frame })
+        Some(Brought { room, arrival: Some(Arrival { to, source, frame }) })
     }
 
     /// Ends a connection: what is in flight is lost, the opener tries again later.
@@ -547,7 +586,6 @@ impl Network {
             if dead == Way::Forth {
                 self.links.remove(&(process, socket.link));
                 socket.open = false;
-                socket.waiting.clear();
             }
             if !socket.connected {
                 if dead == Way::Forth {
@@ -564,5 +602,138 @@ impl Network {
             let at = if kept == 0 { agenda.now() } else { pipe.last_arrival };
             agenda.at(at, Delivery::Network(Step::Lose { socket: id, connection }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ProcessId = ProcessId(0);
+    const B: ProcessId = ProcessId(1);
+
+    struct Pair {
+        network: Network,
+        agenda: Agenda<Delivery>,
+        report: Report,
+        refused: Vec<u8>,
+    }
+
+    impl Pair {
+        fn new(seed: u64) -> Pair {
+            let weather = Weather {
+                latency: Duration(100),
+                jitter: Duration(2_000),
+                high_water_mark: 100,
+            };
+            let mut network = Network::new(Rng::with_seed(seed), weather);
+            network.listen(B, "sim://b");
+            let (agenda, report) = (Agenda::new(), Report::default());
+            let mut pair = Pair { network, agenda, report, refused: Vec::new() };
+            pair.open(1);
+            pair
+        }
+
+        fn open(&mut self, generation: u64) {
+            let routing_id = b"Ra".to_vec();
+            self.network.open(&mut self.agenda, A, (0, generation), routing_id, "sim://b");
+        }
+
+        fn send(&mut self, generation: u64, frames: std::ops::Range<u8>) {
+            for frame in frames {
+                let sent = self.network.send(&mut self.agenda, A, (0, generation), vec![frame]);
+                if let Err(NotSent::Full(frame)) = sent {
+                    self.refused.extend(frame);
+                }
+            }
+        }
+
+        /// What arrives within so many milliseconds.
+        fn run(&mut self, milliseconds: u64) -> Vec<u8> {
+            let end = self.agenda.now() + Duration::from_millis(milliseconds);
+            self.agenda.at(end, Delivery::Look);
+            let mut arrived = Vec::new();
+            while let Some(delivery) = self.agenda.next() {
+                match delivery {
+                    Delivery::Network(step) => {
+                        let step = self.network.step(&mut self.agenda, &mut self.report, step);
+                        arrived.extend(step.arrival.into_iter().flat_map(|it| it.frame));
+                        if step.room.is_some() {
+                            for frame in std::mem::take(&mut self.refused) {
+                                self.send(1, frame..frame + 1);
+                            }
+                        }
+                    }
+                    _ => break,
+                }
+            }
+            arrived
+        }
+    }
+
+    #[test]
+    fn frames_arrive_in_order_also_those_sent_before_the_connection() {
+        let mut pair = Pair::new(1);
+        pair.send(1, 0..20);
+        assert_eq!(pair.run(50), (0..20).collect::<Vec<u8>>());
+        pair.send(1, 20..30);
+        assert_eq!(pair.run(50), (20..30).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_cut_loses_what_is_in_flight_and_the_socket_connects_again() {
+        let mut pair = Pair::new(2);
+        pair.run(50);
+        pair.send(1, 0..9);
+        pair.network.cut(&mut pair.agenda, &mut pair.report, A, B);
+        pair.send(1, 9..12);
+        assert_eq!(pair.refused, [9, 10, 11]);
+        assert_eq!(pair.run(1_000), [9, 10, 11]);
+        assert_eq!(pair.report.count(Happening::FramesLost), 9);
+        assert_eq!(pair.report.count(Happening::Reconnects), 1);
+    }
+
+    #[test]
+    fn a_partition_delays_and_after_a_while_loses() {
+        let mut pair = Pair::new(3);
+        pair.run(50);
+        pair.network.block(&mut pair.agenda, A, B);
+        pair.send(1, 0..3);
+        assert_eq!(pair.run(3_000), []);
+        pair.network.unblock(&mut pair.agenda, A, B);
+        assert_eq!(pair.run(50), [0, 1, 2]);
+        pair.network.block(&mut pair.agenda, A, B);
+        pair.send(1, 3..6);
+        assert_eq!(pair.run(7_000), []);
+        pair.network.unblock(&mut pair.agenda, A, B);
+        pair.send(1, 6..7);
+        assert_eq!(pair.run(11_000), [6]);
+    }
+
+    #[test]
+    fn bytes_of_a_closed_socket_still_arrive() {
+        let mut pair = Pair::new(4);
+        pair.run(50);
+        pair.send(1, 0..3);
+        pair.open(2);
+        let mut arrived = pair.run(50);
+        pair.send(2, 10..13);
+        arrived.extend(pair.run(50));
+        assert_eq!(arrived, [0, 1, 2, 10, 11, 12]);
+    }
+
+    #[test]
+    fn of_what_a_dead_process_sent_a_part_arrives() {
+        let mut sizes = BTreeSet::new();
+        for seed in 0..40 {
+            let mut pair = Pair::new(seed);
+            pair.run(50);
+            pair.send(1, 0..5);
+            pair.network.die(&mut pair.agenda, &mut pair.report, A);
+            let arrived = pair.run(500);
+            assert_eq!(arrived, (0..arrived.len() as u8).collect::<Vec<u8>>());
+            sizes.insert(arrived.len());
+        }
+        assert_eq!(sizes, (0..=5).collect());
     }
 }

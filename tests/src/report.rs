@@ -68,6 +68,8 @@ happenings! {
     StaleRecords = "stale records dropped",
     /// Sequence gaps that a receiver noticed.
     Gaps = "sequence gaps",
+    /// Records that a full queue of the sender dropped.
+    Overflows = "records overflowed",
     /// Sessions that were opened again because the receiver had restarted.
     SecondHellos = "hellos repeated",
     /// Processes that stood still for a while.

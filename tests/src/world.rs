@@ -4,11 +4,13 @@
 //! moves frames, runs disk jobs after a while, wakes it at its deadline. It decides nothing about
 //! the order of persisting, sending and applying; that is the shipped logic's. A run has two
 //! phases: in the first everything goes wrong and nothing false may be promised; then all is
-//! mended but a minority, and everything that was asked for must finish.
+//! mended but a minority, and everything that was asked for must finish. The faults themselves
+//! are carried out in `trouble.rs`.
 
-use std::collections::VecDeque;
+mod trouble;
 
 use fastrand::Rng;
+use node::logic::sessions::Route;
 use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
@@ -18,16 +20,17 @@ use crate::checkers::leaders::{Change, Leaders};
 use crate::checkers::transfers::Transfers;
 use crate::checkers::{Violation, check};
 use crate::disk::SimFiles;
-use crate::faults::{Death, Fault, Swarm};
-use crate::network::{Arrival, Network, SILENCE, Source, Step};
-use crate::process::{Event, Note, Process, ProcessId, Recipe, Request, Start};
-use crate::random::{Stream, chance, span, stream};
+use crate::faults::{Fault, Swarm};
+use crate::machine::Machine;
+use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
+use crate::process::{Done, Event, Note, Process, ProcessId, Recipe, Request};
+use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
 use crate::runs::Outcome;
 use crate::trace::{Print, Trace, digest};
 
 /// How long things go wrong.
-const SAFETY: Duration = Duration::from_secs(60);
+pub(crate) const SAFETY: Duration = Duration::from_secs(60);
 
 /// How long a mended cluster may take until everything is done.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Wakes of one process at one instant that are taken for a loop without progress.
-const WAKES_AT_ONCE: u32 = 10_000;
+const WAKES_AT_ONCE: u32 = 1_000;
 
 /// Something that happens at an instant.
 #[derive(Debug)]
@@ -45,13 +48,17 @@ pub(crate) enum Delivery {
     Wake { process: ProcessId, life: u64 },
     /// The network has something to do.
     Network(Step),
+    /// A frame came while the process stood still.
+    Arrived(Arrival),
+    /// A socket had room for more while the process stood still.
+    Room(Room),
     /// A process's disk thread does its next job.
     Work { process: ProcessId, life: u64 },
     /// A process's disk thread is done with a job.
-    Worked { process: ProcessId, life: u64, done: crate::process::Done },
+    Worked { process: ProcessId, life: u64, done: Done },
     /// The next fault is drawn.
     Trouble,
-    /// A given fault begins.
+    /// A fault begins.
     Fault(Fault),
     /// A fault ends.
     Mend(Mend),
@@ -73,66 +80,15 @@ pub(crate) enum Mend {
     /// Bytes flow again.
     Unblock(Vec<(ProcessId, ProcessId)>),
     /// A direction has its ordinary latency again.
-    Link(ProcessId, ProcessId),
+    Link((ProcessId, ProcessId)),
     /// A disk has its ordinary speed again.
     DiskSpeed(ProcessId),
     /// A disk has room again.
     DiskRoom(ProcessId),
 }
 
-/// A process's monotonic clock: its own origin and its own speed.
-#[derive(Clone, Copy, Debug)]
-struct LocalClock {
-    origin: u64,
-    drift: i64,
-}
-
-impl LocalClock {
-    fn local(self, now: Instant) -> Instant {
-        let skew = now.0 as i128 * i128::from(self.drift) / 1_000_000;
-        Instant((i128::from(self.origin) + i128::from(now.0) + skew) as u64)
-    }
-
-    /// The first virtual instant at which the process reads `local` or more.
-    fn virtual_at(self, local: Instant) -> Instant {
-        let span = i128::from(local.0.saturating_sub(self.origin));
-        let guess = span * 1_000_000 / (1_000_000 + i128::from(self.drift));
-        let mut at = Instant(u64::try_from(guess).unwrap_or(0).saturating_sub(2));
-        while self.local(at) < local {
-            at = Instant(at.0 + 1);
-        }
-        at
-    }
-}
-
-/// A process's disk thread: jobs one after the other.
-#[derive(Debug, Default)]
-struct DiskThread {
-    jobs: VecDeque<crate::process::Job>,
-    free_at: Instant,
-}
-
-/// One process and the machine on which it lives.
-struct Machine {
-    name: String,
-    recipe: Recipe,
-    files: SimFiles,
-    clock: LocalClock,
-    starts: u64,
-    life: u64,
-    process: Option<Process>,
-    pause: Option<u64>,
-    held: VecDeque<Delivery>,
-    alarm: Option<Instant>,
-    wakes: u32,
-    disk: DiskThread,
-    slow_disk: Duration,
-    is_full: bool,
-}
-
 /// A simulated cluster.
 pub(crate) struct World {
-    seed: u64,
     agenda: Agenda<Delivery>,
     network: Network,
     machines: Vec<Machine>,
@@ -142,8 +98,8 @@ pub(crate) struct World {
     disk_rng: Rng,
     faults_rng: Rng,
     process_rng: Rng,
-    healed: bool,
-    done: bool,
+    is_healed: bool,
+    is_done: bool,
     pauses: u64,
     history: History,
     leaders: Leaders,
@@ -159,15 +115,15 @@ impl World {
         let mut faults_rng = stream(seed, Stream::Faults);
         let swarm = Swarm::draw(&mut faults_rng);
         let mut world = World::with(seed, swarm, print);
+        world.faults_rng = faults_rng;
         world.agenda.after(Duration::from_secs(1), Delivery::Trouble);
         world
     }
 
-    /// A cluster of a seed under given conditions; faults are entered with [`World::at`].
+    /// A cluster of a seed under given conditions; faults are entered with [`World::enter`].
     pub(crate) fn with(seed: u64, swarm: Swarm, print: Print) -> World {
         let mut workload_rng = stream(seed, Stream::Workload);
         let mut world = World {
-            seed,
             agenda: Agenda::new(),
             network: Network::new(stream(seed, Stream::Network), swarm.weather),
             machines: Vec::new(),
@@ -175,10 +131,10 @@ impl World {
             clients: Vec::new(),
             swarm,
             disk_rng: stream(seed, Stream::Disk),
-            faults_rng: stream(seed ^ u64::MAX, Stream::Faults),
+            faults_rng: stream(seed, Stream::Faults),
             process_rng: stream(seed, Stream::Process),
-            healed: false,
-            done: false,
+            is_healed: false,
+            is_done: false,
             pauses: 0,
             history: History::default(),
             leaders: Leaders::default(),
@@ -190,9 +146,6 @@ impl World {
         for recipe in crate::workload::cluster(&mut workload_rng) {
             world.place(recipe);
         }
-        for process in 0..world.machines.len() {
-            world.agenda.at(Instant(0), Delivery::Mend(Mend::Start(ProcessId(process))));
-        }
         world.agenda.after(SAFETY, Delivery::Heal);
         world
     }
@@ -203,32 +156,18 @@ impl World {
             Recipe::Member { .. } => self.members.push(id),
             Recipe::Client { .. } => self.clients.push(id),
         }
-        self.machines.push(Machine {
-            name: recipe.name(),
-            recipe,
-            files: SimFiles::default(),
-            clock: LocalClock { origin: 0, drift: 0 },
-            starts: 0,
-            life: 0,
-            process: None,
-            pause: None,
-            held: VecDeque::new(),
-            alarm: None,
-            wakes: 0,
-            disk: DiskThread::default(),
-            slow_disk: Duration::ZERO,
-            is_full: false,
-        });
+        self.machines.push(Machine::new(recipe));
+        self.agenda.at(Instant(0), Delivery::Mend(Mend::Start(id)));
     }
 
     /// Enters a fault.
-    pub(crate) fn at(&mut self, at: Instant, fault: Fault) {
+    pub(crate) fn enter(&mut self, at: Instant, fault: Fault) {
         self.agenda.at(at, Delivery::Fault(fault));
     }
 
     /// The members' processes, in the order of their names.
-    pub(crate) fn members(&self) -> &[ProcessId] {
-        &self.members
+    pub(crate) fn members(&self) -> Vec<ProcessId> {
+        self.members.clone()
     }
 
     /// The files of a process's machine.
@@ -239,7 +178,7 @@ impl World {
     /// Runs to the end: until everything is done, or a promise is broken.
     pub(crate) fn run(mut self) -> Outcome {
         let mut failure = None;
-        while !self.done
+        while !self.is_done
             && let Some(delivery) = self.agenda.next()
         {
             if let Err(violation) = self.deliver(delivery) {
@@ -247,42 +186,32 @@ impl World {
                 break;
             }
         }
-        let Outcome { trace, events, .. } = Outcome {
-            trace: self.trace.hash(),
-            events: self.trace.events(),
-            report: Report::default(),
-            failure: None,
-        };
+        for machine in &mut self.machines {
+            if let Some(process) = &mut machine.process {
+                process.edge().report(&mut self.report);
+            }
+        }
+        let (trace, events) = (self.trace.hash(), self.trace.events());
         Outcome { trace, events, report: self.report, failure }
-    }
-
-    fn note(&mut self, process: Option<ProcessId>, what: &'static str, text: impl FnOnce() -> String) {
-        let now = self.agenda.now();
-        let who = process.map_or("", |process| self.machines[process.0].name.as_str());
-        self.trace.event(now, who, what, &[], text);
     }
 
     fn deliver(&mut self, delivery: Delivery) -> Result<(), Violation> {
         match delivery {
             Delivery::Network(step) => {
-                match self.network.step(&mut self.agenda, &mut self.report, step) {
-                    Some(arrival) => self.arrive(arrival),
-                    None => Ok(()),
+                let brought = self.network.step(&mut self.agenda, &mut self.report, step);
+                if let Some(room) = brought.room {
+                    self.make_room(room);
                 }
+                brought.arrival.map_or(Ok(()), |arrival| self.arrive(arrival))
+            }
+            Delivery::Arrived(arrival) => self.arrive(arrival),
+            Delivery::Room(room) => {
+                self.make_room(room);
+                Ok(())
             }
             Delivery::Wake { process, life } => self.wake(process, life),
             Delivery::Work { process, life } => self.work(process, life),
-            Delivery::Worked { process, life, done } => {
-                if !self.is_at(process, life) {
-                    return Ok(());
-                }
-                if self.is_paused(process) {
-                    self.hold(process, Delivery::Worked { process, life, done });
-                    return Ok(());
-                }
-                self.trace_event(process, "disk", &[]);
-                self.handle(process, Event::Worked(done))
-            }
+            Delivery::Worked { process, life, done } => self.worked(process, life, done),
             Delivery::Trouble => self.trouble(),
             Delivery::Fault(fault) => self.begin(fault),
             Delivery::Mend(mend) => self.mend(mend),
@@ -291,49 +220,256 @@ impl World {
         }
     }
 
-    fn trace_event(&mut self, process: ProcessId, what: &'static str, numbers: &[u64]) {
+    /// One line of the trace about a process.
+    fn trace(&mut self, process: ProcessId, what: &'static str, numbers: &[u64]) {
         let machine = &self.machines[process.0];
-        let process = machine.process.as_ref();
         self.trace.event(self.agenda.now(), &machine.name, what, numbers, || {
-            let state = process.map(Process::describe).unwrap_or_default();
+            let state = machine.process.as_ref().map(Process::describe).unwrap_or_default();
             let numbers: Vec<String> = numbers.iter().map(|n| format!("{n:x}")).collect();
-            format!("{state:<24} {}", numbers.join(" "))
+            format!("{state:<28} {}", numbers.join(" "))
         });
     }
 
-    fn is_at(&self, process: ProcessId, life: u64) -> bool {
-        let machine = &self.machines[process.0];
-        machine.life == life && machine.process.is_some()
-    }
-
-    fn is_paused(&self, process: ProcessId) -> bool {
-        self.machines[process.0].pause.is_some()
-    }
-
-    fn hold(&mut self, process: ProcessId, delivery: Delivery) {
-        self.machines[process.0].held.push_back(delivery);
-    }
-
     fn arrive(&mut self, arrival: Arrival) -> Result<(), Violation> {
-        let Arrival { to, source, frame } = arrival;
-        let machine = &mut self.machines[to.0];
+        let machine = &mut self.machines[arrival.to.0];
         if machine.process.is_none() {
             self.report.add(Happening::FramesLost, 1);
             return Ok(());
         }
         if machine.pause.is_some() {
-            machine.disk.arrived.push_back((source, frame));
+            machine.held.push_back(Delivery::Arrived(arrival));
             return Ok(());
         }
-        self.take_in(to, source, &frame)
-    }
-
-    fn take_in(&mut self, to: ProcessId, source: Source, frame: &[u8]) -> Result<(), Violation> {
+        let Arrival { to, source, frame } = arrival;
         let from = match &source {
             Source::Link { link, .. } => u64::from(*link),
             Source::Inbound { routing_id } => digest(routing_id),
         };
-        self.trace_event(to, "frame", &[from, frame.len() as u64, digest(frame)]);
-        self.handle(to, Event::Arrived { source, frame })
+        self.trace(to, "frame", &[from, frame.len() as u64, digest(&frame)]);
+        self.handle(to, Event::Arrived { source, frame: &frame })
+    }
+
+    fn wake(&mut self, process: ProcessId, life: u64) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        let machine = &mut self.machines[process.0];
+        if machine.life != life || machine.alarm != Some(now) {
+            return Ok(());
+        }
+        machine.alarm = None;
+        if !machine.is_awake() {
+            return Ok(());
+        }
+        machine.wakes = if machine.wakes.0 == now { (now, machine.wakes.1 + 1) } else { (now, 1) };
+        assert!(machine.wakes.1 < WAKES_AT_ONCE, "{} wakes again and again", machine.name);
+        let local = machine.clock.local(now);
+        let deadline = machine.process.as_ref().and_then(Process::next_deadline);
+        if deadline.is_some_and(|deadline| deadline <= local) {
+            self.trace(process, "tick", &[]);
+            self.handle(process, Event::Tick)
+        } else {
+            self.set_alarm(process);
+            Ok(())
+        }
+    }
+
+    /// Hands an event to a process that is awake and does what it asks for.
+    fn handle(&mut self, process: ProcessId, event: Event<'_>) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        let machine = &mut self.machines[process.0];
+        let local = machine.clock.local(now);
+        let mut requests = std::mem::take(&mut self.requests);
+        if let Some(process) = &mut machine.process {
+            process.handle(local, event, &mut requests);
+            process.check_invariants();
+        }
+        let result = self.perform(process, &mut requests);
+        requests.clear();
+        self.requests = requests;
+        result
+    }
+
+    fn perform(
+        &mut self,
+        process: ProcessId,
+        requests: &mut Vec<Request>,
+    ) -> Result<(), Violation> {
+        for request in requests.drain(..) {
+            match request {
+                Request::Open { link, generation, routing_id, address } => {
+                    let socket = (link, generation);
+                    self.network.open(&mut self.agenda, process, socket, routing_id, &address);
+                }
+                Request::Close { link, last_frames } => {
+                    self.network.close(&mut self.agenda, process, link, last_frames);
+                }
+                Request::Work(job) => {
+                    let (low, high) = self.swarm.disk;
+                    let now = self.agenda.now();
+                    let machine = &mut self.machines[process.0];
+                    let before = span(&mut self.disk_rng, low, high) + machine.slow_disk;
+                    let at = machine.disk.free_at.max(now) + before;
+                    machine.disk.free_at = at + low;
+                    machine.disk.jobs.push_back(job);
+                    self.agenda.at(at, Delivery::Work { process, life: machine.life });
+                }
+                Request::Note(note) => self.observe(process, note)?,
+                Request::GiveUp(reason) => {
+                    self.gave_up(process, &reason);
+                    return Ok(());
+                }
+            }
+        }
+        self.send_frames(process);
+        self.set_alarm(process);
+        Ok(())
+    }
+
+    /// Moves what a process has to send into its sockets, as far as they take it.
+    fn send_frames(&mut self, process: ProcessId) {
+        let Some(running) = &mut self.machines[process.0].process else { return };
+        let edge = running.edge();
+        while let Some((route, frame)) = edge.take_frame() {
+            let sent = match &route {
+                Route::Link(link, generation) => {
+                    let socket = (link.0, generation.0);
+                    self.network.send(&mut self.agenda, process, socket, frame)
+                }
+                Route::Bound(_, id) => {
+                    self.network.answer(&mut self.agenda, process, id.as_bytes(), frame)
+                }
+            };
+            match sent {
+                Ok(()) => {}
+                Err(NotSent::Full(frame)) => edge.put_back(&route, frame),
+                Err(NotSent::Unreachable) => {
+                    self.report.add(Happening::FramesLost, 1);
+                    edge.unreachable(&route);
+                }
+            }
+        }
+    }
+
+    fn make_room(&mut self, room: Room) {
+        let process = room.to;
+        let machine = &mut self.machines[process.0];
+        if machine.pause.is_some() {
+            machine.held.push_back(Delivery::Room(room));
+        } else if let Some(running) = &mut machine.process {
+            running.edge().unblock(&room.socket);
+            self.send_frames(process);
+        }
+    }
+
+    /// Enters the wake for a process's deadline, unless an earlier one is entered.
+    fn set_alarm(&mut self, process: ProcessId) {
+        let machine = &mut self.machines[process.0];
+        let Some(deadline) = machine.process.as_ref().and_then(Process::next_deadline) else {
+            return;
+        };
+        let at = machine.clock.virtual_at(deadline).max(self.agenda.now());
+        if machine.alarm.is_none_or(|alarm| at < alarm) {
+            machine.alarm = Some(at);
+            self.agenda.at(at, Delivery::Wake { process, life: machine.life });
+        }
+    }
+
+    fn work(&mut self, process: ProcessId, life: u64) -> Result<(), Violation> {
+        let machine = &mut self.machines[process.0];
+        if machine.life != life {
+            return Ok(());
+        }
+        if machine.pause.is_some() {
+            machine.held.push_back(Delivery::Work { process, life });
+            return Ok(());
+        }
+        let Some(job) = machine.disk.jobs.pop_front() else { return Ok(()) };
+        let Some(running) = &mut machine.process else { return Ok(()) };
+        let done = running.work(job);
+        let (low, _) = self.swarm.disk;
+        self.agenda.after(low, Delivery::Worked { process, life, done });
+        Ok(())
+    }
+
+    fn worked(&mut self, process: ProcessId, life: u64, done: Done) -> Result<(), Violation> {
+        let machine = &mut self.machines[process.0];
+        if machine.life != life || machine.process.is_none() {
+            return Ok(());
+        }
+        if machine.pause.is_some() {
+            machine.held.push_back(Delivery::Worked { process, life, done });
+            return Ok(());
+        }
+        self.trace(process, "disk", &[]);
+        self.handle(process, Event::Worked(done))
+    }
+
+    /// Tells the checkers what a process says.
+    fn observe(&mut self, process: ProcessId, note: Note) -> Result<(), Violation> {
+        match note {
+            Note::Applied(applied) => {
+                self.trace(process, "applied", &[applied.index, applied.state]);
+                if self.history.applied(process.0, &applied)? == Seen::First
+                    && self.transfers.applied(&applied)? == Effect::Before
+                {
+                    self.report.add(Happening::Duplicates, 1);
+                }
+            }
+            Note::Restored { index, state } => {
+                self.trace(process, "restored", &[index, state]);
+                self.history.restored(process.0, index, state)?;
+            }
+            Note::Leads { term } => match self.leaders.leads(process.0, term)? {
+                Change::None => {}
+                Change::Elected => self.report.add(Happening::Elections, 1),
+                Change::FailOver => {
+                    self.report.add(Happening::Elections, 1);
+                    self.report.add(Happening::FailOvers, 1);
+                }
+            },
+            Note::Sent(transfer) => self.transfers.sent(transfer),
+            Note::Acknowledged { transfer, answer } => {
+                self.trace(process, "answered", &[transfer.number, answer.index]);
+                self.report.add(Happening::Acknowledged, 1);
+                self.transfers.acknowledged(transfer.client, transfer.number, answer)?;
+            }
+            Note::Count(happening, count) => self.report.add(happening, count),
+        }
+        Ok(())
+    }
+
+    /// Ends the run where everything is done, fails it where that takes too long.
+    fn look(&mut self) -> Result<(), Violation> {
+        let alive = |process: &&ProcessId| !self.machines[process.0].is_broken;
+        let wanted = (self.history.newest(), self.transfers.state());
+        let waiting: Vec<String> = self
+            .members
+            .iter()
+            .chain(&self.clients)
+            .filter(alive)
+            .map(|process| &self.machines[process.0])
+            .filter(|machine| !machine.process.as_ref().is_some_and(|it| it.is_settled(wanted)))
+            .map(|machine| {
+                let state = machine.process.as_ref().map_or("down".to_owned(), Process::describe);
+                format!("{}: {state}", machine.name)
+            })
+            .collect();
+        if waiting.is_empty() {
+            self.is_done = true;
+            return Ok(());
+        }
+        let (sent, acknowledged) = self.transfers.progress();
+        check(
+            self.agenda.now() < Instant(0) + SAFETY + PATIENCE,
+            "everything finishes once a majority is well",
+            || {
+                format!(
+                    "{sent} requests, {acknowledged} answered, newest entry {}, not done: {}",
+                    wanted.0,
+                    waiting.join("; ")
+                )
+            },
+        )?;
+        self.agenda.after(LOOK, Delivery::Look);
+        Ok(())
     }
 }

@@ -162,7 +162,10 @@ impl Output {
     /// A refusal.
     #[must_use]
     pub fn refused(code: ErrorCode, text: impl Into<String>) -> Output {
-        Output::Refused { code, text: text.into() }
+        Output::Refused {
+            code,
+            text: text.into(),
+        }
     }
 }
 
@@ -199,5 +202,8 @@ pub struct StorageShare {
 /// True for a role that registers with the masters.
 #[must_use]
 pub fn registers(role: Role) -> bool {
-    matches!(role, Role::Balancer | Role::Worker | Role::Storage | Role::Gateway)
+    matches!(
+        role,
+        Role::Balancer | Role::Worker | Role::Storage | Role::Gateway
+    )
 }

@@ -1,3 +1,5 @@
+//! The layers of settings, and what is said of each way to get them wrong.
+
 use std::fs;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,10 @@ struct Worker {
 #[serde(deny_unknown_fields, default)]
 struct Limits {
     cache_bytes: u64,
+    #[serde(with = "crate::config::bytes")]
+    results: u64,
+    #[serde(with = "crate::config::span")]
+    timeout: proto::time::Duration,
 }
 
 #[derive(Debug, PartialEq, Deserialize, Serialize)]
@@ -57,7 +63,12 @@ struct Given {
 
 fn given(file: &str) -> Given {
     let folder = tempfile::tempdir().unwrap();
-    Given { folder, file: file.into(), environment: vec![], overrides: vec![] }
+    Given {
+        folder,
+        file: file.into(),
+        environment: vec![],
+        overrides: vec![],
+    }
 }
 
 impl Given {
@@ -67,7 +78,11 @@ impl Given {
     }
 
     fn flag(mut self, flag: &str, key: &str, value: &str) -> Given {
-        self.overrides.push(Override { flag: flag.into(), key: key.into(), value: value.into() });
+        self.overrides.push(Override {
+            flag: flag.into(),
+            key: key.into(),
+            value: value.into(),
+        });
         self
     }
 
@@ -78,7 +93,8 @@ impl Given {
     }
 
     fn relative(&self, text: &impl ToString) -> String {
-        text.to_string().replace(&format!("{}/", self.folder.path().display()), "")
+        text.to_string()
+            .replace(&format!("{}/", self.folder.path().display()), "")
     }
 
     /// The error, which must be this one.
@@ -103,7 +119,11 @@ fn each_layer_covers_the_one_below() {
         .environment("REMUDA_LOG", "debug")
         .environment("HOME", "/")
         .flag("--slots", "worker.slots", "5")
-        .flag("--cache", "worker.limits.cache_bytes", "18446744073709551615")
+        .flag(
+            "--cache",
+            "worker.limits.cache_bytes",
+            "18446744073709551615",
+        )
         .flag("--offset", "worker.offset", "-3")
         .load()
         .unwrap();
@@ -139,7 +159,8 @@ fn what_is_shown_can_be_loaded_again() {
     let given = given(SMALL)
         .environment("REMUDA_WORKER_SHARE", "0.75")
         .flag("--cluster", "node.cluster", cluster)
-        .flag("--cache", "worker.limits.cache_bytes", "9");
+        .flag("--cache", "worker.limits.cache_bytes", "9")
+        .flag("--timeout", "worker.limits.timeout", "1.5 s");
     let loaded = given.load().unwrap();
     let shown = given.relative(&loaded.show().unwrap());
     assert_eq!(
@@ -161,6 +182,8 @@ slots = 2  # default
 
 [worker.limits]
 cache_bytes = 9  # flag --cache
+results = "0 B"  # default
+timeout = "1500 ms"  # flag --timeout
 "#
     );
     let again = super::tests::given(&shown).load().unwrap();
@@ -171,14 +194,15 @@ cache_bytes = 9  # flag --cache
 #[test]
 fn unknown_keys_are_named_with_their_place_and_what_is_allowed() {
     let keys = "slots, share, runtimes, ports, offset, limits";
-    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n")
-        .refused(&format!("worker.toml:6: worker.slotz: unknown key; allowed are {keys}"));
+    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n").refused(&format!(
+        "worker.toml:6: worker.slotz: unknown key; allowed are {keys}"
+    ));
     given(SMALL).environment("REMUDA_WORKER_SLOTZ", "3").refused(&format!(
         "environment variable REMUDA_WORKER_SLOTZ: worker.slotz: unknown key; allowed are {keys}"
     ));
-    given(SMALL).flag("--cache", "worker.limits.cash", "3").refused(
-        "flag --cache: worker.limits.cash: unknown key; allowed are cache_bytes",
-    );
+    given(SMALL)
+        .flag("--cache", "worker.limits.cash", "3")
+        .refused("flag --cache: worker.limits.cash: unknown key; allowed are cache_bytes, results, timeout");
     given("[node]\ndata = 'here'\n[wroker]\n")
         .refused("worker.toml:3: wroker: unknown key; allowed are node, worker");
 }
@@ -193,18 +217,28 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
     worker("slots = 1979-05-27").refused("worker.toml:4: slots: no setting is a date");
     worker("ports = [\n1,\n'x']")
         .refused("worker.toml:6: worker.ports: is string \"x\", but must be u16");
+    worker("limits.timeout = '3'").refused(
+        "worker.toml:4: worker.limits.timeout: is string \"3\", but must be \
+         a time such as \"250 ms\" or \"5 min\" (us, ms, s, min, h, d)",
+    );
+    worker("limits = { results = '3 MB' }").refused(
+        "worker.toml:4: worker.limits.results: is string \"3 MB\", but must be \
+         a size such as \"64 MiB\" (B, KiB, MiB, GiB, TiB)",
+    );
     worker("runtimes = ['ruby']")
         .refused("worker.toml:4: worker.runtimes: is \"ruby\"; allowed are command, python");
     given(SMALL).environment("REMUDA_WORKER_SLOTS", "-1").refused(
         "environment variable REMUDA_WORKER_SLOTS: worker.slots: is integer `-1`, but must be u16",
     );
-    given(SMALL).flag("--slots", "worker.slots", "many").refused(
-        "flag --slots: worker.slots: is string \"many\", but must be u16",
-    );
-    given(SMALL).environment("REMUDA_NODE_INSECURE", "yes").refused(
-        "environment variable REMUDA_NODE_INSECURE: node.insecure: \
+    given(SMALL)
+        .flag("--slots", "worker.slots", "many")
+        .refused("flag --slots: worker.slots: is string \"many\", but must be u16");
+    given(SMALL)
+        .environment("REMUDA_NODE_INSECURE", "yes")
+        .refused(
+            "environment variable REMUDA_NODE_INSECURE: node.insecure: \
          is string \"yes\", but must be a boolean",
-    );
+        );
     given("node = 5").refused("worker.toml:1: node: is integer `5`, but must be struct NodeConfig");
     given("worker = 5")
         .environment("REMUDA_WORKER_SLOTS", "1")
@@ -213,16 +247,34 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
 
 #[test]
 fn addresses_and_ids_are_checked_where_they_are_set() {
-    let bad = ["127.0.0.1:1", "tcp://127.0.0.1", "tcp://a:70000", "tcp://:1", "tcp://::1:5",
-        "tcp://[::1:5", "tcp://a/b:1", "ipc:///tmp/x:1", ""];
+    let bad = [
+        "127.0.0.1:1",
+        "tcp://127.0.0.1",
+        "tcp://a:70000",
+        "tcp://:1",
+        "tcp://::1:5",
+        "tcp://[::1:5",
+        "tcp://a/b:1",
+        "ipc:///tmp/x:1",
+        "",
+    ];
     for address in bad {
-        given(SMALL).flag("--listen", "node.listen", address).refused(&format!(
-            "flag --listen: node.listen: is string {address:?}, \
+        given(SMALL)
+            .flag("--listen", "node.listen", address)
+            .refused(&format!(
+                "flag --listen: node.listen: is string {address:?}, \
              but must be an address such as tcp://10.0.0.1:7000"
-        ));
+            ));
     }
-    for address in ["tcp://[::1]:5", "tcp://master-1.example.org:7000", "tcp://0.0.0.0:0"] {
-        let loaded = given(SMALL).flag("--listen", "node.listen", address).load().unwrap();
+    for address in [
+        "tcp://[::1]:5",
+        "tcp://master-1.example.org:7000",
+        "tcp://0.0.0.0:0",
+    ] {
+        let loaded = given(SMALL)
+            .flag("--listen", "node.listen", address)
+            .load()
+            .unwrap();
         assert_eq!(loaded.settings.node.listen, address);
     }
     given("[node]\ndata = 'here'\nmasters = ['tcp://a:1', 'b']\n").refused(
@@ -237,9 +289,7 @@ fn addresses_and_ids_are_checked_where_they_are_set() {
 
 #[test]
 fn what_is_missing_is_named_with_how_to_set_it() {
-    given("").refused(
-        "node.data is not set: set it in worker.toml, or by REMUDA_NODE_DATA",
-    );
+    given("").refused("node.data is not set: set it in worker.toml, or by REMUDA_NODE_DATA");
     let error = load::<Whole>(None, &[], &[]).unwrap_err();
     assert_eq!(
         error.to_string(),

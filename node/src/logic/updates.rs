@@ -33,8 +33,12 @@ const HELD: usize = 64;
 /// Bytes that are held behind gaps, of all nodes together.
 const HELD_BYTES: usize = 32 << 20;
 
-/// How long the answer to the first request may take; the time doubles with each further one.
+/// How long the answer to the first request may take; doubled by each further one, up to 8 times:
+/// a subscriber that is cut off for a minute is to be up to date seconds after it.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the wait is doubled.
+const DOUBLINGS: u32 = 3;
 
 /// Requests without answer, after which the next one waits for a sign of life.
 const REQUESTS: u32 = 8;
@@ -100,7 +104,11 @@ impl Publications {
     /// # Panics
     /// If it is larger than [`STATUS_BYTES`].
     pub fn status(&mut self, json: &[u8]) -> &[u8] {
-        assert!(json.len() <= STATUS_BYTES, "a status of {} bytes", json.len());
+        assert!(
+            json.len() <= STATUS_BYTES,
+            "a status of {} bytes",
+            json.len()
+        );
         let status = TelemetryStatus {
             role: self.role.to_wire(),
             incarnation: self.incarnation.0,
@@ -132,8 +140,13 @@ impl Publications {
     /// on.
     #[must_use]
     pub fn snapshot(&self, request_id: RequestId) -> Vec<u8> {
-        let records: Vec<u8> =
-            self.status.iter().chain(&self.alerts).flatten().copied().collect();
+        let records: Vec<u8> = self
+            .status
+            .iter()
+            .chain(&self.alerts)
+            .flatten()
+            .copied()
+            .collect();
         let snapshot = TelemetrySnapshot {
             incarnation: self.incarnation.0,
             last_sequence: self.last_sequence,
@@ -269,7 +282,9 @@ impl Updates {
         if !self.follow(node) || !self.is_current(node, update.incarnation) {
             return Ok(());
         }
-        let Some(publisher) = self.publishers.get_mut(&node) else { return Ok(()) };
+        let Some(publisher) = self.publishers.get_mut(&node) else {
+            return Ok(());
+        };
         if sequence <= publisher.contained || publisher.held.contains_key(&sequence) {
             self.counters.stale += 1;
             return Ok(());
@@ -316,19 +331,27 @@ impl Updates {
             let own = update.publisher == node && update.incarnation == incarnation;
             if !own || update.sequence > snapshot.last_sequence {
                 let message_type = TelemetrySnapshot::NUMBER;
-                return Err(RecordError::Part { message_type, part: "records" });
+                return Err(RecordError::Part {
+                    message_type,
+                    part: "records",
+                });
             }
             contained.insert(update.sequence, update);
         }
         if !self.follow(node) || !self.is_current(node, incarnation) {
             return Ok(());
         }
-        let Some(publisher) = self.publishers.get_mut(&node) else { return Ok(()) };
+        let Some(publisher) = self.publishers.get_mut(&node) else {
+            return Ok(());
+        };
         let known = publisher.contained;
         if snapshot.last_sequence < known {
             self.counters.stale += 1;
         } else {
-            for (_, update) in contained.into_iter().filter(|&(sequence, _)| sequence > known) {
+            for (_, update) in contained
+                .into_iter()
+                .filter(|&(sequence, _)| sequence > known)
+            {
                 self.counters.delivered += 1;
                 effects.push(UpdateEffect::Deliver(update));
             }
@@ -357,7 +380,11 @@ impl Updates {
     pub fn forget(&mut self, node: NodeId) {
         self.settle(node);
         if let Some(publisher) = self.publishers.remove(&node) {
-            self.held_bytes -= publisher.held.values().map(|held| held.bytes).sum::<usize>();
+            self.held_bytes -= publisher
+                .held
+                .values()
+                .map(|held| held.bytes)
+                .sum::<usize>();
         }
     }
 
@@ -375,17 +402,31 @@ impl Updates {
         let mut bytes = 0;
         for (node, publisher) in &self.publishers {
             if let Some((&first, _)) = publisher.held.first_key_value() {
-                assert!(first > publisher.contained + 1, "{node}: {first} is held needlessly");
-                let asks = publisher.ask_again.is_some() || publisher.asked >= REQUESTS;
-                assert!(asks, "{node}: nobody asks for what is missing");
+                let next = publisher.contained.saturating_add(1);
+                assert!(first > next, "{node}: {first} is held needlessly");
+                assert!(
+                    publisher.ask_again.is_some(),
+                    "{node}: nobody asks for what is missing"
+                );
             }
             if let Some(due) = publisher.ask_again {
-                assert!(self.deadlines.contains(&(due, *node)), "{node}: a lost deadline");
+                assert!(
+                    self.deadlines.contains(&(due, *node)),
+                    "{node}: a lost deadline"
+                );
             }
             assert!(publisher.held.len() <= HELD);
-            bytes += publisher.held.values().map(|held| held.bytes).sum::<usize>();
+            bytes += publisher
+                .held
+                .values()
+                .map(|held| held.bytes)
+                .sum::<usize>();
         }
-        let asking = self.publishers.values().filter(|p| p.ask_again.is_some()).count();
+        let asking = self
+            .publishers
+            .values()
+            .filter(|p| p.ask_again.is_some())
+            .count();
         assert_eq!(asking, self.deadlines.len());
         assert_eq!(bytes, self.held_bytes);
         assert!(self.publishers.len() <= PUBLISHERS && bytes <= HELD_BYTES);
@@ -409,7 +450,9 @@ impl Updates {
 
     /// True where an incarnation is the node's newest; begins anew where it is a newer one.
     fn is_current(&mut self, node: NodeId, incarnation: Incarnation) -> bool {
-        let Some(publisher) = self.publishers.get(&node) else { return false };
+        let Some(publisher) = self.publishers.get(&node) else {
+            return false;
+        };
         let known = publisher.incarnation;
         if incarnation < known {
             self.counters.stale += 1;
@@ -420,14 +463,22 @@ impl Updates {
                 self.counters.restarts += 1;
             }
             self.forget(node);
-            self.publishers.insert(node, Publisher { incarnation, ..Publisher::default() });
+            self.publishers.insert(
+                node,
+                Publisher {
+                    incarnation,
+                    ..Publisher::default()
+                },
+            );
         }
         true
     }
 
     /// Delivers what was held and has its turn; stops asking where nothing is missing any more.
     fn release(&mut self, node: NodeId, effects: &mut Vec<UpdateEffect>) {
-        let Some(publisher) = self.publishers.get_mut(&node) else { return };
+        let Some(publisher) = self.publishers.get_mut(&node) else {
+            return;
+        };
         while let Some(first) = publisher.held.first_entry() {
             let sequence = *first.key();
             if sequence > publisher.contained.saturating_add(1) {
@@ -455,18 +506,23 @@ impl Updates {
     }
 
     fn ask(&mut self, now: Instant, node: NodeId, effects: &mut Vec<UpdateEffect>) {
-        let Some(publisher) = self.publishers.get_mut(&node) else { return };
+        let Some(publisher) = self.publishers.get_mut(&node) else {
+            return;
+        };
         if let Some(due) = publisher.ask_again.take() {
             self.deadlines.remove(&(due, node));
         }
         if publisher.asked >= REQUESTS {
             // A later publication begins anew: it shows that the node lives.
             publisher.asked = 0;
-            publisher.held.values().for_each(|held| self.held_bytes -= held.bytes);
+            publisher
+                .held
+                .values()
+                .for_each(|held| self.held_bytes -= held.bytes);
             publisher.held.clear();
             return;
         }
-        let due = now + PATIENCE.times(1 << publisher.asked);
+        let due = now + PATIENCE.times(1 << publisher.asked.min(DOUBLINGS));
         publisher.asked += 1;
         publisher.ask_again = Some(due);
         self.deadlines.insert((due, node));
@@ -478,7 +534,10 @@ impl Updates {
 /// The publication in a record.
 fn read(record: &Record<'_>) -> Result<Update, RecordError> {
     let message_type = record.message_type();
-    let wrong = |field| RecordError::Value { message_type, field };
+    let wrong = |field| RecordError::Value {
+        message_type,
+        field,
+    };
     let (role, incarnation, news) = if message_type == TelemetryAlert::NUMBER {
         let (alert, [text]) = record.open::<TelemetryAlert, 1>()?;
         let level = AlertLevel::from_wire(alert.level).ok_or(wrong("level"))?;

@@ -65,7 +65,8 @@ fn main() -> ExitCode {
     match wanted(std::env::args().skip(1)) {
         Some(Wanted::One { seed, print }) => show_one(seed, print),
         Some(Wanted::Seeds { first, count }) => {
-            show(run_while(first, |seed| seed < first.saturating_add(count)))
+            let more = |seed| seed < first.saturating_add(count);
+            show(run_while(first, more, |seed| run(seed, Print::Nothing)))
         }
         Some(Wanted::Minutes(minutes)) => {
             let clock = node::clock::Clock::start();
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
             // Fresh seeds each time: the wall clock is what differs between two calls.
             let first = node::clock::time_of_day().as_micros();
             println!("seeds from {first} on");
-            show(run_while(first, |_| clock.now() < end))
+            show(run_while(first, |_| clock.now() < end, |seed| run(seed, Print::Nothing)))
         }
         None => {
             eprintln!("{USAGE}");

@@ -1,0 +1,159 @@
+//! What a client knows of the ring: the newest version that the masters told, and when it has to
+//! be fetched again.
+//!
+//! Deliberately does not ask: whoever owns it does, because a worker asks the masters over links
+//! that it has anyway.
+
+use proto::ids::{NodeId, RingVersion};
+use proto::ring::Placement;
+use proto::time::{Duration, Instant};
+
+use super::jobs::RingAnswer;
+
+/// Shortest time between two fetches: a node that refuses may know a version that the asked
+/// master has not applied yet.
+const FETCH_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    /// What is known is good enough.
+    No,
+    /// To be asked as soon as the interval allows.
+    Wanted,
+    /// Asked; the answer is on its way.
+    Asked,
+}
+
+/// The ring as a client knows it.
+#[derive(Clone, Debug)]
+pub struct RingView {
+    known: Option<RingAnswer>,
+    fetch: Fetch,
+    not_before: Instant,
+}
+
+impl Default for RingView {
+    fn default() -> RingView {
+        RingView::new()
+    }
+}
+
+impl RingView {
+    /// A view that knows nothing yet.
+    #[must_use]
+    pub fn new() -> RingView {
+        RingView { known: None, fetch: Fetch::No, not_before: Instant::default() }
+    }
+
+    /// What is known, while it may be gone by: `None` before the first answer and while a newer
+    /// one is awaited.
+    #[must_use]
+    pub fn usable(&self) -> Option<&RingAnswer> {
+        self.known.as_ref().filter(|_| self.fetch == Fetch::No)
+    }
+
+    /// Version of what is known; 0 where nothing is.
+    #[must_use]
+    pub fn version(&self) -> RingVersion {
+        self.known.as_ref().map_or(RingVersion(0), |known| known.ring.version())
+    }
+
+    /// Where a node is reached; `None` where the ring does not have it.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> Option<&str> {
+        self.known.as_ref()?.addresses.get(&node).map(String::as_str)
+    }
+
+    /// Owners and candidates of a block with the cluster's replication factor; `None` while there
+    /// is no usable ring.
+    #[must_use]
+    pub fn placement(&self, block: proto::ids::BlockId) -> Option<(Placement, usize)> {
+        let known = self.usable()?;
+        let replicas = known.replica_count.max(1);
+        let partition = known.ring.partition_of(block);
+        Some((known.ring.placement(partition, replicas), replicas))
+    }
+
+    /// Says that a ring is needed and that none newer than `refused` is known.
+    pub fn want_newer_than(&mut self, refused: RingVersion) {
+        if self.version() <= refused && self.fetch == Fetch::No {
+            self.fetch = Fetch::Wanted;
+        }
+    }
+
+    /// True once where the masters have to be asked now.
+    pub fn take_fetch(&mut self, now: Instant) -> bool {
+        let is_due = self.fetch == Fetch::Wanted && now >= self.not_before;
+        if is_due {
+            self.fetch = Fetch::Asked;
+            self.not_before = now + FETCH_INTERVAL;
+        }
+        is_due
+    }
+
+    /// When [`RingView::take_fetch`] may become true.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        (self.fetch == Fetch::Wanted).then_some(self.not_before)
+    }
+
+    /// Takes what the masters answered; `None` where asking failed, which is then done again. True
+    /// where the version is a newer one. An older one is ignored, but ends the waiting: a node
+    /// that refuses again leads to another fetch.
+    pub fn answered(&mut self, answer: Option<RingAnswer>) -> bool {
+        let Some(answer) = answer else {
+            self.fetch = Fetch::Wanted;
+            return false;
+        };
+        self.fetch = Fetch::No;
+        let is_newer = self.known.is_none() || answer.ring.version() > self.version();
+        if is_newer {
+            self.known = Some(answer);
+        }
+        is_newer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proto::ids::{BlockId, StoreId};
+    use proto::ring::{Member, Ring};
+
+    use super::*;
+
+    fn ring(version: u64) -> RingAnswer {
+        let member = |n: u128| Member { node: NodeId(n), store: StoreId(n), weight: 1, zone: 0 };
+        let members = (1..=4).map(member).collect();
+        let ring = Ring::new(RingVersion(version), 16, members).unwrap();
+        let addresses = BTreeMap::from([(NodeId(1), "tcp://one".to_owned())]);
+        RingAnswer { ring, replica_count: 2, addresses }
+    }
+
+    #[test]
+    fn a_ring_is_fetched_once_and_again_when_it_is_refused() {
+        let mut view = RingView::new();
+        assert!(view.placement(BlockId(0)).is_none());
+        view.want_newer_than(RingVersion(0));
+        assert!(view.take_fetch(Instant(0)));
+        assert!(!view.take_fetch(Instant(0)));
+        assert!(view.answered(Some(ring(5))));
+        let (placement, replicas) = view.placement(BlockId(0)).unwrap();
+        assert_eq!((placement.owners.len(), placement.candidates.len(), replicas), (2, 2, 2));
+        assert_eq!(view.address(NodeId(1)), Some("tcp://one"));
+
+        // A refusal of an older version than the known one needs no fetch.
+        view.want_newer_than(RingVersion(4));
+        assert!(view.usable().is_some());
+        view.want_newer_than(RingVersion(5));
+        assert!(view.usable().is_none());
+        assert!(!view.take_fetch(Instant(10)), "not within the interval");
+        let due = view.next_deadline().unwrap();
+        assert!(view.take_fetch(due));
+        assert!(!view.answered(None));
+        assert!(view.take_fetch(view.next_deadline().unwrap()), "a failed fetch is done again");
+        assert!(!view.answered(Some(ring(4))));
+        assert_eq!(view.version(), RingVersion(5));
+    }
+}

@@ -1,0 +1,407 @@
+//! The storage nodes that a transfer talks to: their links, what is in flight to each, and which of
+//! them are silent.
+//!
+//! Deliberately not for which block goes where: see [`super::puts`] and [`super::gets`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use node::logic::network::{Link, NetworkEffect, Peer};
+use proto::ids::{NodeId, RequestId};
+use proto::time::{Duration, Instant};
+
+use super::{BlockKey, FetchKey};
+
+/// Contents on their way to one node, or asked of it (eyeballed: 16 blocks are a tenth of a second
+/// on 1 Gbit/s).
+const WINDOW_BYTES: u64 = 64 << 20;
+
+/// Requests for contents on their way to one node, for small blocks.
+const WINDOW_REQUESTS: usize = 4096;
+
+/// A node that was asked for a block and says nothing for this long is passed over.
+const GET_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A request for a block that stays unanswered though its node talks was lost on its way.
+const GET_LOST: Duration = Duration::from_secs(5);
+
+/// A node that was given blocks and says nothing for this long counts as dead.
+const PUT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// More patience for each mebibyte that is on its way to the node: 4 MiB/s are slow, not dead.
+const PUT_PATIENCE_PER_MIB: Duration = Duration::from_millis(250);
+
+/// A block that stays unacknowledged though its node talks was lost on its way.
+const PUT_LOST: Duration = Duration::from_secs(60);
+
+/// How long a dead node is left alone, doubled with each time in a row, at most the second.
+const LEFT_ALONE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What a request to a node is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Which of these it holds.
+    Query(Vec<BlockKey>),
+    /// To store a block.
+    Put(BlockKey),
+    /// To send a block.
+    Get(FetchKey),
+}
+
+/// A request that a node has not answered.
+#[derive(Clone, Debug)]
+pub(super) struct InFlight {
+    pub(super) asked: Asked,
+    bytes: u64,
+    since: Instant,
+}
+
+/// One storage node.
+#[derive(Debug)]
+pub(super) struct Node {
+    address: String,
+    pub(super) link: Option<Link>,
+    /// Requests that store or ask, and those that fetch: the first are given more time.
+    puts: BTreeMap<RequestId, InFlight>,
+    gets: BTreeMap<RequestId, InFlight>,
+    bytes: u64,
+    last_heard: Instant,
+    /// It said `busy`.
+    held_until: Instant,
+    /// It counts as dead.
+    down_until: Option<Instant>,
+    /// Reads try others first.
+    is_suspect: bool,
+    failures: u32,
+    pub(super) to_query: VecDeque<BlockKey>,
+    pub(super) to_get: VecDeque<FetchKey>,
+    pub(super) query_in_flight: Option<RequestId>,
+}
+
+impl Node {
+    fn new(address: String) -> Node {
+        Node {
+            address,
+            link: None,
+            puts: BTreeMap::new(),
+            gets: BTreeMap::new(),
+            bytes: 0,
+            last_heard: Instant::default(),
+            held_until: Instant::default(),
+            down_until: None,
+            is_suspect: false,
+            failures: 0,
+            to_query: VecDeque::new(),
+            to_get: VecDeque::new(),
+            query_in_flight: None,
+        }
+    }
+
+    /// True where it counts as dead at present.
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        self.down_until.is_some_and(|until| now < until)
+    }
+
+    /// True where another request of so many bytes may be sent. A node with nothing in flight takes
+    /// anything, so that the largest block is never refused for ever.
+    pub(super) fn has_room(&self, now: Instant, bytes: u64) -> bool {
+        let count = self.puts.len() + self.gets.len();
+        let fits = self.bytes.saturating_add(bytes) <= WINDOW_BYTES && count < WINDOW_REQUESTS;
+        now >= self.held_until && (count == 0 || fits)
+    }
+
+    /// True where nothing may be sent because it said `busy`.
+    pub(super) fn is_held(&self, now: Instant) -> bool {
+        now < self.held_until
+    }
+
+    /// What reads prefer: nodes that answer, then those with little in flight.
+    pub(super) fn read_rank(&self, now: Instant) -> (bool, bool, u64) {
+        (self.is_down(now), self.is_suspect, self.bytes)
+    }
+
+    fn first(requests: &BTreeMap<RequestId, InFlight>) -> Option<Instant> {
+        requests.first_key_value().map(|(_, request)| request.since)
+    }
+
+    fn put_deadline(&self) -> Option<Instant> {
+        let since = Node::first(&self.puts)?;
+        let patience = PUT_PATIENCE + PUT_PATIENCE_PER_MIB.times(self.bytes >> 20);
+        Some((since.max(self.last_heard) + patience).min(since + PUT_LOST))
+    }
+
+    fn get_deadline(&self) -> Option<Instant> {
+        let since = Node::first(&self.gets)?;
+        Some((since.max(self.last_heard) + GET_PATIENCE).min(since + GET_LOST))
+    }
+
+    fn requests(&mut self, asked: &Asked) -> &mut BTreeMap<RequestId, InFlight> {
+        match asked {
+            Asked::Get(_) => &mut self.gets,
+            Asked::Query(_) | Asked::Put(_) => &mut self.puts,
+        }
+    }
+}
+
+/// What became overdue at a node.
+#[derive(Debug)]
+pub(super) enum Overdue {
+    /// The node counts as dead: everything that was in flight or queued there.
+    Dead(NodeId, Vec<Asked>),
+    /// These requests were passed over; the node may be alive.
+    Late(NodeId, Vec<Asked>),
+}
+
+/// All nodes that were ever spoken to, by UUID.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    nodes: BTreeMap<NodeId, Node>,
+    links: BTreeMap<Link, NodeId>,
+    range: Range<u32>,
+    last_request: u64,
+    effects: Vec<NetworkEffect>,
+}
+
+impl Nodes {
+    /// No nodes yet; their links get numbers out of `range`.
+    pub(super) fn new(range: Range<u32>) -> Nodes {
+        Nodes {
+            nodes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            range,
+            last_request: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    pub(super) fn take_effects(&mut self) -> std::vec::Drain<'_, NetworkEffect> {
+        self.effects.drain(..)
+    }
+
+    pub(super) fn owns(&self, link: Link) -> bool {
+        self.range.contains(&link.0)
+    }
+
+    pub(super) fn node_of(&self, link: Link) -> Option<NodeId> {
+        self.links.get(&link).copied()
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.get(&node)
+    }
+
+    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&node)
+    }
+
+    /// All nodes in order, for going through their queues.
+    pub(super) fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// A node that may be sent to: it has an address and an open link.
+    pub(super) fn reach(&mut self, node: NodeId, address: &str) -> Option<&mut Node> {
+        let state = self.nodes.entry(node).or_insert_with(|| Node::new(address.to_owned()));
+        if state.address != address {
+            address.clone_into(&mut state.address);
+            if let Some(link) = state.link.take() {
+                self.links.remove(&link);
+                self.effects.push(NetworkEffect::Close { link });
+            }
+        }
+        if state.link.is_none() {
+            let mut free = self.range.clone().map(Link);
+            let link = free.find(|link| !self.links.contains_key(link))?;
+            let address = address.to_owned();
+            self.effects.push(NetworkEffect::Open { link, address });
+            self.links.insert(link, node);
+            state.link = Some(link);
+        }
+        Some(state)
+    }
+
+    /// Takes a request into the books and gives it its number. It is sent by [`Nodes::send`].
+    pub(super) fn book(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        asked: Asked,
+        bytes: u64,
+    ) -> Option<RequestId> {
+        let state = self.nodes.get_mut(&node)?;
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        state.bytes += bytes;
+        if let Asked::Query(_) = asked {
+            state.query_in_flight = Some(request);
+        }
+        let requests = state.requests(&asked);
+        requests.insert(request, InFlight { asked, bytes, since: now });
+        Some(request)
+    }
+
+    /// Sends the record of a booked request. False where it is no longer in the books.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        request: RequestId,
+        mut record: Vec<u8>,
+    ) -> bool {
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        let Some(link) = state.link else {
+            return false;
+        };
+        let in_flight = match state.puts.get_mut(&request) {
+            Some(in_flight) => Some(in_flight),
+            None => state.gets.get_mut(&request),
+        };
+        let Some(in_flight) = in_flight else {
+            return false;
+        };
+        in_flight.since = now;
+        proto::record::set_request_id(&mut record, request);
+        self.effects.push(NetworkEffect::Send { to: Peer::Link(link), record });
+        true
+    }
+
+    /// Takes an answered request out of the books.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        request: RequestId,
+    ) -> Option<Asked> {
+        self.heard(now, node);
+        self.forget(node, request)
+    }
+
+    /// A node said something: it is alive.
+    pub(super) fn heard(&mut self, now: Instant, node: NodeId) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.last_heard = now;
+            state.is_suspect = false;
+            state.failures = 0;
+            state.down_until = None;
+        }
+    }
+
+    /// Takes a request out of the books without an answer.
+    pub(super) fn forget(&mut self, node: NodeId, request: RequestId) -> Option<Asked> {
+        let state = self.nodes.get_mut(&node)?;
+        let in_flight = match state.puts.remove(&request) {
+            Some(in_flight) => in_flight,
+            None => state.gets.remove(&request)?,
+        };
+        state.bytes -= in_flight.bytes;
+        if state.query_in_flight == Some(request) {
+            state.query_in_flight = None;
+        }
+        Some(in_flight.asked)
+    }
+
+    /// The node asked for patience.
+    pub(super) fn hold(&mut self, node: NodeId, until: Instant) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.held_until = state.held_until.max(until);
+        }
+    }
+
+    /// The node counts as dead: closes its link and returns everything that waited for it.
+    pub(super) fn declare_down(&mut self, now: Instant, node: NodeId) -> Vec<Asked> {
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return Vec::new();
+        };
+        let alone = LEFT_ALONE.0.times(1 << state.failures.min(5)).min(LEFT_ALONE.1);
+        state.failures = state.failures.saturating_add(1);
+        state.down_until = Some(now + alone);
+        state.is_suspect = true;
+        if let Some(link) = state.link.take() {
+            self.links.remove(&link);
+            self.effects.push(NetworkEffect::Close { link });
+        }
+        self.take_all(node)
+    }
+
+    /// Everything that is in flight to a node or queued for it, taken out of the books.
+    pub(super) fn take_all(&mut self, node: NodeId) -> Vec<Asked> {
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return Vec::new();
+        };
+        state.bytes = 0;
+        state.query_in_flight = None;
+        let mut all: Vec<Asked> = std::mem::take(&mut state.puts)
+            .into_values()
+            .chain(std::mem::take(&mut state.gets).into_values())
+            .map(|request| request.asked)
+            .collect();
+        if !state.to_query.is_empty() {
+            all.push(Asked::Query(state.to_query.drain(..).collect()));
+        }
+        all.extend(state.to_get.drain(..).map(Asked::Get));
+        all
+    }
+
+    /// Finds the nodes that are silent for too long.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Overdue> {
+        let mut overdue = Vec::new();
+        for node in self.ids() {
+            let Some(state) = self.nodes.get_mut(&node) else {
+                continue;
+            };
+            if let Some(since) = Node::first(&state.puts)
+                && state.put_deadline().is_some_and(|deadline| now >= deadline)
+            {
+                if state.last_heard > since {
+                    // It talks, so this request was lost.
+                    let lost = state.puts.first_key_value().map(|(request, _)| *request);
+                    let lost = lost.and_then(|request| self.forget(node, request));
+                    overdue.push(Overdue::Late(node, lost.into_iter().collect()));
+                } else {
+                    overdue.push(Overdue::Dead(node, self.declare_down(now, node)));
+                }
+                continue;
+            }
+            if state.get_deadline().is_some_and(|deadline| now >= deadline) {
+                state.is_suspect = true;
+                let gets: Vec<RequestId> = state.gets.keys().copied().collect();
+                // Once is a slow node; a second time without a word it is a dead one.
+                let was_heard = state.last_heard + GET_LOST > now;
+                if was_heard || state.failures == 0 {
+                    state.failures = state.failures.saturating_add(1);
+                    let late = gets.into_iter().filter_map(|it| self.forget(node, it)).collect();
+                    overdue.push(Overdue::Late(node, late));
+                } else {
+                    overdue.push(Overdue::Dead(node, self.declare_down(now, node)));
+                }
+            }
+        }
+        overdue
+    }
+
+    /// When the next node is silent for too long, or one that was held may be sent to.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let of_node = |node: &Node| {
+            let waits = node.is_held(now);
+            let held = waits.then_some(node.held_until);
+            [node.put_deadline(), node.get_deadline(), held].into_iter().flatten().min()
+        };
+        self.nodes.values().filter_map(of_node).min()
+    }
+
+    pub(super) fn check_invariants(&self) {
+        for (node, state) in &self.nodes {
+            let all = state.puts.values().chain(state.gets.values());
+            assert_eq!(state.bytes, all.map(|it| it.bytes).sum::<u64>(), "bytes to {node}");
+            assert!(state.puts.len() + state.gets.len() <= WINDOW_REQUESTS, "window of {node}");
+            if let Some(link) = state.link {
+                assert_eq!(self.links.get(&link), Some(node), "{link:?} is known by its number");
+            }
+            if let Some(request) = state.query_in_flight {
+                assert!(state.puts.contains_key(&request), "the query is in the books");
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! `apply` against a plain model: one task, one entry in an array.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+use proto::description::{JobDescription, Noop, Runtime};
+use proto::ids::{FileId, Incarnation, RequestId, StoreId};
+use proto::record::encode;
+use proto::status::{Cause, ProgramKind, TaskState};
+
+use super::*;
+use crate::logic::nodes::Registration;
+
+fn job_record(id: JobId, task_count: u64, change: impl FnOnce(&mut JobDescription)) -> Vec<u8> {
+    let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
+    change(&mut description);
+    let description = description.encode().expect("a short description");
+    let submit = JobSubmit {
+        job_uuid: id.to_wire(),
+        task_count,
+        program_kind: ProgramKind::Described.to_wire(),
+        ..JobSubmit::default()
+    };
+    encode(&submit, &[b"", b"", &description])
+}
+
+/// A cluster that is driven entry by entry.
+struct Driven {
+    cluster: Cluster,
+    index: u64,
+}
+
+impl Driven {
+    fn new() -> Driven {
+        Driven {
+            cluster: Cluster::default(),
+            index: 0,
+        }
+    }
+
+    fn apply(&mut self, command: Command) -> Output {
+        self.index += 1;
+        let command = Command::decode(&command.encode()).expect("what was encoded is read");
+        let output = self
+            .cluster
+            .apply(LogIndex(self.index), self.index * 1000, command);
+        self.cluster.check_invariants();
+        output
+    }
+
+    fn submit(&mut self, client: u128, request: u64, id: JobId, record: Vec<u8>) -> Output {
+        let asker = Asker {
+            client: NodeId(client),
+            request: RequestId(request),
+            session_index: LogIndex(0),
+        };
+        self.apply(Command::Client(
+            asker,
+            ClientChange::Submit {
+                job: id,
+                record,
+                unix_us: 0,
+            },
+        ))
+    }
+
+    fn report(&mut self, run: ReportedRun) -> Vec<AgainRun> {
+        match self.apply(Command::RunsLost { runs: vec![run] }) {
+            Output::Runs { again, .. } => again,
+            other => panic!("runs are answered by runs, not {other:?}"),
+        }
+    }
+}
+
+fn run(job: JobId, tasks: Range<u64>, attempt: u64, state: TaskState) -> ReportedRun {
+    let exit_code = i32::from(state == TaskState::Failed);
+    ReportedRun {
+        job,
+        tasks,
+        attempt,
+        state,
+        exit_code,
+        cause: Cause::None,
+        segment: FileId(0),
+    }
+}
+
+/// What a plain program would remember of one task.
+#[derive(Clone, Default)]
+struct PlainTask {
+    outcome: Option<TaskState>,
+    failed: u32,
+    crashed: u32,
+    lost: Vec<u64>,
+    newest: u64,
+}
+
+impl PlainTask {
+    /// Applies one report; returns true where the task must be dealt again.
+    fn report(&mut self, attempt: u64, state: TaskState, retries: u32, max_crashes: u32) -> bool {
+        if self.outcome.is_some() {
+            return false;
+        }
+        match state {
+            TaskState::Done => self.outcome = Some(TaskState::Done),
+            TaskState::Failed if attempt > self.newest => {
+                self.newest = attempt;
+                self.failed += 1;
+                if self.failed > retries {
+                    self.outcome = Some(TaskState::Failed);
+                }
+            }
+            TaskState::Crashed if self.lost.contains(&attempt) || attempt > self.newest => {
+                self.lost.retain(|&lost| lost != attempt);
+                self.newest = self.newest.max(attempt);
+                self.crashed += 1;
+                if self.crashed >= max_crashes {
+                    self.outcome = Some(TaskState::Failed);
+                }
+            }
+            TaskState::Lost if attempt > self.newest => {
+                self.newest = attempt;
+                self.lost.push(attempt);
+            }
+            _ => {}
+        }
+        self.outcome.is_none()
+    }
+}
+
+const TASKS: u64 = 40;
+
+fn reports() -> impl Strategy<Value = Vec<(u64, u64, u64, usize)>> {
+    prop::collection::vec((0..TASKS, 1u64..15, 1u64..12, 0usize..5), 1..60)
+}
+
+proptest! {
+    #[test]
+    fn outcomes_agree_with_a_plain_model(reports in reports(), retries in 0u32..3) {
+        const STATES: [TaskState; 5] = [
+            TaskState::Done, TaskState::Failed, TaskState::Crashed, TaskState::Lost,
+            TaskState::Returned,
+        ];
+        let id = JobId(9);
+        let mut driven = Driven::new();
+        driven.submit(1, 1, id, job_record(id, TASKS, |job| {
+            job.retries = retries;
+            job.max_crashes = 2;
+        }));
+        let mut plain = vec![PlainTask::default(); TASKS as usize];
+        for (first, count, attempt, state) in reports {
+            let tasks = first..(first + count).min(TASKS);
+            let state = STATES[state];
+            let mut again: Vec<u64> = Vec::new();
+            for piece in driven.report(run(id, tasks.clone(), attempt, state)) {
+                again.extend(piece.tasks);
+            }
+            let mut expected = Vec::new();
+            for task in tasks {
+                let known = &mut plain[task as usize];
+                if known.report(attempt, state, retries, 2) {
+                    expected.push(task);
+                }
+            }
+            prop_assert_eq!(again, expected);
+        }
+        let job = &driven.cluster.jobs[&id];
+        for (task, known) in plain.iter().enumerate() {
+            let is_done = job.done.contains(task as u64);
+            let is_failed = job.failed.values().any(|set| set.contains(task as u64));
+            let state = (is_done, is_failed);
+            let expected = match known.outcome {
+                Some(TaskState::Done) => (true, false),
+                Some(_) => (false, true),
+                None => (false, false),
+            };
+            prop_assert_eq!(state, expected, "task {}", task);
+        }
+        let is_over = plain.iter().all(|task| task.outcome.is_some());
+        prop_assert_eq!(job.state.is_final(), is_over);
+    }
+}
+
+#[test]
+fn a_submission_is_accepted_once_and_refused_with_another_content() {
+    let id = JobId(5);
+    let mut driven = Driven::new();
+    let record = job_record(id, 10, |_| {});
+    let first = driven.submit(1, 1, id, record.clone());
+    assert_eq!(
+        first,
+        Output::Accepted {
+            job: id,
+            index: LogIndex(1)
+        }
+    );
+    assert_eq!(
+        driven.submit(1, 1, id, record.clone()),
+        first,
+        "the same request"
+    );
+    assert_eq!(
+        driven.submit(2, 1, id, record),
+        first,
+        "the same job from another client"
+    );
+    let other = driven.submit(2, 2, id, job_record(id, 11, |_| {}));
+    assert!(matches!(
+        other,
+        Output::Refused {
+            code: ErrorCode::JobDiffers,
+            ..
+        }
+    ));
+    assert_eq!(driven.cluster.jobs.len(), 1);
+}
+
+#[test]
+fn a_submission_without_tasks_is_refused() {
+    let id = JobId(5);
+    let mut driven = Driven::new();
+    let refused = driven.submit(1, 1, id, job_record(id, 0, |_| {}));
+    assert!(
+        matches!(
+            refused,
+            Output::Refused {
+                code: ErrorCode::Invalid,
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+    let garbage = driven.submit(1, 2, id, vec![0x10; 40]);
+    assert!(
+        matches!(
+            garbage,
+            Output::Refused {
+                code: ErrorCode::Malformed,
+                ..
+            }
+        ),
+        "{garbage:?}"
+    );
+    assert!(driven.cluster.jobs.is_empty());
+}
+
+#[test]
+fn what_was_read_as_cancelled_stays_so() {
+    let id = JobId(5);
+    let mut driven = Driven::new();
+    driven.submit(1, 1, id, job_record(id, 10, |_| {}));
+    driven.report(run(id, 0..4, 1, TaskState::Done));
+    let asker = Asker {
+        client: NodeId(1),
+        request: RequestId(2),
+        session_index: LogIndex(0),
+    };
+    driven.apply(Command::Client(asker, ClientChange::Cancel { job: id }));
+    assert!(driven.report(run(id, 4..10, 1, TaskState::Done)).is_empty());
+    let job = &driven.cluster.jobs[&id];
+    assert_eq!((job.state, job.done.len()), (JobState::Cancelled, 4));
+    assert!(
+        driven
+            .cluster
+            .feed(1, LogIndex(1))
+            .iter()
+            .any(|entry| matches!(
+                entry, FeedEntry::Ended { job, .. } if *job == id
+            ))
+    );
+}
+
+#[test]
+fn a_large_job_is_granted_in_parts() {
+    let id = JobId(5);
+    let mut driven = Driven::new();
+    driven.submit(1, 1, id, job_record(id, 100_000_000, |_| {}));
+    let granted = |cluster: &Cluster| -> u64 {
+        let entries = cluster.feed(1, LogIndex(0));
+        let counts = entries.iter().map(|entry| match entry {
+            FeedEntry::Grant { task_count, .. } => *task_count,
+            FeedEntry::Ended { .. } => 0,
+        });
+        counts.sum()
+    };
+    let part = crate::logic::jobs::GRANT_TASKS;
+    assert_eq!(granted(&driven.cluster), part);
+    driven.report(run(id, 0..part / 2, 1, TaskState::Done));
+    assert_eq!(granted(&driven.cluster), 2 * part);
+    let (unfinished, next) = driven.cluster.complete_feed(1, (JobId(0), 0), 100);
+    let first = unfinished.first().map(|entry| match entry {
+        FeedEntry::Grant { first_task, .. } => *first_task,
+        FeedEntry::Ended { .. } => 0,
+    });
+    assert_eq!((first, next), (Some(part / 2), None));
+}
+
+#[test]
+fn a_status_frame_sent_twice_is_recorded_once() {
+    let id = JobId(5);
+    let mut driven = Driven::new();
+    driven.submit(1, 1, id, job_record(id, 10, |job| job.retries = 3));
+    let worker = Registration {
+        node: NodeId(77),
+        role: Role::Worker,
+        incarnation: Incarnation(1),
+        address: "tcp://127.0.0.1:1".into(),
+        telemetry_address: String::new(),
+        zone: String::new(),
+        slot_count: 2,
+        cpu_milli: 2000,
+        capacity_bytes: 0,
+        store: StoreId(0),
+        weight: 0,
+    };
+    driven.apply(Command::Register(worker));
+    let frame = |attempt| Command::Complete {
+        worker: NodeId(77),
+        incarnation: Incarnation(1),
+        frame: 1,
+        runs: vec![run(id, 0..3, attempt, TaskState::Failed)],
+        segments: Vec::new(),
+    };
+    let first = driven.apply(frame(1));
+    assert!(
+        matches!(&first, Output::Runs { again, .. } if again.len() == 1),
+        "{first:?}"
+    );
+    assert_eq!(driven.apply(frame(1)), first, "the reply is kept");
+    let counted = driven.cluster.jobs[&id]
+        .attempts
+        .iter()
+        .next()
+        .map(|(_, kept)| kept.failed);
+    assert_eq!(counted, Some(1));
+}

@@ -1,0 +1,10 @@
+//! Decisions without sockets, clock or threads, the same under the simulator.
+
+pub mod counters;
+pub mod following;
+pub mod network;
+mod outgoing;
+pub mod refusal;
+pub mod rotation;
+pub mod sessions;
+pub mod updates;

@@ -1,0 +1,231 @@
+//! The processes of a simulated cluster: shipped logic and, around it, what its service does.
+//!
+//! A process is handed events and asks the world for things; both are the same for every tier. The
+//! glue of a tier (its file below this one) performs effects in the order in which the logic gave
+//! them and decides nothing.
+
+pub(crate) mod client;
+mod edge;
+pub(crate) mod member;
+
+use node::logic::network::NetworkLimits;
+use proto::time::Instant;
+
+use crate::bank::{Answer, Transfer};
+use crate::checkers::history::Applied;
+use crate::disk::SimFiles;
+use crate::network::Source;
+use crate::process::client::{ClientProcess, Plan};
+use crate::process::edge::Edge;
+use crate::process::member::MemberProcess;
+use crate::report::Happening;
+
+/// Which machine of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ProcessId(pub(crate) usize);
+
+/// How a process is started, each time anew.
+#[derive(Clone, Debug)]
+pub(crate) enum Recipe {
+    /// A member of the replicated bank: its place among the members.
+    Member {
+        /// From 0.
+        place: usize,
+    },
+    /// A client of the bank.
+    Client {
+        /// From 0.
+        place: usize,
+        /// What it does.
+        plan: Plan,
+    },
+}
+
+impl Recipe {
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Recipe::Member { place } => format!("m{}", place + 1),
+            Recipe::Client { place, .. } => format!("c{}", place + 1),
+        }
+    }
+
+    /// Where others reach it; empty for one that nobody connects to.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Recipe::Member { .. } => format!("sim://{}", self.name()),
+            Recipe::Client { .. } => String::new(),
+        }
+    }
+}
+
+/// What a starting process finds.
+pub(crate) struct Start<'a> {
+    /// Its own clock.
+    pub(crate) now: Instant,
+    /// Its machine's disk.
+    pub(crate) files: &'a SimFiles,
+    /// How often it was started, this time included.
+    pub(crate) life: u64,
+    /// For its generator.
+    pub(crate) seed: u64,
+    /// How many members the cluster has.
+    pub(crate) member_count: usize,
+    /// Bounds of its connections.
+    pub(crate) limits: NetworkLimits,
+}
+
+/// What happens to a process.
+pub(crate) enum Event<'a> {
+    /// Its deadline has come.
+    Tick,
+    /// A frame came.
+    Arrived {
+        /// From whom.
+        source: Source,
+        /// Its bytes.
+        frame: &'a [u8],
+    },
+    /// Its disk thread is done with a job.
+    Worked(Done),
+    /// Users want nothing more.
+    Finish,
+}
+
+/// What a process asks of the world.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Open a link's socket.
+    Open { link: u32, generation: u64, routing_id: Vec<u8>, address: String },
+    /// Close a link's socket.
+    Close { link: u32, last_frames: Vec<Vec<u8>> },
+    /// Hand a job to the disk thread.
+    Work(Job),
+    /// Tell the checkers.
+    Note(Note),
+    /// The process ends itself, with a reason.
+    GiveUp(String),
+}
+
+/// What the checkers are told.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// A member applied an entry.
+    Applied(Applied),
+    /// A member took over a state from a snapshot.
+    Restored {
+        /// Index of the snapshot.
+        index: u64,
+        /// Digest of the state.
+        state: u64,
+    },
+    /// A member leads.
+    Leads {
+        /// In this term.
+        term: u64,
+    },
+    /// A client sends a request for the first time.
+    Sent(Transfer),
+    /// A client got an answer.
+    Acknowledged {
+        /// Which request.
+        transfer: Transfer,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Something to count.
+    Count(Happening, u64),
+}
+
+/// A job of a disk thread.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Of a member.
+    Member(member::Job),
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// Of a member.
+    Member(member::Done),
+}
+
+/// A running process.
+pub(crate) enum Process {
+    /// A member of the replicated bank.
+    Member(Box<MemberProcess>),
+    /// A client of it.
+    Client(Box<ClientProcess>),
+}
+
+impl Process {
+    /// Starts a process from its disk. An error is what a real one would say before it ends.
+    pub(crate) fn start(
+        recipe: &Recipe,
+        start: &Start<'_>,
+        requests: &mut Vec<Request>,
+    ) -> Result<Process, String> {
+        Ok(match recipe {
+            Recipe::Member { place } => {
+                Process::Member(Box::new(MemberProcess::start(*place, start, requests)?))
+            }
+            Recipe::Client { place, plan } => {
+                Process::Client(Box::new(ClientProcess::start(*place, plan, start, requests)))
+            }
+        })
+    }
+
+    pub(crate) fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
+        match self {
+            Process::Member(member) => member.handle(now, event, requests),
+            Process::Client(client) => client.handle(now, event, requests),
+        }
+    }
+
+    /// Its connections.
+    pub(crate) fn edge(&mut self) -> &mut Edge {
+        match self {
+            Process::Member(member) => member.edge(),
+            Process::Client(client) => client.edge(),
+        }
+    }
+
+    /// What the disk thread does with a job; blocks in real life.
+    pub(crate) fn work(&mut self, job: Job) -> Done {
+        match (self, job) {
+            (Process::Member(member), Job::Member(job)) => Done::Member(member.work(job)),
+            (Process::Client(_), Job::Member(_)) => unreachable!("a client has no disk thread"),
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Process::Member(member) => member.next_deadline(),
+            Process::Client(client) => client.next_deadline(),
+        }
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        match self {
+            Process::Member(member) => member.check_invariants(),
+            Process::Client(client) => client.check_invariants(),
+        }
+    }
+
+    /// True for a process that has nothing left to do: a client without open requests, a member
+    /// that applied up to the given index and has that state.
+    pub(crate) fn is_settled(&self, wanted: (u64, u64)) -> bool {
+        match self {
+            Process::Member(member) => member.has_reached(wanted),
+            Process::Client(client) => client.is_idle(),
+        }
+    }
+
+    /// Role and epoch for the trace, and what it waits for.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Process::Member(member) => member.describe(),
+            Process::Client(client) => client.describe(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The sockets' side of a process: the shipped `Sessions` and what a socket owner does around it.
+
+use std::collections::BTreeMap;
+
+use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, Peer};
+use node::logic::sessions::{Route, Sessions, SocketChange, Source as From};
+use proto::ids::Generation;
+use proto::time::Instant;
+
+use crate::network::Source;
+use crate::process::Request;
+use crate::report::{Happening, Report};
+
+/// The connections of one process.
+pub(crate) struct Edge {
+    sessions: Sessions,
+    /// Peers whose socket took no more, by the route on which that showed.
+    blocked: BTreeMap<Vec<u8>, Peer>,
+    repeated_hellos: u64,
+}
+
+impl Edge {
+    pub(crate) fn new(identity: Identity, limits: NetworkLimits) -> Edge {
+        let sessions = Sessions::new(identity, limits);
+        Edge { sessions, blocked: BTreeMap::new(), repeated_hellos: 0 }
+    }
+
+    /// Carries out what the logic wants of the network.
+    pub(crate) fn perform(
+        &mut self,
+        now: Instant,
+        effect: NetworkEffect,
+        requests: &mut Vec<Request>,
+    ) {
+        match self.sessions.perform(now, effect) {
+            None => {}
+            Some(SocketChange::Open { link, generation, address }) => {
+                let routing_id = node::logic::network::RoutingId::of(self.sessions.identity().node);
+                requests.push(Request::Open {
+                    link: link.0,
+                    generation: generation.0,
+                    routing_id: routing_id.as_bytes().to_vec(),
+                    address,
+                });
+            }
+            Some(SocketChange::Close { link, last_frames }) => {
+                requests.push(Request::Close { link: link.0, last_frames });
+            }
+        }
+    }
+
+    /// Hands a frame to the sessions; what they make of it goes to `deliver`.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        frame: &[u8],
+        mut deliver: impl FnMut(NetworkEvent<'_>),
+    ) {
+        let from = match source {
+            Source::Link { link, generation } => From::Link(Link(*link), Generation(*generation)),
+            Source::Inbound { routing_id } => From::Bound(routing_id),
+        };
+        let repeated_hellos = &mut self.repeated_hellos;
+        self.sessions.receive(now, from, frame, &mut |event| {
+            if let NetworkEvent::Connected { again: true, .. } = event {
+                *repeated_hellos += 1;
+            }
+            deliver(event);
+        });
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant, mut deliver: impl FnMut(NetworkEvent<'_>)) {
+        if self.sessions.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.sessions.tick(now, &mut deliver);
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.sessions.next_deadline()
+    }
+
+    pub(crate) fn take_frame(&mut self) -> Option<(Route, Vec<u8>)> {
+        self.sessions.take_frame()
+    }
+
+    /// A socket did not take a frame now.
+    pub(crate) fn put_back(&mut self, route: &Route, frame: Vec<u8>) {
+        self.blocked.insert(socket_of(route), route.peer());
+        self.sessions.put_back(route, frame);
+    }
+
+    /// A socket takes frames again.
+    pub(crate) fn unblock(&mut self, socket: &Source) {
+        let key = match socket {
+            Source::Link { link, .. } => link.to_le_bytes().to_vec(),
+            Source::Inbound { routing_id } => routing_id.clone(),
+        };
+        if let Some(peer) = self.blocked.remove(&key) {
+            self.sessions.unblock(peer);
+        }
+    }
+
+    pub(crate) fn unreachable(&mut self, route: &Route) {
+        self.sessions.unreachable(route);
+    }
+
+    pub(crate) fn sessions(&mut self) -> &mut Sessions {
+        &mut self.sessions
+    }
+
+    pub(crate) fn check_invariants(&self) {
+        self.sessions.check_invariants();
+    }
+
+    /// Adds what the sessions counted in this life.
+    pub(crate) fn report(&self, report: &mut Report) {
+        let counters = self.sessions.counters();
+        report.add(Happening::StaleRecords, counters.old_generation);
+        report.add(Happening::Gaps, counters.missing);
+        report.add(Happening::Overflows, counters.overflowed);
+        report.add(Happening::SecondHellos, self.repeated_hellos);
+        assert_eq!(counters.malformed.total(), 0, "the simulated network damages nothing");
+    }
+}
+
+fn socket_of(route: &Route) -> Vec<u8> {
+    match route {
+        Route::Link(link, _) => link.0.to_le_bytes().to_vec(),
+        Route::Bound(_, routing_id) => routing_id.as_bytes().to_vec(),
+    }
+}

@@ -1,0 +1,278 @@
+//! Carrying out faults: dying, starting again, standing still, and the mending of all that.
+
+use proto::time::Duration;
+
+use crate::checkers::Violation;
+use crate::faults::{Death, Fault};
+use crate::machine::LocalClock;
+use crate::network::SILENCE;
+use crate::process::{Event, Process, ProcessId, Recipe, Start};
+use crate::random::{chance, span};
+use crate::report::Happening;
+use crate::world::{Delivery, Mend, SAFETY, World};
+
+/// Operations on files that a start may take; where within them a crash in recovery falls.
+const OPERATIONS_OF_A_START: u64 = 60;
+
+/// Operations on files that one job may take.
+const OPERATIONS_OF_A_JOB: u64 = 6;
+
+impl World {
+    /// Draws the next faults and when the ones after them come.
+    pub(super) fn trouble(&mut self) -> Result<(), Violation> {
+        if self.is_healed {
+            return Ok(());
+        }
+        let pause = self.swarm.pause(&mut self.faults_rng);
+        self.agenda.after(pause, Delivery::Trouble);
+        let (members, clients) = (&self.members, &self.clients);
+        for fault in self.swarm.fault(&mut self.faults_rng, members, clients) {
+            self.begin(fault)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self, fault: Fault) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        self.trace.event(now, "-", "fault", &[], || format!("{fault:?}"));
+        let (mend, lasts) = match fault {
+            Fault::Crash { process, death, down } => {
+                if self.machines[process.0].process.is_none() {
+                    return Ok(());
+                }
+                self.crash(process, death);
+                (Mend::Start(process), down)
+            }
+            Fault::Pause { process, lasts } => {
+                let machine = &mut self.machines[process.0];
+                if !machine.is_awake() {
+                    return Ok(());
+                }
+                self.pauses += 1;
+                let pause = self.pauses;
+                machine.pause = Some(pause);
+                self.report.add(Happening::Pauses, 1);
+                self.agenda.after(SILENCE, Delivery::Mend(Mend::CutOff { process, pause }));
+                (Mend::Continue { process, pause }, lasts)
+            }
+            Fault::Block { ways, lasts } => {
+                self.report.add(Happening::Partitions, 1);
+                for &(from, to) in &ways {
+                    self.network.block(&mut self.agenda, from, to);
+                }
+                (Mend::Unblock(ways), lasts)
+            }
+            Fault::Cut { between: (a, b) } => {
+                self.network.cut(&mut self.agenda, &mut self.report, a, b);
+                return Ok(());
+            }
+            Fault::SlowLink { way: (from, to), by, lasts } => {
+                self.report.add(Happening::SlowLinks, 1);
+                self.network.slow_down(from, to, by);
+                (Mend::Link((from, to)), lasts)
+            }
+            Fault::SlowDisk { process, by, lasts } => {
+                self.report.add(Happening::SlowDisks, 1);
+                self.machines[process.0].slow_disk = by;
+                (Mend::DiskSpeed(process), lasts)
+            }
+            Fault::FullDisk { process, room, lasts } => {
+                self.report.add(Happening::FullDisks, 1);
+                let machine = &mut self.machines[process.0];
+                machine.is_full = true;
+                machine.files.limit_room(Some(room));
+                (Mend::DiskRoom(process), lasts)
+            }
+        };
+        self.agenda.after(lasts, Delivery::Mend(mend));
+        Ok(())
+    }
+
+    pub(super) fn mend(&mut self, mend: Mend) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        self.trace.event(now, "-", "mend", &[], || format!("{mend:?}"));
+        match mend {
+            Mend::Start(process) => return self.start(process),
+            Mend::Continue { process, pause } => {
+                if self.machines[process.0].pause == Some(pause) {
+                    self.go_on(process);
+                }
+            }
+            Mend::CutOff { process, pause } => {
+                if self.machines[process.0].pause == Some(pause) {
+                    self.network.cut_off(&mut self.agenda, &mut self.report, process);
+                }
+            }
+            Mend::Unblock(ways) => {
+                for (from, to) in ways {
+                    self.network.unblock(&mut self.agenda, from, to);
+                }
+            }
+            Mend::Link((from, to)) => self.network.slow_down(from, to, Duration::ZERO),
+            Mend::DiskSpeed(process) => self.machines[process.0].slow_disk = Duration::ZERO,
+            Mend::DiskRoom(process) => {
+                let machine = &mut self.machines[process.0];
+                machine.is_full = false;
+                machine.files.limit_room(None);
+            }
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, process: ProcessId) {
+        let machine = &mut self.machines[process.0];
+        machine.pause = None;
+        let now = self.agenda.now();
+        for held in machine.held.drain(..) {
+            self.agenda.at(now, held);
+        }
+        machine.alarm = None;
+        self.set_alarm(process);
+    }
+
+    /// A process dies at once, perhaps in the middle of a job of its disk thread.
+    fn crash(&mut self, process: ProcessId, death: Death) {
+        self.trace(process, "dies", &[u64::from(death == Death::PowerLoss)]);
+        self.report.add(Happening::Crashes, 1);
+        let machine = &mut self.machines[process.0];
+        if let Some(job) = machine.disk.jobs.pop_front()
+            && let Some(running) = &mut machine.process
+            && chance(&mut self.disk_rng, 700)
+        {
+            machine.files.fail_after(self.disk_rng.u64(0..OPERATIONS_OF_A_JOB));
+            // What it answers reaches nobody any more.
+            drop(running.work(job));
+        }
+        self.end(process, death);
+    }
+
+    /// What is left after a death: the disk, as far as it was synced.
+    fn end(&mut self, process: ProcessId, death: Death) {
+        self.network.die(&mut self.agenda, &mut self.report, process);
+        let machine = &mut self.machines[process.0];
+        if let Some(running) = &mut machine.process {
+            running.edge().report(&mut self.report);
+        }
+        machine.die();
+        match death {
+            Death::Killed => machine.files.stop_failing(),
+            Death::PowerLoss => {
+                let lost = machine.files.lose_power(&mut self.disk_rng, self.swarm.survival);
+                self.report.add(Happening::PowerLosses, 1);
+                self.report.add(Happening::LostWrites, lost.writes);
+                self.report.add(Happening::TornWrites, lost.torn);
+                self.report.add(Happening::LostNames, lost.names);
+            }
+        }
+    }
+
+    /// A process ended itself because its disk failed it; it is started again after a while.
+    pub(super) fn gave_up(&mut self, process: ProcessId, reason: &str) {
+        let now = self.agenda.now();
+        let name = &self.machines[process.0].name;
+        self.trace.event(now, name, "gives up", &[], || reason.to_owned());
+        self.report.add(Happening::DiskFailures, 1);
+        self.end(process, Death::Killed);
+        self.agenda.after(Duration::from_secs(1), Delivery::Mend(Mend::Start(process)));
+    }
+
+    fn start(&mut self, process: ProcessId) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        let drift = i64::try_from(self.swarm.drift).unwrap_or(0);
+        let member_count = self.members.len();
+        let machine = &mut self.machines[process.0];
+        if machine.process.is_some() || machine.is_broken {
+            return Ok(());
+        }
+        machine.life += 1;
+        machine.clock = LocalClock {
+            origin: self.process_rng.u64(0..3_600_000_000),
+            drift: self.process_rng.i64(-drift..=drift),
+        };
+        let start = Start {
+            now: machine.clock.local(now),
+            files: &machine.files,
+            life: machine.life,
+            seed: self.process_rng.u64(..),
+            member_count,
+            limits: self.swarm.limits,
+        };
+        let dies = machine.life > 1
+            && !self.is_healed
+            && matches!(machine.recipe, Recipe::Member { .. })
+            && chance(&mut self.faults_rng, self.swarm.recovery_crashes);
+        if dies {
+            machine.files.fail_after(self.disk_rng.u64(0..OPERATIONS_OF_A_START));
+        }
+        let mut requests = Vec::new();
+        let started = Process::start(&machine.recipe, &start, &mut requests);
+        if dies {
+            self.report.add(Happening::CrashesInRecovery, 1);
+            self.end(process, Death::PowerLoss);
+            self.start_later(process);
+            return Ok(());
+        }
+        match started {
+            Ok(running) => {
+                let address = machine.recipe.address();
+                machine.process = Some(running);
+                if !address.is_empty() {
+                    self.network.listen(process, &address);
+                }
+                self.history.started(process.0);
+                self.trace(process, "starts", &[]);
+                self.perform(process, &mut requests)?;
+                if self.is_healed { self.handle(process, Event::Finish) } else { Ok(()) }
+            }
+            Err(_) if machine.is_full => {
+                self.start_later(process);
+                Ok(())
+            }
+            Err(seen) => Err(Violation {
+                promise: "a process starts again from its disk after any crash",
+                seen: format!("{}: {seen}", machine.name),
+            }),
+        }
+    }
+
+    fn start_later(&mut self, process: ProcessId) {
+        let (low, high) = (Duration::from_millis(100), Duration::from_secs(2));
+        let pause = span(&mut self.faults_rng, low, high);
+        self.agenda.after(pause, Delivery::Mend(Mend::Start(process)));
+    }
+
+    /// Mends everything but a minority of the members, and asks the clients to come to an end.
+    pub(super) fn heal(&mut self) -> Result<(), Violation> {
+        debug_assert!(self.agenda.now().0 >= SAFETY.0);
+        self.is_healed = true;
+        let all: Vec<ProcessId> = (0..self.machines.len()).map(ProcessId).collect();
+        if chance(&mut self.faults_rng, 300) {
+            let minority = self.faults_rng.usize(0..self.members.len());
+            let process = self.members[minority];
+            if self.machines[process.0].process.is_some() {
+                self.crash(process, Death::Killed);
+            }
+            self.machines[process.0].is_broken = true;
+        }
+        for &from in &all {
+            for &to in &all {
+                self.network.unblock(&mut self.agenda, from, to);
+                self.network.slow_down(from, to, Duration::ZERO);
+            }
+            self.mend(Mend::DiskSpeed(from))?;
+            self.mend(Mend::DiskRoom(from))?;
+            if self.machines[from.0].pause.is_some() {
+                self.go_on(from);
+            }
+        }
+        for &process in &all {
+            if self.machines[process.0].process.is_some() {
+                self.handle(process, Event::Finish)?;
+            } else {
+                self.start(process)?;
+            }
+        }
+        self.agenda.after(Duration::ZERO, Delivery::Look);
+        Ok(())
+    }
+}
