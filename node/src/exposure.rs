@@ -21,14 +21,13 @@ pub struct Exposed {
 }
 
 /// Checks an address (`tcp://HOST:PORT`) before it is bound.
-///
-/// # Errors
-/// [`Exposed`] where other machines could reach it and may not.
 pub(crate) fn check(exposure: Exposure, address: &str) -> Result<(), Exposed> {
     if exposure == Exposure::Insecure || is_loopback(address) {
         return Ok(());
     }
-    Err(Exposed { address: address.to_owned() })
+    Err(Exposed {
+        address: address.to_owned(),
+    })
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -15,3 +15,4 @@ pub mod pubsub;
 pub mod exposure;
 pub mod network;
 pub mod waker;
+pub mod rpc;

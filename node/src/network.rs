@@ -4,8 +4,6 @@
 //! [`Sessions`], and for waiting without using the processor. What frames mean, who is refused and
 //! what is queued is the sessions' matter. One thread owns it; others use its [`Waker`].
 
-mod address;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::ids::{ClusterId, Generation};
@@ -13,6 +11,7 @@ use proto::limits;
 use proto::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::exposure::{self, Exposed};
 use crate::logic::counters::Counters;
 use crate::logic::network::{
     Greeting, Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, Peer, RoutingId,
@@ -52,33 +51,21 @@ const HEARTBEAT_TIMEOUT_MS: i32 = 30_000;
 /// Workers that connect at the same moment after a restart.
 const BACKLOG: i32 = 1_024;
 
-/// Which addresses may be bound while there are no keys.
+/// Whether a node may listen without keys where other machines reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// Loopback only.
+    /// On loopback only.
     Loopback,
-    /// Any: the operator said that the network is trusted.
+    /// Anywhere: the operator said that the network is trusted.
     Insecure,
 }
 
 /// Why a node has no network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// An address that cannot be one.
-    #[error("{address:?} is no address to bind: it must be tcp://HOST:PORT (PORT may be *)")]
-    Address {
-        /// As it was given.
-        address: String,
-    },
-    /// An address that strangers can reach.
-    #[error(
-        "{address} can be reached from other machines and nothing is encrypted or authenticated; \
-         bind a loopback address, or allow it with --insecure on a network that you trust"
-    )]
-    Exposed {
-        /// As it was given.
-        address: String,
-    },
+    /// An address that strangers can reach, or that is none.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// The socket cannot be made or bound.
     #[error("bind {address}")]
     Bind {
@@ -147,11 +134,7 @@ impl Network {
         exposure: Exposure,
         clock: Clock,
     ) -> Result<Network, NetworkError> {
-        let host = address::host(address);
-        let host = host.ok_or_else(|| NetworkError::Address { address: address.to_owned() })?;
-        if exposure == Exposure::Loopback && !address::is_loopback(host) {
-            return Err(NetworkError::Exposed { address: address.to_owned() });
-        }
+        exposure::check(exposure, address)?;
         let mut network = Network::client(identity, clock)?;
         let failed = |source| NetworkError::Bind { address: address.to_owned(), source };
         let (socket, bound) = network.router(address).map_err(failed)?;
@@ -213,6 +196,12 @@ impl Network {
     #[must_use]
     pub fn bound_address(&self) -> Option<&str> {
         self.bound.as_ref().map(|it| it.address.as_str())
+    }
+
+    /// The ZeroMQ context, for the sockets of telemetry.
+    #[must_use]
+    pub fn context(&self) -> &zmq::Context {
+        &self.context
     }
 
     /// Wakes this network's poll from any thread.

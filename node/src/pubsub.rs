@@ -30,7 +30,7 @@ const BUDGET: usize = 1_000;
 pub enum PubSubError {
     /// The address is not one to listen at without keys.
     #[error(transparent)]
-    Exposed(Exposed),
+    Exposed(#[from] Exposed),
     /// ZeroMQ refuses.
     #[error("{operation} {address}")]
     Socket {
@@ -79,7 +79,7 @@ impl Publisher {
         exposure: Exposure,
         publications: Publications,
     ) -> Result<Publisher, PubSubError> {
-        exposure::check(exposure, address).map_err(PubSubError::Exposed)?;
+        exposure::check(exposure, address)?;
         let failed = PubSubError::of("publish telemetry at", address);
         let socket = context.socket(zmq::PUB).map_err(&failed)?;
         socket.set_linger(0).map_err(&failed)?;

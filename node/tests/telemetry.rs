@@ -1,9 +1,6 @@
 //! Telemetry over real sockets: what PUB/SUB loses comes back by a snapshot.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test: what fails is to end it"
-)]
+#![expect(clippy::unwrap_used, reason = "a test: what fails is to end it")]
 
 use node::clock::Clock;
 use node::logic::following::FollowingEffect;
@@ -28,7 +25,11 @@ fn identity(node: NodeId, role: Role, incarnation: u64) -> Identity {
     Identity {
         node,
         role,
-        cluster: if role == Role::Client { ClusterId(0) } else { CLUSTER },
+        cluster: if role == Role::Client {
+            ClusterId(0)
+        } else {
+            CLUSTER
+        },
         incarnation: Incarnation(incarnation),
         version: "of the test".into(),
         address: String::new(),
@@ -43,6 +44,27 @@ struct Node {
     clock: Clock,
     incarnation: u64,
     published: u64,
+    relay: Option<Relay>,
+}
+
+/// Stands between publisher and subscribers and loses what it is told to.
+struct Relay {
+    from: zmq::Socket,
+    to: zmq::Socket,
+    loses: bool,
+    lost: u64,
+}
+
+impl Relay {
+    fn work(&mut self) {
+        while let Ok(publication) = self.from.recv_bytes(zmq::DONTWAIT) {
+            if self.loses {
+                self.lost += 1;
+            } else {
+                self.to.send(publication, zmq::DONTWAIT).unwrap();
+            }
+        }
+    }
 }
 
 impl Node {
@@ -54,11 +76,36 @@ impl Node {
             Publisher::bind(&context, telemetry, Exposure::Loopback, publications).ok()?;
         let identity = identity(NODE, Role::Worker, incarnation);
         let network = Network::bind(identity, ordinary, Exposure::Loopback, clock).ok()?;
-        Some(Node { context, publisher, network, clock, incarnation, published: 0 })
+        Some(Node {
+            context,
+            publisher,
+            network,
+            clock,
+            incarnation,
+            published: 0,
+            relay: None,
+        })
     }
 
     fn new(incarnation: u64) -> Node {
         Node::start(incarnation, "tcp://127.0.0.1:0", "tcp://127.0.0.1:*").unwrap()
+    }
+
+    /// One that publishes through a relay.
+    fn with_relay(incarnation: u64) -> Node {
+        let mut node = Node::new(incarnation);
+        let (from, to) = (node.context.socket(zmq::SUB), node.context.socket(zmq::PUB));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        from.connect(node.publisher.address()).unwrap();
+        from.set_subscribe(b"").unwrap();
+        to.bind("tcp://127.0.0.1:*").unwrap();
+        node.relay = Some(Relay {
+            from,
+            to,
+            loses: false,
+            lost: 0,
+        });
+        node
     }
 
     /// Ends this one and starts its next incarnation on the same ports.
@@ -71,14 +118,22 @@ impl Node {
             if let Some(node) = Node::start(incarnation, &telemetry, &ordinary) {
                 return node;
             }
-            assert!(clock.now().since(Instant(0)) < LIMIT, "{telemetry} is not given back");
+            assert!(
+                clock.now().since(Instant(0)) < LIMIT,
+                "{telemetry} is not given back"
+            );
             std::thread::yield_now();
         }
     }
 
     fn addresses(&self) -> (String, String) {
         let ordinary = self.network.bound_address().unwrap();
-        (self.publisher.address().to_owned(), ordinary.to_owned())
+        let relayed = self
+            .relay
+            .as_ref()
+            .map(|it| it.to.get_last_endpoint().unwrap().unwrap());
+        let telemetry = relayed.unwrap_or_else(|| self.publisher.address().to_owned());
+        (telemetry, ordinary.to_owned())
     }
 
     fn status(&mut self) {
@@ -87,10 +142,16 @@ impl Node {
     }
 
     fn newest(&self) -> String {
-        format!("{{\"start\":{},\"published\":{}}}", self.incarnation, self.published)
+        format!(
+            "{{\"start\":{},\"published\":{}}}",
+            self.incarnation, self.published
+        )
     }
 
     fn work(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            relay.work();
+        }
         let mut answers = Vec::new();
         self.network.poll(Some(self.clock.now()), &mut |event| {
             if let NetworkEvent::Record { sender, record } = event
@@ -122,7 +183,13 @@ impl Dashboard {
         let subscriber = Subscriber::new(&context).unwrap();
         let network = Network::client(identity(NodeId(9), Role::Client, 0), clock).unwrap();
         let updates = Vec::new();
-        let mut dashboard = Dashboard { _context: context, subscriber, network, clock, updates };
+        let mut dashboard = Dashboard {
+            _context: context,
+            subscriber,
+            network,
+            clock,
+            updates,
+        };
         dashboard.follow(node);
         dashboard
     }
@@ -130,13 +197,17 @@ impl Dashboard {
     fn follow(&mut self, node: &Node) {
         let (telemetry, ordinary) = node.addresses();
         let mut effects = Vec::new();
-        self.subscriber.follow(&telemetry, LINK, &ordinary, &mut effects).unwrap();
+        self.subscriber
+            .follow(&telemetry, LINK, &ordinary, &mut effects)
+            .unwrap();
         self.perform(effects);
     }
 
     fn forget(&mut self, node: &Node) {
         let mut effects = Vec::new();
-        self.subscriber.forget(&node.addresses().0, LINK, &mut effects).unwrap();
+        self.subscriber
+            .forget(&node.addresses().0, LINK, &mut effects)
+            .unwrap();
         self.perform(effects);
     }
 
@@ -155,13 +226,25 @@ impl Dashboard {
         while self.subscriber.receive(self.clock.now(), &mut effects) {}
         let soon = self.clock.now() + Duration::from_millis(2);
         self.network.poll(Some(soon), &mut |event| {
-            assert!(self.subscriber.network(self.clock.now(), &event, &mut effects), "{event:?}");
+            assert!(
+                self.subscriber
+                    .network(self.clock.now(), &event, &mut effects),
+                "{event:?}"
+            );
         });
         self.perform(effects);
         self.subscriber.updates().check_invariants();
     }
 
-    /// Lets both work, the node publishing now and then, until the newest status is known.
+    /// Lets both work until publications come directly: the first time, a snapshot may have been
+    /// what caught up.
+    fn settle(&mut self, node: &mut Node) {
+        self.catch_up(node);
+        self.catch_up(node);
+    }
+
+    /// Lets both work, the node publishing now and then, until the newest status is known, the link
+    /// has been used and no request is open.
     fn catch_up(&mut self, node: &mut Node) {
         let begin = self.clock.now();
         loop {
@@ -169,11 +252,17 @@ impl Dashboard {
             for _ in 0..10 {
                 node.work();
                 self.work();
-                if self.newest() == Some(node.newest()) {
+                let open = self.subscriber.next_deadline().is_some();
+                let used = self.subscriber.updates().counters().asked > 0;
+                if used && !open && self.newest() == Some(node.newest()) {
                     return;
                 }
             }
-            assert!(self.clock.now().since(begin) < LIMIT, "{:?}", self.subscriber);
+            assert!(
+                self.clock.now().since(begin) < LIMIT,
+                "{:?}",
+                self.subscriber
+            );
         }
     }
 
@@ -208,19 +297,44 @@ impl Dashboard {
 }
 
 #[test]
-fn what_was_published_during_a_broken_connection_comes_back() {
-    let mut node = Node::new(1);
+fn what_was_lost_on_the_way_comes_back() {
+    let mut node = Node::with_relay(1);
     let mut dashboard = Dashboard::of(&node);
-    dashboard.catch_up(&mut node);
-    let gaps = dashboard.subscriber.updates().counters().gaps;
-    let (address, _) = node.addresses();
-    dashboard.subscriber.unsubscribe(&address).unwrap();
+    dashboard.settle(&mut node);
+    let before = dashboard.subscriber.updates().counters();
+    node.relay.as_mut().unwrap().loses = true;
     node.publisher.alert(AlertLevel::Act, "missed");
     node.status();
-    dashboard.subscriber.subscribe(&address).unwrap();
+    let begin = node.clock.now();
+    while node.relay.as_ref().unwrap().lost < 2 {
+        node.work();
+        assert!(
+            node.clock.now().since(begin) < LIMIT,
+            "the relay gets nothing"
+        );
+    }
+    node.relay.as_mut().unwrap().loses = false;
     dashboard.catch_up(&mut node);
     assert_eq!(dashboard.alerts(), ["missed"]);
-    assert!(dashboard.subscriber.updates().counters().gaps > gaps);
+    let after = dashboard.subscriber.updates().counters();
+    assert!(
+        after.gaps > before.gaps && after.asked > before.asked,
+        "{before:?} {after:?}"
+    );
+    dashboard.check_order();
+}
+
+#[test]
+fn who_is_forgotten_and_followed_again_is_new() {
+    let mut node = Node::new(1);
+    node.publisher.alert(AlertLevel::Change, "kept");
+    let mut dashboard = Dashboard::of(&node);
+    dashboard.catch_up(&mut node);
+    dashboard.forget(&node);
+    dashboard.updates.clear();
+    dashboard.follow(&node);
+    dashboard.catch_up(&mut node);
+    assert_eq!(dashboard.alerts(), ["kept"]);
     dashboard.check_order();
 }
 
@@ -228,7 +342,7 @@ fn what_was_published_during_a_broken_connection_comes_back() {
 fn what_a_slow_subscriber_had_no_room_for_comes_back() {
     let mut node = Node::new(1);
     let mut dashboard = Dashboard::of(&node);
-    dashboard.catch_up(&mut node);
+    dashboard.settle(&mut node);
     // Far more than the queues of both sides and of the kernel hold, and nobody reads.
     let large = format!("{{\"filler\":\"{}\"}}", "x".repeat(64 << 10));
     for _ in 0..1_000 {

@@ -288,6 +288,12 @@ impl<'a> Record<'a> {
         self.layout
     }
 
+    /// Bytes of the whole record.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.fixed.len() + self.body.len()
+    }
+
     /// All bytes behind the fixed part.
     #[must_use]
     pub fn body(&self) -> &'a [u8] {

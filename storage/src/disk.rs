@@ -143,6 +143,9 @@ pub enum ReadError {
     /// Its bytes are not what they should be; from now on the node does not hold it.
     #[error("the block is damaged here; read another replica")]
     Damaged,
+    /// The piece that is asked for begins behind the block's end.
+    #[error("the block ends before the offset that is asked for")]
+    Range,
     /// The disk failed.
     #[error("the disk failed; read another replica")]
     Failed,

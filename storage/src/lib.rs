@@ -1,5 +1,21 @@
-//! The storage nodes.
+//! A storage node: keeps write-once blocks, durable before they are acknowledged, verified whenever
+//! they are read.
+//!
+//! - [`logic`]: which requests are taken on and what is answered; pure
+//! - [`edge`]: effects become work, what was read waits until it is answered
+//! - [`disk`]: how blocks become durable and are found again (`volume.rs`: the records,
+//!   `index.rs`: where each block lies); [`disk_thread`]: many puts share a sync
+//! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
+//!
+//! The order of writes and syncs, with reasons: `docs/decisions/storage-disk.md`.
+
+pub mod config;
 pub mod disk;
+pub mod disk_thread;
+pub mod edge;
 mod index;
 pub mod logic;
+mod service;
 mod volume;
+
+pub use service::{StorageError, run};

@@ -49,7 +49,8 @@ impl Trace {
         }
         if self.print == Print::Lines {
             // A reader who closes the pipe early (`| head`) is no failure of the run.
-            let line = writeln!(std::io::stdout(), "{now:>12} {who:<6} {what:<12} {}", text());
+            let (now, text) = (now.to_string(), text());
+            let line = writeln!(std::io::stdout(), "{now:>11} {who:<4} {what:<9} {text}");
             drop(line);
         }
     }

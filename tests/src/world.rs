@@ -11,11 +11,12 @@ mod trouble;
 
 use fastrand::Rng;
 use node::logic::sessions::Route;
+use proto::record::Records;
 use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
-use crate::bank::Effect;
-use crate::checkers::history::{History, Seen};
+use crate::bank::{Effect, Transfer};
+use crate::checkers::history::{Applied, History, Seen};
 use crate::checkers::leaders::{Change, Leaders};
 use crate::checkers::transfers::Transfers;
 use crate::checkers::{Violation, check};
@@ -220,13 +221,18 @@ impl World {
         }
     }
 
-    /// One line of the trace about a process.
-    fn trace(&mut self, process: ProcessId, what: &'static str, numbers: &[u64]) {
+    /// One line of the trace about a process: what it is at present, then `text`.
+    fn trace(
+        &mut self,
+        process: ProcessId,
+        what: &'static str,
+        numbers: &[u64],
+        text: impl FnOnce() -> String,
+    ) {
         let machine = &self.machines[process.0];
         self.trace.event(self.agenda.now(), &machine.name, what, numbers, || {
             let state = machine.process.as_ref().map(Process::describe).unwrap_or_default();
-            let numbers: Vec<String> = numbers.iter().map(|n| format!("{n:x}")).collect();
-            format!("{state:<28} {}", numbers.join(" "))
+            format!("{state:<36} {}", text())
         });
     }
 
@@ -245,7 +251,7 @@ impl World {
             Source::Link { link, .. } => u64::from(*link),
             Source::Inbound { routing_id } => digest(routing_id),
         };
-        self.trace(to, "frame", &[from, frame.len() as u64, digest(&frame)]);
+        self.trace(to, "frame", &[from, digest(&frame)], || records_in(&source, &frame));
         self.handle(to, Event::Arrived { source, frame: &frame })
     }
 
@@ -264,7 +270,7 @@ impl World {
         let local = machine.clock.local(now);
         let deadline = machine.process.as_ref().and_then(Process::next_deadline);
         if deadline.is_some_and(|deadline| deadline <= local) {
-            self.trace(process, "tick", &[]);
+            self.trace(process, "tick", &[], String::new);
             self.handle(process, Event::Tick)
         } else {
             self.set_alarm(process);
@@ -399,7 +405,7 @@ impl World {
             machine.held.push_back(Delivery::Worked { process, life, done });
             return Ok(());
         }
-        self.trace(process, "disk", &[]);
+        self.trace(process, "disk", &[], || format!("{done:?}"));
         self.handle(process, Event::Worked(done))
     }
 
@@ -407,7 +413,10 @@ impl World {
     fn observe(&mut self, process: ProcessId, note: Note) -> Result<(), Violation> {
         match note {
             Note::Applied(applied) => {
-                self.trace(process, "applied", &[applied.index, applied.state]);
+                let Applied { index, state, .. } = applied;
+                self.trace(process, "applied", &[index, state], || {
+                    format!("{index}: {:?} -> {state:016x}", Transfer::decode(&applied.command))
+                });
                 if self.history.applied(process.0, &applied)? == Seen::First
                     && self.transfers.applied(&applied)? == Effect::Before
                 {
@@ -415,7 +424,7 @@ impl World {
                 }
             }
             Note::Restored { index, state } => {
-                self.trace(process, "restored", &[index, state]);
+                self.trace(process, "restored", &[index, state], || format!("{index} {state:016x}"));
                 self.history.restored(process.0, index, state)?;
             }
             Note::Leads { term } => match self.leaders.leads(process.0, term)? {
@@ -428,7 +437,8 @@ impl World {
             },
             Note::Sent(transfer) => self.transfers.sent(transfer),
             Note::Acknowledged { transfer, answer } => {
-                self.trace(process, "answered", &[transfer.number, answer.index]);
+                let numbers = [transfer.number, answer.index];
+                self.trace(process, "answered", &numbers, || format!("{transfer:?}: {answer:?}"));
                 self.report.add(Happening::Acknowledged, 1);
                 self.transfers.acknowledged(transfer.client, transfer.number, answer)?;
             }
@@ -471,5 +481,22 @@ impl World {
         )?;
         self.agenda.after(LOOK, Delivery::Look);
         Ok(())
+    }
+}
+
+/// What a frame holds and where it came from, for people.
+fn records_in(source: &Source, frame: &[u8]) -> String {
+    let names: Vec<String> = Records::of(frame)
+        .map(|record| match record {
+            Ok(record) => format!("{} {}", record.layout().name, record.request_id()),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    match source {
+        Source::Link { link, .. } => format!("link {link}: {}", names.join(", ")),
+        Source::Inbound { routing_id } => {
+            let tail: Vec<String> = routing_id.iter().rev().take(4).rev().map(|b| format!("{b:02x}")).collect();
+            format!("from {}: {}", tail.concat(), names.join(", "))
+        }
     }
 }

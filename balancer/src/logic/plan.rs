@@ -13,6 +13,23 @@ pub const WINDOW: Duration = Duration::from_millis(50);
 /// Most tasks that one worker holds of one job, however short they are.
 pub const WINDOW_TASKS: u64 = 65_536;
 
+/// What tasks use of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Thousandths of a CPU.
+    pub cpu_milli: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+impl Needs {
+    /// True where a machine of this size can execute one task that needs `task`.
+    #[must_use]
+    pub fn holds(&self, task: &Needs) -> bool {
+        task.cpu_milli <= self.cpu_milli && task.memory_bytes <= self.memory_bytes
+    }
+}
+
 /// A worker that takes tasks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerView {
@@ -20,6 +37,8 @@ pub struct WorkerView {
     pub worker: NodeId,
     /// Its slots.
     pub slot_count: u64,
+    /// What its tasks may use together.
+    pub room: Needs,
     /// Tasks that it holds and that keep, or will keep, a slot.
     pub busy_count: u64,
     /// Time that those will take all its slots together, as far as the jobs' rates are known.
@@ -33,6 +52,8 @@ pub struct JobView {
     pub job: JobId,
     /// Its priority.
     pub priority: i32,
+    /// What one task uses.
+    pub needs: Needs,
     /// Tasks that wait.
     pub pending_count: u64,
     /// Tasks that are dealt.
@@ -57,15 +78,18 @@ pub struct Deal {
 /// least to do.
 #[must_use]
 pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
-    let mut workers = workers.to_vec();
+    let mut workers: Vec<WorkerView> =
+        workers.iter().filter(|worker| worker.slot_count > 0).cloned().collect();
     let mut jobs = jobs.to_vec();
     let mut deals = Vec::new();
     loop {
         jobs.retain(|job| job.pending_count > 0);
-        let Some(highest) = jobs.iter().map(|job| job.priority).max() else { break };
-        let Some(worker) = neediest(&mut workers) else { break };
-        let level = jobs.iter_mut().filter(|job| job.priority == highest);
-        let Some(job) = level.min_by_key(|job| job.busy_count) else { break };
+        let Some(at) = neediest(&workers) else { break };
+        let Some(job) = next_job(&workers[at], &mut jobs) else {
+            workers.swap_remove(at);
+            continue;
+        };
+        let worker = &mut workers[at];
         let task_count = share(worker, job);
         deals.push(Deal { worker: worker.worker, job: job.job, task_count });
         worker.busy_count += task_count;
@@ -76,6 +100,13 @@ pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
     deals
 }
 
+/// Of the jobs whose tasks fit the worker and that have the highest priority of those, the one with
+/// the fewest dealt tasks.
+fn next_job<'a>(worker: &WorkerView, jobs: &'a mut [JobView]) -> Option<&'a mut JobView> {
+    let order = |job: &JobView| (std::cmp::Reverse(job.priority), job.busy_count);
+    jobs.iter_mut().filter(|job| worker.room.holds(&job.needs)).min_by_key(|job| order(job))
+}
+
 /// Time that all slots of a worker offer within the window.
 fn window_us(worker: &WorkerView) -> f64 {
     WINDOW.as_micros() as f64 * worker.slot_count as f64
@@ -83,19 +114,19 @@ fn window_us(worker: &WorkerView) -> f64 {
 
 /// The worker with the least to do for its slots, of those that need something: a slot is empty,
 /// or less than half of the window is left.
-fn neediest(workers: &mut [WorkerView]) -> Option<&mut WorkerView> {
+fn neediest(workers: &[WorkerView]) -> Option<usize> {
     let load = |worker: &WorkerView| {
-        let by_count = worker.busy_count as f64 / worker.slot_count as f64;
-        (by_count >= 1.0, worker.busy_us / window_us(worker))
+        let is_occupied = worker.busy_count >= worker.slot_count;
+        (is_occupied, worker.busy_us / window_us(worker))
     };
-    workers
-        .iter_mut()
-        .filter(|worker| worker.slot_count > 0)
-        .filter(|worker| {
-            let (is_occupied, filled) = load(worker);
-            !is_occupied || filled < 0.5
-        })
-        .min_by(|left, right| load(left).partial_cmp(&load(right)).unwrap_or(std::cmp::Ordering::Equal))
+    let in_need = workers.iter().enumerate().filter(|(_, worker)| {
+        let (is_occupied, filled) = load(worker);
+        !is_occupied || filled < 0.5
+    });
+    let order = |left: &WorkerView, right: &WorkerView| {
+        load(left).partial_cmp(&load(right)).unwrap_or(std::cmp::Ordering::Equal)
+    };
+    in_need.min_by(|(_, left), (_, right)| order(left, right)).map(|(at, _)| at)
 }
 
 /// How many tasks of a job a worker gets: one where nothing is known, else what fills its window.
@@ -118,11 +149,13 @@ mod tests {
     use super::*;
 
     fn worker(id: u128, slot_count: u64, busy_count: u64, busy_us: f64) -> WorkerView {
-        WorkerView { worker: NodeId(id), slot_count, busy_count, busy_us }
+        let room = Needs { cpu_milli: 1000 * slot_count, memory_bytes: 1 << 30 };
+        WorkerView { worker: NodeId(id), slot_count, room, busy_count, busy_us }
     }
 
     fn job(id: u128, pending_count: u64, busy_count: u64, mean_us: Option<f64>) -> JobView {
-        JobView { job: JobId(id), priority: 0, pending_count, busy_count, mean_us }
+        let needs = Needs { cpu_milli: 1000, memory_bytes: 0 };
+        JobView { job: JobId(id), priority: 0, needs, pending_count, busy_count, mean_us }
     }
 
     fn of(deals: &[Deal], id: u128) -> u64 {
@@ -170,6 +203,17 @@ mod tests {
         let deals = plan(&[worker(1, 2, 0, 0.0)], &[urgent, job(1, 10, 0, None)]);
         assert_eq!(of(&deals, 2), 2);
         assert_eq!(of(&deals, 1), 0);
+    }
+
+    #[test]
+    fn a_task_goes_only_where_it_fits() {
+        let needs = Needs { cpu_milli: 4000, memory_bytes: 0 };
+        let wide = JobView { needs, ..job(9, 10, 0, None) };
+        let deals =
+            plan(&[worker(1, 2, 0, 0.0), worker(2, 4, 0, 0.0)], &[wide, job(8, 1, 5, None)]);
+        let to = |id: u128| deals.iter().filter(move |deal| deal.worker == NodeId(id));
+        assert!(to(1).all(|deal| deal.job == JobId(8)), "{deals:?}");
+        assert!(to(2).any(|deal| deal.job == JobId(9)), "{deals:?}");
     }
 
     #[test]

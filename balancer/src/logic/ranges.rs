@@ -84,7 +84,9 @@ impl Ranges {
     pub fn remove(&mut self, range: Range<u64>) {
         for piece in self.within(&range) {
             let before = self.runs.range(..=piece.start).next_back();
-            let Some((&first, &end)) = before else { continue };
+            let Some((&first, &end)) = before else {
+                continue;
+            };
             self.runs.remove(&first);
             if first < piece.start {
                 self.runs.insert(first, piece.start);

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use proto::ids::{JobId, LogIndex, NodeId};
 
+use super::plan::{Needs, WINDOW, WorkerView};
 use super::ranges::Ranges;
 
 /// Tasks dealt together and not settled.
@@ -26,6 +27,19 @@ pub struct Dealt {
     pub is_free: bool,
 }
 
+/// A job as a grant names it.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantedJob<'a> {
+    /// The job.
+    pub job: JobId,
+    /// Its `job_submit` record.
+    pub record: &'a [u8],
+    /// Higher is dealt first.
+    pub priority: i32,
+    /// What one task uses.
+    pub needs: Needs,
+}
+
 /// A job of which the group was granted tasks.
 #[derive(Clone, Debug)]
 pub struct JobTasks {
@@ -35,6 +49,8 @@ pub struct JobTasks {
     pub index: LogIndex,
     /// Higher is dealt first.
     pub priority: i32,
+    /// What one task uses.
+    pub needs: Needs,
     /// Everything that was granted; a grant that arrives again changes nothing.
     granted: Ranges,
     /// What waits to be dealt.
@@ -51,11 +67,12 @@ pub struct JobTasks {
 const MEAN_WEIGHT: f64 = 0.2;
 
 impl JobTasks {
-    fn new(record: Vec<u8>, index: LogIndex, priority: i32) -> JobTasks {
+    fn new(job: &GrantedJob<'_>, index: LogIndex) -> JobTasks {
         JobTasks {
-            record,
+            record: job.record.to_vec(),
             index,
-            priority,
+            priority: job.priority,
+            needs: job.needs,
             granted: Ranges::default(),
             pending: Ranges::default(),
             dealt: BTreeMap::new(),
@@ -111,7 +128,7 @@ impl JobTasks {
 pub struct Tasks {
     jobs: BTreeMap<JobId, JobTasks>,
     /// Jobs with waiting tasks: highest priority first, then the oldest.
-    waiting: BTreeSet<(std::cmp::Reverse(i32), LogIndex, JobId)>,
+    waiting: BTreeSet<(std::cmp::Reverse<i32>, LogIndex, JobId)>,
 }
 
 impl Tasks {
@@ -132,19 +149,10 @@ impl Tasks {
     }
 
     /// Adds a granted range; what was granted before is passed over.
-    pub fn grant(
-        &mut self,
-        id: JobId,
-        range: Range<u64>,
-        record: &[u8],
-        index: LogIndex,
-        priority: i32,
-    ) {
-        let job = self
-            .jobs
-            .entry(id)
-            .or_insert_with(|| JobTasks::new(record.to_vec(), index, priority));
-        for piece in job.granted.missing(&range) {
+    pub fn grant(&mut self, granted: &GrantedJob<'_>, range: &Range<u64>, index: LogIndex) {
+        let id = granted.job;
+        let job = self.jobs.entry(id).or_insert_with(|| JobTasks::new(granted, index));
+        for piece in job.granted.missing(range) {
             job.granted.insert(piece.clone());
             let mut waiting = Ranges::default();
             waiting.insert(piece.clone());
@@ -156,11 +164,11 @@ impl Tasks {
         self.note_waiting(id);
     }
 
-    /// Forgets a job that is in a final state. Returns who held tasks of it.
-    pub fn end_job(&mut self, id: JobId) -> BTreeSet<NodeId> {
-        let Some(job) = self.jobs.remove(&id) else { return BTreeSet::new() };
-        self.waiting.remove(&(std::cmp::Reverse(job.priority), job.index, id));
-        job.dealt.values().map(|dealt| dealt.worker).collect()
+    /// Forgets a job that is in a final state. Workers that list tasks of it are told to drop them.
+    pub fn end_job(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.remove(&id) {
+            self.waiting.remove(&(std::cmp::Reverse(job.priority), job.index, id));
+        }
     }
 
     /// Takes up to `limit` waiting tasks of a job for a deal.
@@ -182,12 +190,16 @@ impl Tasks {
     /// Notes that a worker holds tasks that this balancer did not deal (it was restarted, or
     /// follows). A later attempt elsewhere stays. Returns the pieces that the worker must drop.
     pub fn adopt(&mut self, id: JobId, range: &Range<u64>, held: Dealt) -> Vec<Range<u64>> {
-        let Some(job) = self.jobs.get_mut(&id) else { return vec![range.clone()] };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return vec![range.clone()];
+        };
         let mut superseded = Vec::new();
         let mut unknown = Ranges::default();
         unknown.insert(range.clone());
         for first in job.cut(range) {
-            let Some(known) = job.dealt.get(&first).copied() else { continue };
+            let Some(known) = job.dealt.get(&first).copied() else {
+                continue;
+            };
             let piece = first..known.end;
             if (known.worker, known.attempt) == (held.worker, held.attempt) {
                 unknown.remove(piece);
@@ -213,7 +225,9 @@ impl Tasks {
     /// The tasks' slots are free. `busy_us` is the time that they kept them, together. Returns
     /// how many of them this balancer took for busy.
     pub fn free(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> u64 {
-        let Some(job) = self.jobs.get_mut(&id) else { return 0 };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return 0;
+        };
         let mut freed = 0;
         for first in job.cut(range) {
             if let Some(dealt) = job.dealt.get_mut(&first)
@@ -238,7 +252,9 @@ impl Tasks {
 
     /// The outcome of tasks is recorded.
     pub fn settle_final(&mut self, id: JobId, range: &Range<u64>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         for first in job.cut(range) {
             job.take_dealt(first);
         }
@@ -248,11 +264,15 @@ impl Tasks {
 
     /// Tasks of this attempt go back to the queue, unless a later attempt is dealt.
     pub fn again(&mut self, id: JobId, range: &Range<u64>, attempt: u64) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         let mut back = Ranges::default();
         back.insert(range.clone());
         for first in job.cut(range) {
-            let Some(dealt) = job.dealt.get(&first).copied() else { continue };
+            let Some(dealt) = job.dealt.get(&first).copied() else {
+                continue;
+            };
             if dealt.attempt > attempt {
                 back.remove(first..dealt.end);
             } else {
@@ -265,6 +285,44 @@ impl Tasks {
             }
         }
         self.note_waiting(id);
+    }
+
+    /// Tasks whose fate was asked for have no outcome: they go back to the queue, but for those that
+    /// a worker turned out to hold meanwhile.
+    pub fn unfinished(&mut self, id: JobId, range: &Range<u64>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let mut back = Ranges::default();
+        back.insert(range.clone());
+        for first in job.cut(range) {
+            if let Some(dealt) = job.dealt.get(&first) {
+                back.remove(first..dealt.end);
+            }
+        }
+        for piece in back.iter() {
+            for granted in job.granted.within(&piece) {
+                job.pending.insert(granted);
+            }
+        }
+        self.note_waiting(id);
+    }
+
+    /// Takes dealt tasks out while their fate is asked for; they neither wait nor count as dealt.
+    /// Returns the pieces that were dealt under this attempt.
+    pub fn question(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> Vec<Range<u64>> {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut pieces = Vec::new();
+        for first in job.cut(range) {
+            if job.dealt.get(&first).is_some_and(|dealt| dealt.attempt == attempt)
+                && let Some(dealt) = job.take_dealt(first)
+            {
+                pieces.push(first..dealt.end);
+            }
+        }
+        pieces
     }
 
     /// What a worker holds, as far as this balancer knows, in the order of jobs and tasks.
@@ -281,13 +339,30 @@ impl Tasks {
         held
     }
 
+    /// Adds to each worker's view what it has to do.
+    pub fn add_load(&self, views: &mut BTreeMap<NodeId, WorkerView>) {
+        for job in self.jobs.values() {
+            for (&first, dealt) in job.dealt.iter().filter(|(_, dealt)| !dealt.is_free) {
+                if let Some(view) = views.get_mut(&dealt.worker) {
+                    let count = dealt.end - first;
+                    view.busy_count += count;
+                    // One task of unknown length may fill a slot for the whole window.
+                    let mean_us = job.mean_us.unwrap_or(WINDOW.as_micros() as f64);
+                    view.busy_us += count as f64 * mean_us;
+                }
+            }
+        }
+    }
+
     /// Forgets everything, for a complete feed that follows.
     pub fn clear(&mut self) {
         *self = Tasks::default();
     }
 
     fn note_waiting(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
         let key = (std::cmp::Reverse(job.priority), job.index, id);
         if job.pending.is_empty() {
             self.waiting.remove(&key);

@@ -92,13 +92,7 @@ impl Cluster {
         match command {
             Command::Client(asker, change) => self.apply_client(asker, change, index, log_time_us),
             Command::Register(registration) => self.nodes.register(registration, index),
-            Command::Complete {
-                worker,
-                incarnation,
-                frame,
-                runs,
-                segments,
-            } => {
+            Command::Complete { worker, incarnation, frame, runs, segments } => {
                 let known = self.nodes.nodes.get(&worker).cloned();
                 if let Some(node) = &known
                     && node.registration.incarnation == incarnation
@@ -145,19 +139,16 @@ impl Cluster {
                 return refusal;
             }
             Admission::TooOld(_) | Admission::New => match change {
-                ClientChange::Submit {
-                    job,
-                    record,
-                    unix_us,
-                } => self.submit(job, &record, unix_us, index, log_time_us),
+                ClientChange::Submit { job, record, unix_us } => {
+                    self.submit(job, &record, unix_us, index, log_time_us)
+                }
                 ClientChange::Cancel { job } => self.cancel(job, index, log_time_us),
                 ClientChange::Transaction { compares, writes } => {
                     self.keyspace.transact(&compares, writes, index)
                 }
             },
         };
-        self.sessions
-            .remember(&asker, reply.clone(), index, log_time_us);
+        self.sessions.remember(&asker, reply.clone(), index, log_time_us);
         reply
     }
 
@@ -171,10 +162,7 @@ impl Cluster {
     ) -> Output {
         if let Some(job) = self.jobs.get(&id) {
             return if *job.record == *record {
-                Output::Accepted {
-                    job: id,
-                    index: job.index,
-                }
+                Output::Accepted { job: id, index: job.index }
             } else {
                 Output::refused(
                     ErrorCode::JobDiffers,
@@ -197,14 +185,7 @@ impl Cluster {
         }
         let task_count = submit.task_count;
         let record = Arc::from(record);
-        let job = Job::new(
-            record,
-            task_count,
-            &description,
-            index,
-            log_time_us,
-            unix_us,
-        );
+        let job = Job::new(record, task_count, &description, index, log_time_us, unix_us);
         self.jobs.insert(id, Arc::new(job));
         self.jobs_by_index.insert(index, id);
         self.grant_more(id, index);
@@ -270,8 +251,7 @@ impl Cluster {
             return;
         };
         if let Some(tasks) = Arc::make_mut(job).grant_more(group, index) {
-            self.grants
-                .insert((group, index, id), (tasks.start, tasks.end));
+            self.grants.insert((group, index, id), (tasks.start, tasks.end));
             self.feed_index = index;
         }
     }
@@ -311,15 +291,9 @@ impl Cluster {
     pub fn feed(&self, group: u64, after: LogIndex) -> Vec<FeedEntry> {
         let from = (group, after.next(), JobId(0));
         let to = (group, LogIndex(u64::MAX), JobId(u128::MAX));
-        let grants = self
-            .grants
-            .range(from..=to)
-            .map(|(&(_, index, job), &(first, end))| FeedEntry::Grant {
-                index,
-                job,
-                first_task: first,
-                task_count: end - first,
-            });
+        let grants = self.grants.range(from..=to).map(|(&(_, index, job), &(first, end))| {
+            FeedEntry::Grant { index, job, first_task: first, task_count: end - first }
+        });
         let ended = self
             .ended
             .range((after.next(), JobId(0))..)
@@ -362,30 +336,20 @@ impl Cluster {
     /// The node's address where it is in the roster.
     #[must_use]
     pub fn address_of(&self, node: NodeId) -> Option<&str> {
-        self.nodes
-            .nodes
-            .get(&node)
-            .map(|node| node.registration.address.as_str())
+        self.nodes.nodes.get(&node).map(|node| node.registration.address.as_str())
     }
 
     /// True where the node registered under this role.
     #[must_use]
     pub fn has_role(&self, node: NodeId, role: Role) -> bool {
-        self.nodes
-            .nodes
-            .get(&node)
-            .is_some_and(|node| node.registration.role == role)
+        self.nodes.nodes.get(&node).is_some_and(|node| node.registration.role == role)
     }
 
     /// Walks the whole state and panics on a broken invariant.
     pub fn check_invariants(&self) {
         for (id, job) in &self.jobs {
             job.check_invariants();
-            assert_eq!(
-                self.jobs_by_index.get(&job.index),
-                Some(id),
-                "every job has its place"
-            );
+            assert_eq!(self.jobs_by_index.get(&job.index), Some(id), "every job has its place");
             for grant in &job.grants {
                 assert!(
                     self.grants.contains_key(&(grant.group, grant.index, *id)),
@@ -393,11 +357,7 @@ impl Cluster {
                 );
             }
         }
-        assert_eq!(
-            self.jobs.len(),
-            self.jobs_by_index.len(),
-            "no place without a job"
-        );
+        assert_eq!(self.jobs.len(), self.jobs_by_index.len(), "no place without a job");
         self.nodes.check_invariants();
         self.sessions.check_invariants();
     }
@@ -440,34 +400,19 @@ pub fn check_submission(record: &[u8]) -> Result<(JobSubmit, JobDescription), Ou
     if inputs.len() / 16 > limits::INPUTS_PER_JOB {
         return Err(Output::refused(
             ErrorCode::TooLarge,
-            format!(
-                "a job has at most {} inputs: put them into a tree",
-                limits::INPUTS_PER_JOB
-            ),
+            format!("a job has at most {} inputs: put them into a tree", limits::INPUTS_PER_JOB),
         ));
     }
     let description = if description.is_empty() {
-        JobDescription::new(Runtime::Command {
-            program: Program::Inline,
-            arguments: Vec::new(),
-        })
+        JobDescription::new(Runtime::Command { program: Program::Inline, arguments: Vec::new() })
     } else {
         JobDescription::decode(description).map_err(|error| invalid(error.to_string()))?
     };
-    description
-        .validate()
-        .map_err(|error| invalid(error.to_string()))?;
-    let is_inline = matches!(
-        &description.runtime,
-        Runtime::Command {
-            program: Program::Inline,
-            ..
-        }
-    );
+    description.validate().map_err(|error| invalid(error.to_string()))?;
+    let is_inline =
+        matches!(&description.runtime, Runtime::Command { program: Program::Inline, .. });
     if is_inline && program.is_empty() {
-        return Err(invalid(
-            "the job has no program: send a script or name one".into(),
-        ));
+        return Err(invalid("the job has no program: send a script or name one".into()));
     }
     Ok((submit, description))
 }

@@ -162,10 +162,7 @@ impl Output {
     /// A refusal.
     #[must_use]
     pub fn refused(code: ErrorCode, text: impl Into<String>) -> Output {
-        Output::Refused {
-            code,
-            text: text.into(),
-        }
+        Output::Refused { code, text: text.into() }
     }
 }
 
@@ -202,8 +199,5 @@ pub struct StorageShare {
 /// True for a role that registers with the masters.
 #[must_use]
 pub fn registers(role: Role) -> bool {
-    matches!(
-        role,
-        Role::Balancer | Role::Worker | Role::Storage | Role::Gateway
-    )
+    matches!(role, Role::Balancer | Role::Worker | Role::Storage | Role::Gateway)
 }

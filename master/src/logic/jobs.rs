@@ -199,11 +199,7 @@ impl Job {
         let end = self.task_count.min(self.next_grant + GRANT_TASKS);
         let tasks = self.next_grant..end;
         self.next_grant = end;
-        self.grants.push(Grant {
-            tasks: tasks.clone(),
-            group,
-            index,
-        });
+        self.grants.push(Grant { tasks: tasks.clone(), group, index });
         Some(tasks)
     }
 
@@ -223,10 +219,7 @@ impl Job {
                     }
                     Decision::Failed(failure) => {
                         self.attempts.remove(tasks.clone());
-                        self.failed
-                            .entry(failure)
-                            .or_default()
-                            .insert(tasks.clone());
+                        self.failed.entry(failure).or_default().insert(tasks.clone());
                         accepted.push(tasks);
                     }
                     Decision::Again(Some(attempts)) => {
@@ -248,10 +241,7 @@ impl Job {
 
     /// What one report means for tasks with these earlier attempts.
     fn decide(&mut self, run: &ReportedRun, mut attempts: Attempts) -> Decision {
-        let failure = Failure {
-            exit_code: run.exit_code,
-            cause: run.cause,
-        };
+        let failure = Failure { exit_code: run.exit_code, cause: run.cause };
         let is_newer = run.attempt > attempts.newest;
         match run.state {
             TaskState::Done => Decision::Done,
@@ -295,13 +285,7 @@ impl Job {
 
     /// Notes that `file` holds what these finished tasks left.
     pub fn add_segment(&mut self, file: FileId, tasks: Vec<Range<u64>>) {
-        match self
-            .segments
-            .iter_mut()
-            .rev()
-            .take(8)
-            .find(|segment| segment.file == file)
-        {
+        match self.segments.iter_mut().rev().take(8).find(|segment| segment.file == file) {
             Some(segment) => segment.tasks.extend(tasks),
             None => self.segments.push(Segment { file, tasks }),
         }
@@ -321,14 +305,7 @@ impl Job {
         if self.finished_count() < self.task_count && !too_many {
             return false;
         }
-        self.end(
-            if failed == 0 {
-                JobState::Done
-            } else {
-                JobState::Failed
-            },
-            log_time_us,
-        );
+        self.end(if failed == 0 { JobState::Done } else { JobState::Failed }, log_time_us);
         true
     }
 
@@ -356,21 +333,11 @@ impl Job {
                 }
             }
         }
-        assert!(
-            self.finished_count() <= self.task_count,
-            "more outcomes than tasks"
-        );
-        assert!(
-            self.next_grant <= self.task_count,
-            "more granted than there are tasks"
-        );
+        assert!(self.finished_count() <= self.task_count, "more outcomes than tasks");
+        assert!(self.next_grant <= self.task_count, "more granted than there are tasks");
         for (run, _) in self.attempts.iter() {
             let unfinished = self.unfinished(run.clone());
-            assert_eq!(
-                unfinished,
-                vec![run],
-                "attempts are kept for unfinished tasks only"
-            );
+            assert_eq!(unfinished, vec![run], "attempts are kept for unfinished tasks only");
         }
     }
 }

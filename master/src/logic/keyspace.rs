@@ -30,25 +30,14 @@ impl Keyspace {
         writes: Vec<Write>,
         index: LogIndex,
     ) -> Output {
-        let version = |key: &[u8]| {
-            self.keys
-                .get(key)
-                .map_or(LogIndex(0), |value: &Value| value.version)
-        };
-        let is_applied = compares
-            .iter()
-            .all(|compare| version(&compare.key) == compare.version);
+        let version =
+            |key: &[u8]| self.keys.get(key).map_or(LogIndex(0), |value: &Value| value.version);
+        let is_applied = compares.iter().all(|compare| version(&compare.key) == compare.version);
         if is_applied {
             for write in writes {
                 match write.value {
                     Some(bytes) => {
-                        self.keys.insert(
-                            write.key,
-                            Value {
-                                version: index,
-                                bytes,
-                            },
-                        );
+                        self.keys.insert(write.key, Value { version: index, bytes });
                     }
                     None => {
                         self.keys.remove(&write.key);
@@ -85,43 +74,22 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &str) -> Write {
-        Write {
-            key: key.into(),
-            value: Some(value.into()),
-        }
+        Write { key: key.into(), value: Some(value.into()) }
     }
 
     #[test]
     fn a_transaction_is_applied_whole_or_not_at_all() {
         let mut keyspace = Keyspace::default();
-        let absent = Compare {
-            key: "name/a".into(),
-            version: LogIndex(0),
-        };
+        let absent = Compare { key: "name/a".into(), version: LogIndex(0) };
         let first = vec![put("name/a", "1"), put("name/b", "2")];
-        let applied = Output::Transaction {
-            is_applied: true,
-            index: LogIndex(5),
-        };
-        assert_eq!(
-            keyspace.transact(std::slice::from_ref(&absent), first, LogIndex(5)),
-            applied
-        );
+        let applied = Output::Transaction { is_applied: true, index: LogIndex(5) };
+        assert_eq!(keyspace.transact(std::slice::from_ref(&absent), first, LogIndex(5)), applied);
         let second = vec![put("name/a", "3"), put("name/c", "4")];
-        let refused = Output::Transaction {
-            is_applied: false,
-            index: LogIndex(6),
-        };
+        let refused = Output::Transaction { is_applied: false, index: LogIndex(6) };
         assert_eq!(keyspace.transact(&[absent], second, LogIndex(6)), refused);
-        let keys: Vec<_> = keyspace
-            .range(b"name/", b"")
-            .map(|(key, _)| key.to_vec())
-            .collect();
+        let keys: Vec<_> = keyspace.range(b"name/", b"").map(|(key, _)| key.to_vec()).collect();
         assert_eq!(keys, [b"name/a".to_vec(), b"name/b".to_vec()]);
-        let behind: Vec<_> = keyspace
-            .range(b"name/", b"name/a")
-            .map(|(key, _)| key)
-            .collect();
+        let behind: Vec<_> = keyspace.range(b"name/", b"name/a").map(|(key, _)| key).collect();
         assert_eq!(behind, [b"name/b"]);
     }
 }

@@ -100,34 +100,20 @@ impl Nodes {
         let id = registration.node;
         let group = match role {
             Role::Balancer => self.seat_balancer(id, index),
-            Role::Worker => known
-                .as_ref()
-                .map(|node| node.group)
-                .unwrap_or_else(|| self.lightest_group()),
+            Role::Worker => {
+                known.as_ref().map(|node| node.group).unwrap_or_else(|| self.lightest_group())
+            }
             _ => 0,
         };
         let changes_ring = role == Role::Storage
             && known.as_ref().is_none_or(|node| {
-                (
-                    &node.registration.address,
-                    node.registration.weight,
-                    node.registration.store,
-                ) != (
-                    &registration.address,
-                    registration.weight,
-                    registration.store,
-                )
+                (&node.registration.address, node.registration.weight, node.registration.store)
+                    != (&registration.address, registration.weight, registration.store)
             });
         if changes_ring {
             self.ring_version = self.ring_version.next();
         }
-        let node = Node {
-            registration,
-            index,
-            group,
-            last_frame: 0,
-            frame_reply: None,
-        };
+        let node = Node { registration, index, group, last_frame: 0, frame_reply: None };
         self.nodes.insert(id, node);
         Output::Registered { index }
     }
@@ -153,29 +139,19 @@ impl Nodes {
     fn lightest_group(&self) -> u64 {
         let slots = |group: u64| -> u64 {
             let of_group = self.workers().filter(|node| node.group == group);
-            of_group
-                .map(|node| u64::from(node.registration.slot_count))
-                .sum()
+            of_group.map(|node| u64::from(node.registration.slot_count)).sum()
         };
-        self.groups
-            .keys()
-            .copied()
-            .min_by_key(|&group| slots(group))
-            .unwrap_or(1)
+        self.groups.keys().copied().min_by_key(|&group| slots(group)).unwrap_or(1)
     }
 
     /// All workers.
     pub fn workers(&self) -> impl Iterator<Item = &Node> {
-        self.nodes
-            .values()
-            .filter(|node| node.registration.role == Role::Worker)
+        self.nodes.values().filter(|node| node.registration.role == Role::Worker)
     }
 
     /// All storage nodes, by UUID.
     pub fn storage(&self) -> impl Iterator<Item = &Node> {
-        self.nodes
-            .values()
-            .filter(|node| node.registration.role == Role::Storage)
+        self.nodes.values().filter(|node| node.registration.role == Role::Storage)
     }
 
     /// The group that gets the next grant.
@@ -192,23 +168,14 @@ impl Nodes {
         };
         let seats = [group.primary, group.auxiliary];
         let nodes = seats.iter().flatten().filter_map(|id| self.nodes.get(id));
-        nodes
-            .map(|node| node.registration.address.as_str())
-            .collect::<Vec<_>>()
-            .join(",")
+        nodes.map(|node| node.registration.address.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// Panics on a broken invariant.
     pub fn check_invariants(&self) {
         for group in self.groups.values() {
-            assert!(
-                group.epoch <= self.last_epoch,
-                "an epoch that was never given"
-            );
-            assert!(
-                group.primary.is_none() || group.primary != group.auxiliary,
-                "two seats"
-            );
+            assert!(group.epoch <= self.last_epoch, "an epoch that was never given");
+            assert!(group.primary.is_none() || group.primary != group.auxiliary, "two seats");
         }
     }
 }

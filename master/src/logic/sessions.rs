@@ -57,10 +57,7 @@ impl Sessions {
         };
         match self.clients.get(&asker.client) {
             Some(session) => {
-                let known = session
-                    .replies
-                    .iter()
-                    .find(|(number, _)| *number == asker.request);
+                let known = session.replies.iter().find(|(number, _)| *number == asker.request);
                 match known {
                     Some((_, reply)) => Admission::Known(reply.clone()),
                     None if asker.request <= session.dropped => too_old(),
@@ -79,11 +76,7 @@ impl Sessions {
         session.last_us = log_time_us;
         session.replies.push((asker.request, reply));
         if session.replies.len() > CLIENT_WINDOW as usize {
-            let oldest = session
-                .replies
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, (number, _))| *number);
+            let oldest = session.replies.iter().enumerate().min_by_key(|(_, (number, _))| *number);
             if let Some((at, &(number, _))) = oldest {
                 session.replies.remove(at);
                 session.dropped = session.dropped.max(number);
@@ -103,16 +96,9 @@ impl Sessions {
 
     /// Panics on a broken invariant.
     pub fn check_invariants(&self) {
-        assert_eq!(
-            self.clients.len(),
-            self.by_age.len(),
-            "every client has one age"
-        );
+        assert_eq!(self.clients.len(), self.by_age.len(), "every client has one age");
         for session in self.clients.values() {
-            assert!(
-                session.replies.len() <= CLIENT_WINDOW as usize,
-                "a window is bounded"
-            );
+            assert!(session.replies.len() <= CLIENT_WINDOW as usize, "a window is bounded");
         }
     }
 }
@@ -130,9 +116,7 @@ mod tests {
     }
 
     fn reply(index: u64) -> Output {
-        Output::Registered {
-            index: LogIndex(index),
-        }
+        Output::Registered { index: LogIndex(index) }
     }
 
     #[test]
@@ -159,10 +143,7 @@ mod tests {
     fn a_client_from_before_the_horizon_is_refused() {
         let mut sessions = Sessions::default();
         sessions.remember(&asker(1, 3), reply(10), LogIndex(10), 0);
-        let other = Asker {
-            client: NodeId(8),
-            ..asker(1, 11)
-        };
+        let other = Asker { client: NodeId(8), ..asker(1, 11) };
         sessions.remember(&other, reply(20), LogIndex(20), IDLE_US);
         assert!(matches!(sessions.admit(&asker(1, 3)), Admission::TooOld(_)));
         assert_eq!(sessions.admit(&asker(2, 21)), Admission::New);

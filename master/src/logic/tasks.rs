@@ -96,9 +96,7 @@ pub struct RunMap<V> {
 
 impl<V> Default for RunMap<V> {
     fn default() -> RunMap<V> {
-        RunMap {
-            runs: Arc::default(),
-        }
+        RunMap { runs: Arc::default() }
     }
 }
 
@@ -117,9 +115,7 @@ impl<V: Clone + PartialEq> RunMap<V> {
 
     /// The runs with their values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Range<u64>, &V)> {
-        self.runs
-            .iter()
-            .map(|(&first, (end, value))| (first..*end, value))
+        self.runs.iter().map(|(&first, (end, value))| (first..*end, value))
     }
 
     /// Cuts `range` where the value changes: each piece with its value, or without one.
@@ -127,11 +123,8 @@ impl<V: Clone + PartialEq> RunMap<V> {
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, Option<V>)> {
         let mut pieces = Vec::new();
         let mut at = range.start;
-        let from = self
-            .runs
-            .range(..=range.start)
-            .next_back()
-            .map_or(range.start, |(&first, _)| first);
+        let from =
+            self.runs.range(..=range.start).next_back().map_or(range.start, |(&first, _)| first);
         for (&first, (end, value)) in self.runs.range(from..range.end.max(from)) {
             let (first, end) = (first.max(range.start), (*end).min(range.end));
             if first >= end {

@@ -1,5 +1,7 @@
 //! Decisions without sockets, clock or threads, the same under the simulator.
 
+pub mod backoff;
+pub mod calls;
 pub mod counters;
 pub mod following;
 pub mod network;

@@ -29,7 +29,8 @@ struct Piece {
     block: BlockId,
     /// Other nodes that may be asked; `None` before this node's own disk was.
     rest: Option<Sources>,
-    is_there: bool,
+    /// Its bytes, once it is there.
+    length: Option<u64>,
 }
 
 /// One `file_request` that is being answered.
@@ -59,6 +60,9 @@ impl Storage {
             Ok(request) => request,
             Err(error) => return self.malformed(asker, &error, effects),
         };
+        if !asker.wants_answer() {
+            return;
+        }
         if !self.files.admit(asker.peer, limits::WHOLE_FILE_BYTES) {
             return self.busy(asker, "as many files as this node gathers at once", effects);
         }
@@ -73,7 +77,7 @@ impl Storage {
     fn begin_piece(&mut self, id: u64, block: BlockId, effects: &mut Vec<Effect>) {
         let ticket = self.ticket(Pending::Piece { assembly: id });
         if let Some(assembly) = self.assemblies.get_mut(&id) {
-            assembly.pieces.push(Piece { ticket, block, rest: None, is_there: false });
+            assembly.pieces.push(Piece { ticket, block, rest: None, length: None });
             effects.push(Effect::Read { ticket, block, form: Form::Kept });
         }
     }
@@ -109,7 +113,7 @@ impl Storage {
                 return self.fetched(fetched, effects);
             }
         };
-        piece.is_there = true;
+        piece.length = Some(found.block_length);
         self.pending.remove(&ticket);
         if assembly.manifest.is_some() {
             return self.continue_assembly(id, effects);
@@ -142,7 +146,7 @@ impl Storage {
     /// Begins what may begin, or answers where everything is there.
     fn continue_assembly(&mut self, id: u64, effects: &mut Vec<Effect>) {
         let Some(assembly) = self.assemblies.get(&id) else { return };
-        let mut open = assembly.pieces.iter().filter(|piece| !piece.is_there).count();
+        let mut open = assembly.pieces.iter().filter(|piece| piece.length.is_none()).count();
         let mut next = assembly.pieces.len();
         let manifest = assembly.manifest.clone();
         let count = manifest.as_ref().map_or(1, |manifest| manifest.blocks().len());
@@ -156,14 +160,20 @@ impl Storage {
         if open > 0 || next < count {
             return;
         }
+        let length = assembly.pieces.iter().filter_map(|piece| piece.length).sum();
+        if manifest.is_some_and(|manifest| manifest.length() != length) {
+            let text = "the manifest says another length than its blocks have";
+            return self.fail_assembly(id, ErrorCode::Invalid, text, effects);
+        }
         let Some(assembly) = self.assemblies.remove(&id) else { return };
         self.files.release(assembly.asker.peer, limits::WHOLE_FILE_BYTES);
+        self.get_count += 1;
+        self.get_bytes += length;
         effects.push(Effect::AnswerFile(FileAnswer {
             to: assembly.asker.peer,
             request_id: assembly.asker.request_id,
             in_given_form: assembly.asker.in_given_form,
             file: assembly.file,
-            length: manifest.map(|manifest| manifest.length()),
             ring_version: self.membership.version(),
             pieces: assembly.pieces.into_iter().map(|piece| piece.ticket).collect(),
         }));
@@ -179,7 +189,7 @@ impl Storage {
         let Some(assembly) = self.assemblies.remove(&id) else { return };
         self.files.release(assembly.asker.peer, limits::WHOLE_FILE_BYTES);
         for piece in assembly.pieces {
-            if piece.is_there {
+            if piece.length.is_some() {
                 effects.push(Effect::Discard { ticket: piece.ticket });
             } else if self.fetches.cancel(piece.ticket) {
                 self.pending.remove(&piece.ticket);

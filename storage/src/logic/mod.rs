@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use node::logic::refusal::Refusal;
-use proto::ids::{BlockId, FileId, RequestId, RingVersion};
+use proto::ids::{BlockId, ClusterId, FileId, RequestId, RingVersion};
 use proto::limits;
 use proto::manifest::Manifest;
 use proto::messages::file::{
@@ -175,8 +175,6 @@ pub struct FileAnswer {
     pub in_given_form: bool,
     /// The file.
     pub file: FileId,
-    /// Bytes that its manifest says; `None` for a file of one block.
-    pub length: Option<u64>,
     /// This node's ring version.
     pub ring_version: RingVersion,
     /// Its blocks in order.
@@ -238,6 +236,11 @@ pub enum Effect {
     Discard {
         /// Which.
         ticket: Ticket,
+    },
+    /// From now on this node belongs to a cluster: durably, and told to every peer.
+    Join {
+        /// Which.
+        cluster: ClusterId,
     },
 }
 
@@ -364,21 +367,24 @@ impl Storage {
     fn network(&mut self, now: Instant, event: NetworkEvent<'_>, effects: &mut Vec<Effect>) {
         match event {
             NetworkEvent::Record { sender, record } => self.record(now, sender, &record, effects),
-            NetworkEvent::Connected { link, again: true, .. } => {
-                self.link_lost(now, link, effects);
+            NetworkEvent::Connected { link, cluster, masters, again, .. } => {
+                self.membership.connected(now, link, cluster, &masters, effects);
+                if again {
+                    self.fetches_lost(now, link, effects);
+                }
             }
             NetworkEvent::Refused { link, code, text } => {
                 tracing::warn!(?link, %code, text, "a node refuses this one");
-                self.link_lost(now, link, effects);
+                self.membership.lost(now, link, effects);
+                self.fetches_lost(now, link, effects);
             }
-            NetworkEvent::Connected { .. }
-            | NetworkEvent::Joined { .. }
+            NetworkEvent::Joined { .. }
             | NetworkEvent::Gone { .. }
             | NetworkEvent::Overflowing { .. } => {}
         }
     }
 
-    fn link_lost(&mut self, now: Instant, link: Link, effects: &mut Vec<Effect>) {
+    fn fetches_lost(&mut self, now: Instant, link: Link, effects: &mut Vec<Effect>) {
         let version = self.membership.version();
         let failed = self.fetches.lost(now, link, version, effects);
         self.fetched(failed, effects);
@@ -407,7 +413,7 @@ impl Storage {
                 self.content_came(now, link, record, effects);
             }
             (NodeRegistered::TYPE | RingReply::TYPE, Peer::Link(_)) => {
-                self.membership.answered(now, record, effects);
+                self.membership.answered(now, record);
             }
             (ErrorReply::TYPE, Peer::Link(link)) => match Refusal::from_record(record) {
                 Ok(refusal) if self.fetches.wanted(link, record.request_id()).is_some() => {

@@ -26,7 +26,11 @@ impl World {
         let pause = self.swarm.pause(&mut self.faults_rng);
         self.agenda.after(pause, Delivery::Trouble);
         let (members, clients) = (&self.members, &self.clients);
-        for fault in self.swarm.fault(&mut self.faults_rng, members, clients) {
+        let faults = self.swarm.fault(&mut self.faults_rng, members, clients);
+        if faults.len() > 1 {
+            self.report.add(Happening::Blackouts, 1);
+        }
+        for fault in faults {
             self.begin(fault)?;
         }
         Ok(())
@@ -132,7 +136,7 @@ impl World {
 
     /// A process dies at once, perhaps in the middle of a job of its disk thread.
     fn crash(&mut self, process: ProcessId, death: Death) {
-        self.trace(process, "dies", &[u64::from(death == Death::PowerLoss)]);
+        self.trace(process, "dies", &[u64::from(death == Death::PowerLoss)], || format!("{death:?}"));
         self.report.add(Happening::Crashes, 1);
         let machine = &mut self.machines[process.0];
         if let Some(job) = machine.disk.jobs.pop_front()
@@ -220,7 +224,7 @@ impl World {
                     self.network.listen(process, &address);
                 }
                 self.history.started(process.0);
-                self.trace(process, "starts", &[]);
+                self.trace(process, "starts", &[], String::new);
                 self.perform(process, &mut requests)?;
                 if self.is_healed { self.handle(process, Event::Finish) } else { Ok(()) }
             }

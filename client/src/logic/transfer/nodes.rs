@@ -12,18 +12,19 @@ use proto::time::{Duration, Instant};
 
 use super::{BlockKey, FetchKey};
 
-/// Contents on their way to one node, or asked of it (eyeballed: 16 blocks are a tenth of a second
-/// on 1 Gbit/s).
-const WINDOW_BYTES: u64 = 64 << 20;
+/// Contents on their way to one node, or asked of it: eight blocks, a quarter of a second on
+/// 1 Gbit/s, and half of what the session queues for one peer.
+const WINDOW_BYTES: u64 = 32 << 20;
 
 /// Requests for contents on their way to one node, for small blocks.
 const WINDOW_REQUESTS: usize = 4096;
 
-/// A node that was asked for a block and says nothing for this long is passed over.
+/// A node that was asked for a block and says nothing for this long is passed over: another one is
+/// asked as well. What it still answers is taken, so that slow links are merely slow.
 const GET_PATIENCE: Duration = Duration::from_millis(500);
 
-/// A request for a block that stays unanswered though its node talks was lost on its way.
-const GET_LOST: Duration = Duration::from_secs(5);
+/// A block that was asked for is not waited for any longer.
+const GET_LOST: Duration = Duration::from_secs(30);
 
 /// A node that was given blocks and says nothing for this long counts as dead.
 const PUT_PATIENCE: Duration = Duration::from_secs(3);
@@ -64,6 +65,8 @@ pub(super) struct Node {
     /// Requests that store or ask, and those that fetch: the first are given more time.
     puts: BTreeMap<RequestId, InFlight>,
     gets: BTreeMap<RequestId, InFlight>,
+    /// Fetches for which another node was asked meanwhile.
+    late_gets: BTreeMap<RequestId, InFlight>,
     bytes: u64,
     last_heard: Instant,
     /// It said `busy`.
@@ -85,6 +88,7 @@ impl Node {
             link: None,
             puts: BTreeMap::new(),
             gets: BTreeMap::new(),
+            late_gets: BTreeMap::new(),
             bytes: 0,
             last_heard: Instant::default(),
             held_until: Instant::default(),
@@ -105,7 +109,7 @@ impl Node {
     /// True where another request of so many bytes may be sent. A node with nothing in flight takes
     /// anything, so that the largest block is never refused for ever.
     pub(super) fn has_room(&self, now: Instant, bytes: u64) -> bool {
-        let count = self.puts.len() + self.gets.len();
+        let count = self.puts.len() + self.gets.len() + self.late_gets.len();
         let fits = self.bytes.saturating_add(bytes) <= WINDOW_BYTES && count < WINDOW_REQUESTS;
         now >= self.held_until && (count == 0 || fits)
     }
@@ -132,7 +136,11 @@ impl Node {
 
     fn get_deadline(&self) -> Option<Instant> {
         let since = Node::first(&self.gets)?;
-        Some((since.max(self.last_heard) + GET_PATIENCE).min(since + GET_LOST))
+        Some(since.max(self.last_heard) + GET_PATIENCE)
+    }
+
+    fn lost_deadline(&self) -> Option<Instant> {
+        Node::first(&self.late_gets).map(|since| since + GET_LOST)
     }
 
     fn requests(&mut self, asked: &Asked) -> &mut BTreeMap<RequestId, InFlight> {
@@ -291,10 +299,9 @@ impl Nodes {
     /// Takes a request out of the books without an answer.
     pub(super) fn forget(&mut self, node: NodeId, request: RequestId) -> Option<Asked> {
         let state = self.nodes.get_mut(&node)?;
-        let in_flight = match state.puts.remove(&request) {
-            Some(in_flight) => in_flight,
-            None => state.gets.remove(&request)?,
-        };
+        let in_flight = state.puts.remove(&request);
+        let in_flight = in_flight.or_else(|| state.gets.remove(&request));
+        let in_flight = in_flight.or_else(|| state.late_gets.remove(&request))?;
         state.bytes -= in_flight.bytes;
         if state.query_in_flight == Some(request) {
             state.query_in_flight = None;
@@ -335,6 +342,7 @@ impl Nodes {
         let mut all: Vec<Asked> = std::mem::take(&mut state.puts)
             .into_values()
             .chain(std::mem::take(&mut state.gets).into_values())
+            .chain(std::mem::take(&mut state.late_gets).into_values())
             .map(|request| request.asked)
             .collect();
         if !state.to_query.is_empty() {
@@ -364,18 +372,22 @@ impl Nodes {
                 }
                 continue;
             }
-            if state.get_deadline().is_some_and(|deadline| now >= deadline) {
-                state.is_suspect = true;
-                let gets: Vec<RequestId> = state.gets.keys().copied().collect();
-                // Once is a slow node; a second time without a word it is a dead one.
-                let was_heard = state.last_heard + GET_LOST > now;
-                if was_heard || state.failures == 0 {
-                    state.failures = state.failures.saturating_add(1);
-                    let late = gets.into_iter().filter_map(|it| self.forget(node, it)).collect();
-                    overdue.push(Overdue::Late(node, late));
+            if let Some(since) = Node::first(&state.late_gets)
+                && state.lost_deadline().is_some_and(|deadline| now >= deadline)
+            {
+                if state.last_heard > since {
+                    let lost = state.late_gets.first_key_value().map(|(request, _)| *request);
+                    lost.and_then(|request| self.forget(node, request));
                 } else {
                     overdue.push(Overdue::Dead(node, self.declare_down(now, node)));
                 }
+                continue;
+            }
+            if state.get_deadline().is_some_and(|deadline| now >= deadline) {
+                state.is_suspect = true;
+                let late = state.gets.values().map(|request| request.asked.clone()).collect();
+                state.late_gets.append(&mut state.gets);
+                overdue.push(Overdue::Late(node, late));
             }
         }
         overdue
@@ -386,16 +398,20 @@ impl Nodes {
         let of_node = |node: &Node| {
             let waits = node.is_held(now);
             let held = waits.then_some(node.held_until);
-            [node.put_deadline(), node.get_deadline(), held].into_iter().flatten().min()
+            let silent = [node.put_deadline(), node.get_deadline(), node.lost_deadline()];
+            silent.into_iter().chain([held]).flatten().min()
         };
         self.nodes.values().filter_map(of_node).min()
     }
 
     pub(super) fn check_invariants(&self) {
         for (node, state) in &self.nodes {
-            let all = state.puts.values().chain(state.gets.values());
-            assert_eq!(state.bytes, all.map(|it| it.bytes).sum::<u64>(), "bytes to {node}");
-            assert!(state.puts.len() + state.gets.len() <= WINDOW_REQUESTS, "window of {node}");
+            let all = [&state.puts, &state.gets, &state.late_gets];
+            let bytes: u64 = all.iter().flat_map(|it| it.values()).map(|it| it.bytes).sum();
+            assert_eq!(state.bytes, bytes, "bytes to {node}");
+            let count: usize = all.iter().map(|it| it.len()).sum();
+            // A query may be sent beside a full window of contents.
+            assert!(count <= WINDOW_REQUESTS + 1, "window of {node}");
             if let Some(link) = state.link {
                 assert_eq!(self.links.get(&link), Some(node), "{link:?} is known by its number");
             }

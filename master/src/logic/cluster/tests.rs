@@ -32,18 +32,13 @@ struct Driven {
 
 impl Driven {
     fn new() -> Driven {
-        Driven {
-            cluster: Cluster::default(),
-            index: 0,
-        }
+        Driven { cluster: Cluster::default(), index: 0 }
     }
 
     fn apply(&mut self, command: Command) -> Output {
         self.index += 1;
         let command = Command::decode(&command.encode()).expect("what was encoded is read");
-        let output = self
-            .cluster
-            .apply(LogIndex(self.index), self.index * 1000, command);
+        let output = self.cluster.apply(LogIndex(self.index), self.index * 1000, command);
         self.cluster.check_invariants();
         output
     }
@@ -54,14 +49,7 @@ impl Driven {
             request: RequestId(request),
             session_index: LogIndex(0),
         };
-        self.apply(Command::Client(
-            asker,
-            ClientChange::Submit {
-                job: id,
-                record,
-                unix_us: 0,
-            },
-        ))
+        self.apply(Command::Client(asker, ClientChange::Submit { job: id, record, unix_us: 0 }))
     }
 
     fn report(&mut self, run: ReportedRun) -> Vec<AgainRun> {
@@ -74,15 +62,7 @@ impl Driven {
 
 fn run(job: JobId, tasks: Range<u64>, attempt: u64, state: TaskState) -> ReportedRun {
     let exit_code = i32::from(state == TaskState::Failed);
-    ReportedRun {
-        job,
-        tasks,
-        attempt,
-        state,
-        exit_code,
-        cause: Cause::None,
-        segment: FileId(0),
-    }
+    ReportedRun { job, tasks, attempt, state, exit_code, cause: Cause::None, segment: FileId(0) }
 }
 
 /// What a plain program would remember of one task.
@@ -187,31 +167,11 @@ fn a_submission_is_accepted_once_and_refused_with_another_content() {
     let mut driven = Driven::new();
     let record = job_record(id, 10, |_| {});
     let first = driven.submit(1, 1, id, record.clone());
-    assert_eq!(
-        first,
-        Output::Accepted {
-            job: id,
-            index: LogIndex(1)
-        }
-    );
-    assert_eq!(
-        driven.submit(1, 1, id, record.clone()),
-        first,
-        "the same request"
-    );
-    assert_eq!(
-        driven.submit(2, 1, id, record),
-        first,
-        "the same job from another client"
-    );
+    assert_eq!(first, Output::Accepted { job: id, index: LogIndex(1) });
+    assert_eq!(driven.submit(1, 1, id, record.clone()), first, "the same request");
+    assert_eq!(driven.submit(2, 1, id, record), first, "the same job from another client");
     let other = driven.submit(2, 2, id, job_record(id, 11, |_| {}));
-    assert!(matches!(
-        other,
-        Output::Refused {
-            code: ErrorCode::JobDiffers,
-            ..
-        }
-    ));
+    assert!(matches!(other, Output::Refused { code: ErrorCode::JobDiffers, .. }));
     assert_eq!(driven.cluster.jobs.len(), 1);
 }
 
@@ -220,27 +180,9 @@ fn a_submission_without_tasks_is_refused() {
     let id = JobId(5);
     let mut driven = Driven::new();
     let refused = driven.submit(1, 1, id, job_record(id, 0, |_| {}));
-    assert!(
-        matches!(
-            refused,
-            Output::Refused {
-                code: ErrorCode::Invalid,
-                ..
-            }
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Output::Refused { code: ErrorCode::Invalid, .. }), "{refused:?}");
     let garbage = driven.submit(1, 2, id, vec![0x10; 40]);
-    assert!(
-        matches!(
-            garbage,
-            Output::Refused {
-                code: ErrorCode::Malformed,
-                ..
-            }
-        ),
-        "{garbage:?}"
-    );
+    assert!(matches!(garbage, Output::Refused { code: ErrorCode::Malformed, .. }), "{garbage:?}");
     assert!(driven.cluster.jobs.is_empty());
 }
 
@@ -250,24 +192,14 @@ fn what_was_read_as_cancelled_stays_so() {
     let mut driven = Driven::new();
     driven.submit(1, 1, id, job_record(id, 10, |_| {}));
     driven.report(run(id, 0..4, 1, TaskState::Done));
-    let asker = Asker {
-        client: NodeId(1),
-        request: RequestId(2),
-        session_index: LogIndex(0),
-    };
+    let asker = Asker { client: NodeId(1), request: RequestId(2), session_index: LogIndex(0) };
     driven.apply(Command::Client(asker, ClientChange::Cancel { job: id }));
     assert!(driven.report(run(id, 4..10, 1, TaskState::Done)).is_empty());
     let job = &driven.cluster.jobs[&id];
     assert_eq!((job.state, job.done.len()), (JobState::Cancelled, 4));
-    assert!(
-        driven
-            .cluster
-            .feed(1, LogIndex(1))
-            .iter()
-            .any(|entry| matches!(
-                entry, FeedEntry::Ended { job, .. } if *job == id
-            ))
-    );
+    assert!(driven.cluster.feed(1, LogIndex(1)).iter().any(|entry| matches!(
+        entry, FeedEntry::Ended { job, .. } if *job == id
+    )));
 }
 
 #[test]
@@ -322,15 +254,8 @@ fn a_status_frame_sent_twice_is_recorded_once() {
         segments: Vec::new(),
     };
     let first = driven.apply(frame(1));
-    assert!(
-        matches!(&first, Output::Runs { again, .. } if again.len() == 1),
-        "{first:?}"
-    );
+    assert!(matches!(&first, Output::Runs { again, .. } if again.len() == 1), "{first:?}");
     assert_eq!(driven.apply(frame(1)), first, "the reply is kept");
-    let counted = driven.cluster.jobs[&id]
-        .attempts
-        .iter()
-        .next()
-        .map(|(_, kept)| kept.failed);
+    let counted = driven.cluster.jobs[&id].attempts.iter().next().map(|(_, kept)| kept.failed);
     assert_eq!(counted, Some(1));
 }

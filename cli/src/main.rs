@@ -1,0 +1,2 @@
+//! The program `remuda`.
+fn main() {}
