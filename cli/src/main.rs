@@ -1,2 +1,22 @@
-//! The program `remuda`.
-fn main() {}
+//! The program `remuda`: every tier as a daemon, local clusters, and the commands of a client.
+//!
+//! Responsible for nothing but the way from arguments to exit code. What flags there are stands in
+//! `flags`, what each command does in `commands`.
+
+mod commands;
+mod dev;
+mod failure;
+mod flags;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let flags = flags::Flags::parse();
+    match commands::run(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

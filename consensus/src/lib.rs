@@ -37,7 +37,7 @@ pub use ids::{BatchId, LogTime, MemberId, Term, Ticket, TransferId};
 pub use job::{Batch, Done, Job};
 pub use log::{Log, LogError, LogShape};
 pub use logic::{
-    Config, Effect, Event, Failure, HaltReason, Member, MemberChange, MemberInfo, Role,
+    Config, Effect, EffectOf, Event, Failure, HaltReason, Member, MemberChange, MemberInfo, Role,
     SnapshotHead, StartError,
 };
 pub use state_machine::{Applied, RestoreError, StateMachine};

@@ -18,9 +18,7 @@ impl Clock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one source of time")]
     pub fn start() -> Clock {
-        Clock {
-            origin: std::time::Instant::now(),
-        }
+        Clock { origin: std::time::Instant::now() }
     }
 
     /// Microseconds since the start; never goes back. Stands still while the machine is suspended,

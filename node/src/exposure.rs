@@ -25,28 +25,22 @@ pub(crate) fn check(exposure: Exposure, address: &str) -> Result<(), Exposed> {
     if exposure == Exposure::Insecure || is_loopback(address) {
         return Ok(());
     }
-    Err(Exposed {
-        address: address.to_owned(),
-    })
+    Err(Exposed { address: address.to_owned() })
 }
 
 fn is_loopback(address: &str) -> bool {
     if address.starts_with("inproc://") || address.starts_with("ipc://") {
         return true;
     }
-    let Some((host, _)) = address
-        .strip_prefix("tcp://")
-        .and_then(|rest| rest.rsplit_once(':'))
+    let Some((host, _)) = address.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':'))
     else {
         return false;
     };
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match bare {
-        Some(host) => host
-            .parse::<Ipv6Addr>()
-            .is_ok_and(|ip| IpAddr::from(ip).to_canonical().is_loopback()),
+        Some(host) => {
+            host.parse::<Ipv6Addr>().is_ok_and(|ip| IpAddr::from(ip).to_canonical().is_loopback())
+        }
         None => host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
     }
 }

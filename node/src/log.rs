@@ -72,21 +72,16 @@ fn filter(variable: Option<&str>, setting: &str) -> Result<EnvFilter, LogError> 
         Some(variable) if !variable.is_empty() => (VARIABLE, variable),
         _ => ("node.log", setting),
     };
-    EnvFilter::builder()
-        .parse(filter)
-        .map_err(|source| LogError::Filter {
-            whence: whence.to_owned(),
-            filter: filter.to_owned(),
-            source,
-        })
+    EnvFilter::builder().parse(filter).map_err(|source| LogError::Filter {
+        whence: whence.to_owned(),
+        filter: filter.to_owned(),
+        source,
+    })
 }
 
 fn append(path: &Path) -> Result<Arc<File>, LogError> {
     let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map(Arc::new).map_err(|source| LogError::Open {
-        path: path.to_owned(),
-        source,
-    })
+    file.map(Arc::new).map_err(|source| LogError::Open { path: path.to_owned(), source })
 }
 
 fn lines<W>(filter: EnvFilter, writer: W, colours: bool) -> impl Subscriber + Send + Sync
@@ -108,11 +103,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         std::fs::write(&path, "kept from before\n").unwrap();
-        let subscriber = lines(
-            filter(variable, setting).unwrap(),
-            append(&path).unwrap(),
-            false,
-        );
+        let subscriber = lines(filter(variable, setting).unwrap(), append(&path).unwrap(), false);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(job = 7, "first");
             tracing::debug!("second");
@@ -125,10 +116,7 @@ mod tests {
     fn lines_are_appended_with_level_and_fields_and_without_colours() {
         let log = logged(None, "info");
         assert!(log.starts_with("kept from before\n"), "{log}");
-        assert!(
-            log.contains(" INFO node::log::tests: first job=7\n"),
-            "{log}"
-        );
+        assert!(log.contains(" INFO node::log::tests: first job=7\n"), "{log}");
         assert!(!log.contains("second") && !log.contains('\u{1b}'), "{log}");
     }
 
@@ -137,21 +125,13 @@ mod tests {
         assert!(logged(Some("debug"), "error").contains("second"));
         assert!(logged(Some(""), "debug").contains("second"));
         let by_module = logged(Some("error,elsewhere=trace"), "error");
-        assert!(
-            by_module.contains("third") && !by_module.contains("first"),
-            "{by_module}"
-        );
+        assert!(by_module.contains("third") && !by_module.contains("first"), "{by_module}");
     }
 
     #[test]
     fn nonsense_is_refused_and_names_its_source() {
         let error = filter(Some("node=loud"), "info").unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("REMUDA_LOG: \"node=loud\" does not say"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("REMUDA_LOG: \"node=loud\" does not say"), "{error}");
         let error = filter(None, "node=loud").unwrap_err();
         assert!(error.to_string().starts_with("node.log: "), "{error}");
         let error = append(Path::new("not/there/log")).unwrap_err();

@@ -20,9 +20,9 @@ use crate::logic::sessions::{Route, Sessions, SocketChange, Source};
 use crate::waker::Waker;
 
 /// Frames that libzmq holds for one peer in each direction. Few, because it counts frames and not
-/// bytes: the queues that are bounded in bytes are the sessions'. 64 packed frames are 4 MiB, many
-/// times what loopback or a network has in flight (measured: no more messages per second with
-/// 1,000).
+/// bytes: the queues that are bounded in bytes are the sessions', and records pack there while the
+/// socket is full. 64 packed frames are 4 MiB, more than loopback or a network has in flight
+/// (eyeballed; `examples/message_rate.rs` shows what it costs).
 const HIGH_WATER_MARK: i32 = 64;
 
 /// Frames and bytes that are read from one socket before the others get their turn.
@@ -306,9 +306,8 @@ impl Network {
                         }
                         Err(zmq::Error::EAGAIN) => {
                             let wait = self.full_inbound.get(&route.peer());
-                            let wait = wait.map_or(FIRST_RETRY, |(_, wait)| {
-                                wait.times(2).min(LONGEST_RETRY)
-                            });
+                            let wait = wait
+                                .map_or(FIRST_RETRY, |(_, wait)| wait.times(2).min(LONGEST_RETRY));
                             let again = self.clock.now() + wait;
                             self.full_inbound.insert(route.peer(), (again, wait));
                             self.sessions.put_back(&route, frame);
@@ -330,15 +329,20 @@ impl Network {
         deliver: &mut dyn FnMut(NetworkEvent<'_>),
     ) -> usize {
         let mut delivered = 0;
+        let now = self.clock.now();
+        self.sessions.tick(now, &mut |event| {
+            delivered += 1;
+            deliver(event);
+        });
+        self.retry_full(now);
+        self.flush();
+        // What was delivered already the caller acts upon before anything is waited for.
+        let deadline = if delivered > 0 { Some(now) } else { deadline };
+        let happened = self.wait(deadline);
         let mut counted = |event: NetworkEvent<'_>| {
             delivered += 1;
             deliver(event);
         };
-        let now = self.clock.now();
-        self.sessions.tick(now, &mut counted);
-        self.retry_full(now);
-        self.flush();
-        let happened = self.wait(deadline);
         if happened.bound {
             self.read_bound(&mut counted);
         }

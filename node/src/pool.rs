@@ -80,10 +80,7 @@ impl<T: Send + 'static> Pool<T> {
         capacity: usize,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Pool<T>> {
-        assert!(
-            threads > 0 && capacity > 0,
-            "pool {name} could never do anything"
-        );
+        assert!(threads > 0 && capacity > 0, "pool {name} could never do anything");
         let shared = Arc::new(Shared {
             queues: Mutex::new(Queues {
                 work: VecDeque::new(),
@@ -93,12 +90,7 @@ impl<T: Send + 'static> Pool<T> {
             work_came: Condvar::new(),
             wake: Box::new(wake),
         });
-        let mut pool = Pool {
-            shared,
-            threads: Vec::new(),
-            capacity,
-            outstanding: 0,
-        };
+        let mut pool = Pool { shared, threads: Vec::new(), capacity, outstanding: 0 };
         for _ in 0..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(name.to_owned());
@@ -165,10 +157,7 @@ impl<T> Shared<T> {
             if let Some(work) = queues.work.pop_front() {
                 return Some(work);
             }
-            queues = self
-                .work_came
-                .wait(queues)
-                .unwrap_or_else(PoisonError::into_inner);
+            queues = self.work_came.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

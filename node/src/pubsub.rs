@@ -45,11 +45,7 @@ pub enum PubSubError {
 
 impl PubSubError {
     fn of(operation: &'static str, address: &str) -> impl Fn(zmq::Error) -> PubSubError {
-        move |source| PubSubError::Socket {
-            operation,
-            address: address.to_owned(),
-            source,
-        }
+        move |source| PubSubError::Socket { operation, address: address.to_owned(), source }
     }
 }
 
@@ -62,9 +58,7 @@ pub struct Publisher {
 
 impl std::fmt::Debug for Publisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Publisher")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Publisher").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -89,11 +83,7 @@ impl Publisher {
         socket.bind(address).map_err(&failed)?;
         let bound = socket.get_last_endpoint().map_err(&failed)?;
         let address = bound.unwrap_or_else(|_| address.to_owned());
-        Ok(Publisher {
-            socket,
-            address,
-            publications,
-        })
+        Ok(Publisher { socket, address, publications })
     }
 
     /// Where it listens, with the port that was taken.
@@ -141,9 +131,7 @@ pub struct Subscriber {
 
 impl std::fmt::Debug for Subscriber {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscriber")
-            .field("following", &self.following)
-            .finish_non_exhaustive()
+        f.debug_struct("Subscriber").field("following", &self.following).finish_non_exhaustive()
     }
 }
 
@@ -170,11 +158,7 @@ impl Subscriber {
         for topic in [TelemetryStatus::NUMBER, TelemetryAlert::NUMBER] {
             socket.set_subscribe(&[topic]).map_err(&failed)?;
         }
-        Ok(Subscriber {
-            socket,
-            following: Following::new(),
-            malformed: 0,
-        })
+        Ok(Subscriber { socket, following: Following::new(), malformed: 0 })
     }
 
     /// Begins to follow a node: receives what it publishes at `telemetry` and asks at `address`, its

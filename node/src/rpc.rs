@@ -10,7 +10,9 @@ use proto::record::{Record, RecordError};
 
 use crate::clock::Clock;
 use crate::logic::backoff::Backoff;
-use crate::logic::calls::{CallCounters, CallError, CallLimits, CallPolicy, Calls, FailedCall, Handled};
+use crate::logic::calls::{
+    CallCounters, CallError, CallLimits, CallPolicy, Calls, FailedCall, Handled,
+};
 use crate::logic::network::{Identity, Link, NetworkEvent};
 use crate::network::{Network, NetworkError};
 use crate::random;

@@ -34,9 +34,7 @@ struct State {
 
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop")
-            .field("requested", &self.is_requested())
-            .finish_non_exhaustive()
+        f.debug_struct("Stop").field("requested", &self.is_requested()).finish_non_exhaustive()
     }
 }
 
@@ -85,11 +83,7 @@ impl Stop {
     pub fn wait(&self) {
         let mut state = self.state();
         while !state.requested {
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -106,26 +100,21 @@ impl Stop {
             signals.add_signal(SIGHUP)?;
         }
         let requested = stop.clone();
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    if requested.is_requested() {
-                        std::process::exit(128 + signal);
-                    }
-                    tracing::info!(signal, "stopping; a second signal ends the process at once");
-                    requested.request();
+        std::thread::Builder::new().name("signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                if requested.is_requested() {
+                    std::process::exit(128 + signal);
                 }
-            })?;
+                tracing::info!(signal, "stopping; a second signal ends the process at once");
+                requested.request();
+            }
+        })?;
         Ok(stop)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing is half done where a holder panics, so the state is good.
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,11 +213,7 @@ mod tests {
             // The test harness may have begun a line of its own in front.
             while !line.trim_end().ends_with(wanted) {
                 line.clear();
-                assert_ne!(
-                    self.output.read_line(&mut line).unwrap(),
-                    0,
-                    "no line {wanted}"
-                );
+                assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "no line {wanted}");
             }
         }
 
@@ -260,10 +245,7 @@ mod tests {
     #[test]
     fn nohup_is_respected() {
         let mut command = Command::new("nohup");
-        command
-            .arg(std::env::current_exe().unwrap())
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg(std::env::current_exe().unwrap()).stdin(Stdio::null()).stderr(Stdio::null());
         let mut process = Started::under(command, "hangs");
         process.expect_line("ready");
         process.signal(rustix::process::Signal::HUP);

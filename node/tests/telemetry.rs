@@ -25,11 +25,7 @@ fn identity(node: NodeId, role: Role, incarnation: u64) -> Identity {
     Identity {
         node,
         role,
-        cluster: if role == Role::Client {
-            ClusterId(0)
-        } else {
-            CLUSTER
-        },
+        cluster: if role == Role::Client { ClusterId(0) } else { CLUSTER },
         incarnation: Incarnation(incarnation),
         version: "of the test".into(),
         address: String::new(),
@@ -76,15 +72,7 @@ impl Node {
             Publisher::bind(&context, telemetry, Exposure::Loopback, publications).ok()?;
         let identity = identity(NODE, Role::Worker, incarnation);
         let network = Network::bind(identity, ordinary, Exposure::Loopback, clock).ok()?;
-        Some(Node {
-            context,
-            publisher,
-            network,
-            clock,
-            incarnation,
-            published: 0,
-            relay: None,
-        })
+        Some(Node { context, publisher, network, clock, incarnation, published: 0, relay: None })
     }
 
     fn new(incarnation: u64) -> Node {
@@ -99,12 +87,7 @@ impl Node {
         from.connect(node.publisher.address()).unwrap();
         from.set_subscribe(b"").unwrap();
         to.bind("tcp://127.0.0.1:*").unwrap();
-        node.relay = Some(Relay {
-            from,
-            to,
-            loses: false,
-            lost: 0,
-        });
+        node.relay = Some(Relay { from, to, loses: false, lost: 0 });
         node
     }
 
@@ -118,20 +101,14 @@ impl Node {
             if let Some(node) = Node::start(incarnation, &telemetry, &ordinary) {
                 return node;
             }
-            assert!(
-                clock.now().since(Instant(0)) < LIMIT,
-                "{telemetry} is not given back"
-            );
+            assert!(clock.now().since(Instant(0)) < LIMIT, "{telemetry} is not given back");
             std::thread::yield_now();
         }
     }
 
     fn addresses(&self) -> (String, String) {
         let ordinary = self.network.bound_address().unwrap();
-        let relayed = self
-            .relay
-            .as_ref()
-            .map(|it| it.to.get_last_endpoint().unwrap().unwrap());
+        let relayed = self.relay.as_ref().map(|it| it.to.get_last_endpoint().unwrap().unwrap());
         let telemetry = relayed.unwrap_or_else(|| self.publisher.address().to_owned());
         (telemetry, ordinary.to_owned())
     }
@@ -142,10 +119,7 @@ impl Node {
     }
 
     fn newest(&self) -> String {
-        format!(
-            "{{\"start\":{},\"published\":{}}}",
-            self.incarnation, self.published
-        )
+        format!("{{\"start\":{},\"published\":{}}}", self.incarnation, self.published)
     }
 
     fn work(&mut self) {
@@ -183,13 +157,7 @@ impl Dashboard {
         let subscriber = Subscriber::new(&context).unwrap();
         let network = Network::client(identity(NodeId(9), Role::Client, 0), clock).unwrap();
         let updates = Vec::new();
-        let mut dashboard = Dashboard {
-            _context: context,
-            subscriber,
-            network,
-            clock,
-            updates,
-        };
+        let mut dashboard = Dashboard { _context: context, subscriber, network, clock, updates };
         dashboard.follow(node);
         dashboard
     }
@@ -197,17 +165,13 @@ impl Dashboard {
     fn follow(&mut self, node: &Node) {
         let (telemetry, ordinary) = node.addresses();
         let mut effects = Vec::new();
-        self.subscriber
-            .follow(&telemetry, LINK, &ordinary, &mut effects)
-            .unwrap();
+        self.subscriber.follow(&telemetry, LINK, &ordinary, &mut effects).unwrap();
         self.perform(effects);
     }
 
     fn forget(&mut self, node: &Node) {
         let mut effects = Vec::new();
-        self.subscriber
-            .forget(&node.addresses().0, LINK, &mut effects)
-            .unwrap();
+        self.subscriber.forget(&node.addresses().0, LINK, &mut effects).unwrap();
         self.perform(effects);
     }
 
@@ -226,11 +190,7 @@ impl Dashboard {
         while self.subscriber.receive(self.clock.now(), &mut effects) {}
         let soon = self.clock.now() + Duration::from_millis(2);
         self.network.poll(Some(soon), &mut |event| {
-            assert!(
-                self.subscriber
-                    .network(self.clock.now(), &event, &mut effects),
-                "{event:?}"
-            );
+            assert!(self.subscriber.network(self.clock.now(), &event, &mut effects), "{event:?}");
         });
         self.perform(effects);
         self.subscriber.updates().check_invariants();
@@ -258,22 +218,15 @@ impl Dashboard {
                     return;
                 }
             }
-            assert!(
-                self.clock.now().since(begin) < LIMIT,
-                "{:?}",
-                self.subscriber
-            );
+            assert!(self.clock.now().since(begin) < LIMIT, "{:?}", self.subscriber);
         }
     }
 
     fn newest(&self) -> Option<String> {
-        self.updates
-            .iter()
-            .rev()
-            .find_map(|update| match &update.news {
-                News::Status(json) => Some(String::from_utf8(json.clone()).unwrap()),
-                News::Alert { .. } => None,
-            })
+        self.updates.iter().rev().find_map(|update| match &update.news {
+            News::Status(json) => Some(String::from_utf8(json.clone()).unwrap()),
+            News::Alert { .. } => None,
+        })
     }
 
     fn alerts(&self) -> Vec<&str> {
@@ -286,11 +239,7 @@ impl Dashboard {
 
     /// Numbers only ever grow, within an incarnation and from one to the next.
     fn check_order(&self) {
-        let numbers: Vec<_> = self
-            .updates
-            .iter()
-            .map(|u| (u.incarnation, u.sequence))
-            .collect();
+        let numbers: Vec<_> = self.updates.iter().map(|u| (u.incarnation, u.sequence)).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
         assert_eq!(self.subscriber.malformed(), 0);
     }
@@ -308,19 +257,13 @@ fn what_was_lost_on_the_way_comes_back() {
     let begin = node.clock.now();
     while node.relay.as_ref().unwrap().lost < 2 {
         node.work();
-        assert!(
-            node.clock.now().since(begin) < LIMIT,
-            "the relay gets nothing"
-        );
+        assert!(node.clock.now().since(begin) < LIMIT, "the relay gets nothing");
     }
     node.relay.as_mut().unwrap().loses = false;
     dashboard.catch_up(&mut node);
     assert_eq!(dashboard.alerts(), ["missed"]);
     let after = dashboard.subscriber.updates().counters();
-    assert!(
-        after.gaps > before.gaps && after.asked > before.asked,
-        "{before:?} {after:?}"
-    );
+    assert!(after.gaps > before.gaps && after.asked > before.asked, "{before:?} {after:?}");
     dashboard.check_order();
 }
 
@@ -380,10 +323,7 @@ fn a_publisher_that_comes_back_is_followed_in_its_new_incarnation() {
     node.publisher.alert(AlertLevel::Change, "of the second");
     dashboard.catch_up(&mut node);
     assert_eq!(dashboard.alerts(), ["of the first", "of the second"]);
-    assert_eq!(
-        dashboard.updates.last().unwrap().incarnation,
-        Incarnation(2)
-    );
+    assert_eq!(dashboard.updates.last().unwrap().incarnation, Incarnation(2));
     let counters = dashboard.subscriber.updates().counters();
     assert_eq!(counters.restarts, 1, "{counters:?}");
     dashboard.check_order();
@@ -395,11 +335,6 @@ fn without_keys_telemetry_is_published_on_loopback_only() {
     let publications = || Publications::new(NODE, Role::Worker, Incarnation(1));
     let bind = |exposure| Publisher::bind(&context, "tcp://0.0.0.0:0", exposure, publications());
     let error = bind(Exposure::Loopback).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("listening at tcp://0.0.0.0:0 without keys"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("listening at tcp://0.0.0.0:0 without keys"), "{error}");
     bind(Exposure::Insecure).unwrap();
 }

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod messages;
 pub mod record;
 pub mod ring;
+pub mod segment;
 pub mod status;
 pub mod time;
 pub mod tree;

@@ -91,7 +91,7 @@ wire_enum! {
         DiskFull = 6 "disk_full",
         /// The pin named by the request has lapsed; upload again.
         PinLapsed = 7 "pin_lapsed",
-        /// The peer has no session here (any more: the node was restarted); say `hello`, then repeat.
+        /// This node has no session with the sender, or lost it in a restart: say `hello` again.
         HelloFirst = 8 "hello_first",
         /// This master does not lead; ask the one that the reply names.
         NotLeader = 9 "not_leader",

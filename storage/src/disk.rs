@@ -6,22 +6,25 @@
 //! writes and syncs is explained in `docs/decisions/storage-disk.md`. Deliberately not here: who
 //! may store what, and what to answer (`logic/`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use node::files::{File, Files, Open, read_all, replace};
+use node::files::{File, Files, Open};
 use proto::digest::verify;
 use proto::ids::BlockId;
 use proto::limits;
-use proto::messages::file::StorageCounters;
 use proto::status::BlockKind;
 
-use crate::index::{Entry, Index, Place, decode_table, encode_table};
+use crate::index::{Entry, Place};
 use crate::logic::Ticket;
-use crate::volume::{ALIGNMENT, Extent, HEAD_BYTES, append_record, record_bytes, scan};
+use crate::reader::Shared;
+pub use crate::reader::{Block, ReadError, Reader};
+pub use crate::recovery::Recovery;
+use crate::recovery::{Tail, list_volumes, recover_sealed, recover_tail, write_table};
+use crate::volume::{ALIGNMENT, append_record, record_bytes};
 
 /// Bytes that are written to a volume with one sync at most: what a crash may leave to be cut.
 const GROUP_BYTES: usize = 8 << 20;
@@ -31,9 +34,6 @@ const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// A write above this is not slowed down by allocating as it goes (eyeballed).
 const SMALL_WRITE_BYTES: usize = 128 << 10;
-
-/// Open volumes that are kept for reading.
-const OPEN_VOLUMES: usize = 64;
 
 /// Blocks that one node keeps: what bounds the memory of its index (2 GB).
 const BLOCKS_PER_NODE: usize = 32 << 20;
@@ -45,6 +45,9 @@ pub struct DiskLimits {
     pub inline_bytes: usize,
     /// Zeros are written ahead of small writes by this much.
     pub prepared_bytes: usize,
+    /// Threads that sync the files of large blocks; with 1 the caller's, so that the order of
+    /// operations is always the same.
+    pub sync_threads: usize,
     /// Bytes of a volume; at most 128 GiB, so that offsets fit.
     pub volume_bytes: u64,
     /// Records of a volume, which bounds its table.
@@ -61,6 +64,7 @@ impl Default for DiskLimits {
             // A sync that has no room to allocate takes 152 µs instead of 238 µs (measured, ext4,
             // 4 KiB). The step is eyeballed.
             prepared_bytes: 1 << 20,
+            sync_threads: 4,
             volume_bytes: 256 << 20,
             volume_records: 1 << 18,
             volume_files: 4096,
@@ -125,252 +129,6 @@ pub struct PutDone {
     pub result: Result<Stored, PutError>,
 }
 
-/// A block as it was read: its digest is right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// The context of its digest.
-    pub kind: BlockKind,
-    /// Its bytes.
-    pub content: Vec<u8>,
-}
-
-/// Why a block could not be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// This node does not hold it.
-    #[error("this node does not hold the block")]
-    NotFound,
-    /// Its bytes are not what they should be; from now on the node does not hold it.
-    #[error("the block is damaged here; read another replica")]
-    Damaged,
-    /// The piece that is asked for begins behind the block's end.
-    #[error("the block ends before the offset that is asked for")]
-    Range,
-    /// The disk failed.
-    #[error("the disk failed; read another replica")]
-    Failed,
-}
-
-/// What the start found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Volumes there are.
-    pub volume_count: u64,
-    /// Volumes that were read whole, for want of a table that fits.
-    pub scanned_count: u64,
-    /// Bytes behind the last good record that were cut: a write that was never acknowledged.
-    pub cut_bytes: u64,
-    /// Bad places among good records.
-    pub damaged_count: u64,
-}
-
-struct Shared {
-    files: Arc<dyn Files>,
-    folder: PathBuf,
-    index: RwLock<Index>,
-    volumes: Mutex<BTreeMap<u32, Arc<dyn File>>>,
-    put_count: AtomicU64,
-    put_bytes: AtomicU64,
-    damaged_count: AtomicU64,
-}
-
-impl Shared {
-    fn volume_path(&self, volume: u32) -> PathBuf {
-        self.folder.join(format!("{volume:08x}.volume"))
-    }
-
-    fn table_path(&self, volume: u32) -> PathBuf {
-        self.folder.join(format!("{volume:08x}.table"))
-    }
-
-    fn own_files(&self, volume: u32) -> PathBuf {
-        self.folder.join(format!("{volume:08x}"))
-    }
-
-    fn own_path(&self, volume: u32, block: BlockId) -> PathBuf {
-        self.own_files(volume).join(own_name(block))
-    }
-
-    fn open_volumes(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<dyn File>>> {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn volume(&self, volume: u32) -> io::Result<Arc<dyn File>> {
-        if let Some(file) = self.open_volumes().get(&volume) {
-            return Ok(Arc::clone(file));
-        }
-        let file = self.files.open(&self.volume_path(volume), Open::Existing)?;
-        let file: Arc<dyn File> = Arc::from(file);
-        let mut open = self.open_volumes();
-        while open.len() >= OPEN_VOLUMES {
-            // The lowest number is the oldest volume, which is the least likely to be read again.
-            open.pop_first();
-        }
-        open.insert(volume, Arc::clone(&file));
-        Ok(file)
-    }
-
-    fn get(&self, block: BlockId) -> Option<Entry> {
-        self.index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(block)
-    }
-
-    fn insert(&self, entries: &[(BlockId, Entry)]) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        for &(block, entry) in entries {
-            index.insert(block, entry);
-        }
-    }
-
-    /// Whether the file of a block is there and as long as its record says.
-    fn has_own_file(&self, block: BlockId, entry: &Entry) -> bool {
-        let path = self.own_path(entry.volume, block);
-        let length = self
-            .files
-            .open(&path, Open::Existing)
-            .and_then(|file| file.len());
-        length.is_ok_and(|length| length == u64::from(entry.length))
-    }
-}
-
-fn own_name(block: BlockId) -> String {
-    format!("{:032x}", block.0)
-}
-
-/// Reads blocks. Clones share one index; any thread may have one.
-#[derive(Clone)]
-pub struct Reader {
-    shared: Arc<Shared>,
-}
-
-impl std::fmt::Debug for Reader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader")
-            .field("folder", &self.shared.folder)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Reader {
-    /// Reads a block and verifies its digest. One that turns out to be damaged is forgotten, so
-    /// that it can be stored again.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn read(&self, block: BlockId) -> Result<Block, ReadError> {
-        let entry = self.shared.get(block).ok_or(ReadError::NotFound)?;
-        match self.read_entry(block, &entry) {
-            Ok(content) if verify(entry.kind, block, &content).is_ok() => Ok(Block {
-                kind: entry.kind,
-                content,
-            }),
-            Ok(_) => {
-                self.forget_damaged(block, entry);
-                Err(ReadError::Damaged)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.forget_damaged(block, entry);
-                Err(ReadError::Damaged)
-            }
-            Err(error) => {
-                tracing::error!(%block, %error, "a block cannot be read");
-                Err(ReadError::Failed)
-            }
-        }
-    }
-
-    fn read_entry(&self, block: BlockId, entry: &Entry) -> io::Result<Vec<u8>> {
-        let mut content = vec![0; entry.length as usize];
-        let read = match entry.place {
-            Place::Inline { offset } => {
-                let file = self.shared.volume(entry.volume)?;
-                file.read_at(&mut content, u64::from(offset) * ALIGNMENT + HEAD_BYTES)?
-            }
-            Place::OwnFile => {
-                let path = self.shared.own_path(entry.volume, block);
-                self.shared
-                    .files
-                    .open(&path, Open::Existing)?
-                    .read_at(&mut content, 0)?
-            }
-        };
-        content.truncate(read);
-        Ok(content)
-    }
-
-    fn forget_damaged(&self, block: BlockId, entry: Entry) {
-        let mut index = self
-            .shared
-            .index
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let was_there = index.remove(block, entry);
-        drop(index);
-        if was_there {
-            self.shared.damaged_count.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%block, volume = entry.volume, "a block is damaged and forgotten");
-            // Without its table the volume is verified at the next start, so that the block does
-            // not come back. Where that fails, the next read finds the damage again.
-            let _ = self
-                .shared
-                .files
-                .remove(&self.shared.table_path(entry.volume));
-        }
-    }
-
-    /// Whether a block is durable here.
-    #[must_use]
-    pub fn contains(&self, block: BlockId) -> bool {
-        self.shared.get(block).is_some()
-    }
-
-    /// For each block in order 1 where it is durable here, else 0.
-    #[must_use]
-    pub fn presence(&self, blocks: &[BlockId]) -> Vec<u8> {
-        let index = self
-            .shared
-            .index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        blocks
-            .iter()
-            .map(|&block| u8::from(index.contains(block)))
-            .collect()
-    }
-
-    /// What is held and what was stored since the start; what was read is counted by whoever
-    /// answers.
-    #[must_use]
-    pub fn counters(&self) -> StorageCounters {
-        let index = self
-            .shared
-            .index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        StorageCounters {
-            block_count: index.len() as u64,
-            block_bytes: index.bytes(),
-            put_count: self.shared.put_count.load(Ordering::Relaxed),
-            put_bytes: self.shared.put_bytes.load(Ordering::Relaxed),
-            damaged_count: self.shared.damaged_count.load(Ordering::Relaxed),
-            ..StorageCounters::default()
-        }
-    }
-}
-
-/// The volume that is being written.
-struct Tail {
-    volume: u32,
-    file: Arc<dyn File>,
-    end: u64,
-    /// Up to here the file is allocated.
-    prepared: u64,
-    entries: Vec<(BlockId, Entry)>,
-    file_count: usize,
-}
-
 /// The writing side. There is one for a data folder.
 pub struct Disk {
     shared: Arc<Shared>,
@@ -407,38 +165,17 @@ impl Disk {
         folder: &Path,
         limits: DiskLimits,
     ) -> Result<Disk, DiskError> {
-        assert!(
-            limits.volume_bytes <= 128 << 30,
-            "offsets of a volume have 32 bits"
-        );
+        assert!(limits.volume_bytes <= 128 << 30, "offsets of a volume have 32 bits");
         assert!(limits.volume_records > 0 && limits.volume_files > 0 && limits.volume_bytes > 0);
-        let failed = |operation| {
-            move |source| DiskError {
-                operation,
-                folder: folder.to_owned(),
-                source,
-            }
-        };
+        let failed =
+            |operation| move |source| DiskError { operation, folder: folder.to_owned(), source };
         let parent = folder.to_owned();
         let folder_of_volumes = folder.join("volumes");
-        files
-            .create_dir_all(&folder_of_volumes)
-            .map_err(failed("make the folder of volumes"))?;
+        files.create_dir_all(&folder_of_volumes).map_err(failed("make the folder of volumes"))?;
         files.sync_dir(&parent).map_err(failed("sync the folder"))?;
-        let shared = Shared {
-            files,
-            folder: folder_of_volumes,
-            index: RwLock::default(),
-            volumes: Mutex::default(),
-            put_count: AtomicU64::new(0),
-            put_bytes: AtomicU64::new(0),
-            damaged_count: AtomicU64::new(0),
-        };
+        let shared = Shared::new(files, folder_of_volumes);
         let volumes = list_volumes(&shared).map_err(failed("list the volumes"))?;
-        let mut recovery = Recovery {
-            volume_count: volumes.len() as u64,
-            ..Recovery::default()
-        };
+        let mut recovery = Recovery { volume_count: volumes.len() as u64, ..Recovery::default() };
         let (sealed, last) = match volumes.split_last() {
             Some((&last, sealed)) => (sealed, last),
             None => (&[][..], 0),
@@ -456,26 +193,15 @@ impl Disk {
         }
         let tail = recover_tail(&shared, last, &mut recovery)
             .map_err(failed("recover the last volume"))?;
-        shared
-            .damaged_count
-            .store(recovery.damaged_count, Ordering::Relaxed);
+        shared.damaged_count.store(recovery.damaged_count, Ordering::Relaxed);
         let shared = Arc::new(shared);
-        Ok(Disk {
-            shared,
-            limits,
-            tail,
-            recovery,
-            has_failed: false,
-            buffer: Vec::new(),
-        })
+        Ok(Disk { shared, limits, tail, recovery, has_failed: false, buffer: Vec::new() })
     }
 
     /// The reading side.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader {
-            shared: Arc::clone(&self.shared),
-        }
+        Reader { shared: Arc::clone(&self.shared) }
     }
 
     /// What [`Disk::open`] found.
@@ -494,16 +220,10 @@ impl Disk {
         let mut named = BTreeSet::new();
         for put in puts {
             match self.check(&put) {
-                Err(error) => done.push(PutDone {
-                    ticket: put.ticket,
-                    result: Err(error),
-                }),
+                Err(error) => done.push(PutDone { ticket: put.ticket, result: Err(error) }),
                 Ok(true) => {
                     let stored = Stored { was_present: true };
-                    done.push(PutDone {
-                        ticket: put.ticket,
-                        result: Ok(stored),
-                    });
+                    done.push(PutDone { ticket: put.ticket, result: Ok(stored) });
                 }
                 Ok(false) if named.insert(put.block) => waiting.push(put),
                 Ok(false) => copies.push(put),
@@ -520,10 +240,7 @@ impl Disk {
                 Ok(()) => self.store_group(group, &mut done),
                 Err(error) => {
                     let error = self.put_error(&error, "begin the next volume");
-                    let failed = |put: &Put| PutDone {
-                        ticket: put.ticket,
-                        result: Err(error),
-                    };
+                    let failed = |put: &Put| PutDone { ticket: put.ticket, result: Err(error) };
                     done.extend(group.iter().map(failed));
                 }
             }
@@ -534,15 +251,10 @@ impl Disk {
                 Ok(Stored { was_present: true })
             } else {
                 let first = waiting.iter().find(|put| put.block == copy.block);
-                let outcome = done
-                    .iter()
-                    .find(|it| first.is_some_and(|f| f.ticket == it.ticket));
+                let outcome = done.iter().find(|it| first.is_some_and(|f| f.ticket == it.ticket));
                 outcome.map_or(Err(PutError::Failed), |outcome| outcome.result)
             };
-            done.push(PutDone {
-                ticket: copy.ticket,
-                result,
-            });
+            done.push(PutDone { ticket: copy.ticket, result });
         }
         done
     }
@@ -559,11 +271,7 @@ impl Disk {
         if verify(put.kind, put.block, &put.content).is_err() {
             return Err(PutError::WrongDigest);
         }
-        let index = self
-            .shared
-            .index
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
         if index.contains(put.block) {
             return Ok(true);
         }
@@ -592,14 +300,8 @@ impl Disk {
         let room = usize::try_from(self.limits.volume_bytes.saturating_sub(self.tail.end))
             .unwrap_or(usize::MAX);
         let mut room = room.min(GROUP_BYTES);
-        let mut records = self
-            .limits
-            .volume_records
-            .saturating_sub(self.tail.entries.len());
-        let mut files = self
-            .limits
-            .volume_files
-            .saturating_sub(self.tail.file_count);
+        let mut records = self.limits.volume_records.saturating_sub(self.tail.entries.len());
+        let mut files = self.limits.volume_files.saturating_sub(self.tail.file_count);
         let mut count = 0;
         for put in puts {
             let is_own = self.is_own(put);
@@ -622,19 +324,13 @@ impl Disk {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let mut offset = write_offset;
-        for (put, _) in puts
-            .iter()
-            .zip(&results)
-            .filter(|(_, result)| result.is_ok())
-        {
+        for (put, _) in puts.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
             let is_own = self.is_own(put);
             let place = if is_own {
                 Place::OwnFile
             } else {
                 // `open` refuses volumes that could grow beyond what fits.
-                Place::Inline {
-                    offset: (offset / ALIGNMENT) as u32,
-                }
+                Place::Inline { offset: (offset / ALIGNMENT) as u32 }
             };
             let entry = Entry {
                 kind: put.kind,
@@ -648,11 +344,7 @@ impl Disk {
             offset += record_bytes(&entry);
             entries.push((put.block, entry));
         }
-        let written = if buffer.is_empty() {
-            Ok(())
-        } else {
-            self.write_records(&buffer)
-        };
+        let written = if buffer.is_empty() { Ok(()) } else { self.write_records(&buffer) };
         match written {
             Ok(()) => self.count_stored(&entries),
             Err(error) => {
@@ -680,9 +372,7 @@ impl Disk {
         self.shared.insert(entries);
         for (_, entry) in entries {
             self.shared.put_count.fetch_add(1, Ordering::Relaxed);
-            self.shared
-                .put_bytes
-                .fetch_add(u64::from(entry.length), Ordering::Relaxed);
+            self.shared.put_bytes.fetch_add(u64::from(entry.length), Ordering::Relaxed);
             self.tail.file_count += usize::from(entry.place == Place::OwnFile);
         }
         self.tail.entries.extend_from_slice(entries);
@@ -691,47 +381,44 @@ impl Disk {
     /// Writes the files of large blocks and makes them and their names durable. They do not count
     /// before their records are in the volume.
     fn write_own_files(&mut self, puts: &[Put], results: &mut [Result<(), PutError>]) {
+        let is_own = |(_, put): &(usize, &Put)| self.is_own(put);
+        let own: Vec<(usize, &Put)> = puts.iter().enumerate().filter(is_own).collect();
+        if own.is_empty() {
+            return;
+        }
         let folder = self.shared.own_files(self.tail.volume);
-        let mut written = Vec::new();
-        for (at, put) in puts.iter().enumerate() {
-            if !self.is_own(put) {
-                continue;
+        if self.tail.file_count == 0 {
+            let made = self.shared.files.create_dir_all(&folder);
+            let made = made.and_then(|()| self.shared.files.sync_dir(&self.shared.folder));
+            if let Err(error) = made {
+                let error = self.put_error(&error, "make a folder");
+                own.iter().for_each(|&(at, _)| results[at] = Err(error));
+                return;
             }
-            if written.is_empty() && self.tail.file_count == 0 {
-                let made = self.shared.files.create_dir_all(&folder);
-                let made = made.and_then(|()| self.shared.files.sync_dir(&self.shared.folder));
-                if let Err(error) = made {
-                    results[at] = Err(self.put_error(&error, "make a folder"));
-                    continue;
-                }
-            }
+        }
+        let mut written = Vec::with_capacity(own.len());
+        for (at, put) in own {
             let path = self.shared.own_path(self.tail.volume, put.block);
             let temporary = path.with_extension("new");
-            let file = match self.write_file(&temporary, &put.content) {
-                Ok(file) => file,
+            match self.write_file(&temporary, &put.content) {
+                Ok(file) => written.push(OwnFile { at, file, temporary, path }),
                 Err(error) => {
                     let _ = self.shared.files.remove(&temporary);
                     results[at] = Err(self.put_error(&error, "write a large block"));
-                    continue;
                 }
-            };
-            let renamed = file
-                .sync_data()
-                .map_err(|error| self.sync_failed(&error))
-                .and_then(|()| {
-                    let renamed = self.shared.files.rename(&temporary, &path);
-                    renamed.map_err(|error| self.put_error(&error, "rename a large block"))
-                });
-            match renamed {
-                Ok(()) => written.push(at),
-                Err(error) => results[at] = Err(error),
             }
         }
-        if !written.is_empty()
-            && let Err(error) = self.shared.files.sync_dir(&folder)
-        {
+        let synced = sync_files(&written, self.limits.sync_threads);
+        for (own, synced) in written.iter().zip(synced) {
+            let named = synced.map_err(|error| self.sync_failed(&error)).and_then(|()| {
+                let renamed = self.shared.files.rename(&own.temporary, &own.path);
+                renamed.map_err(|error| self.put_error(&error, "rename a large block"))
+            });
+            results[own.at] = named;
+        }
+        if let Err(error) = self.shared.files.sync_dir(&folder) {
             let error = self.sync_failed(&error);
-            written.into_iter().for_each(|at| results[at] = Err(error));
+            written.iter().for_each(|own| results[own.at] = Err(error));
         }
     }
 
@@ -761,20 +448,12 @@ impl Disk {
             self.tail.prepared = end;
             if buffer.len() <= SMALL_WRITE_BYTES {
                 // Where this fails, the next write finds out for itself.
-                if self
-                    .tail
-                    .file
-                    .write_all_at(&vec![0; self.limits.prepared_bytes], end)
-                    .is_ok()
-                {
+                if self.tail.file.write_all_at(&vec![0; self.limits.prepared_bytes], end).is_ok() {
                     self.tail.prepared = end + self.limits.prepared_bytes as u64;
                 }
             }
         }
-        self.tail
-            .file
-            .sync_data()
-            .map_err(|error| self.sync_failed(&error))?;
+        self.tail.file.sync_data().map_err(|error| self.sync_failed(&error))?;
         self.tail.end = end;
         Ok(())
     }
@@ -789,10 +468,7 @@ impl Disk {
             return Err(error);
         }
         let next = volume.checked_add(1).ok_or(ErrorKind::FileTooLarge)?;
-        let file = self
-            .shared
-            .files
-            .open(&self.shared.volume_path(next), Open::Either)?;
+        let file = self.shared.files.open(&self.shared.volume_path(next), Open::Either)?;
         file.set_len(0)?;
         self.shared.files.sync_dir(&self.shared.folder)?;
         // Damaged blocks were forgotten meanwhile and must not come back through the table.
@@ -801,14 +477,8 @@ impl Disk {
         let entries: Vec<_> = entries.into_iter().filter(is_current).collect();
         write_table(&self.shared, volume, self.tail.end, &entries);
         let file: Arc<dyn File> = Arc::from(file);
-        self.tail = Tail {
-            volume: next,
-            file,
-            end: 0,
-            prepared: 0,
-            entries: Vec::new(),
-            file_count: 0,
-        };
+        self.tail =
+            Tail { volume: next, file, end: 0, prepared: 0, entries: Vec::new(), file_count: 0 };
         Ok(())
     }
 
@@ -829,140 +499,38 @@ impl Disk {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
+/// The file of a large block that was written and has no name of its own yet.
+struct OwnFile {
+    /// Position of its put.
+    at: usize,
+    file: Box<dyn File>,
+    temporary: PathBuf,
+    path: PathBuf,
 }
 
-/// Writes the table of a sealed volume. Without it the volume is read at the next start.
-fn write_table(shared: &Shared, volume: u32, volume_bytes: u64, entries: &[(BlockId, Entry)]) {
-    let table = encode_table(volume, volume_bytes, entries);
-    if let Err(error) = replace(&*shared.files, &shared.table_path(volume), &table) {
-        tracing::warn!(%error, volume, "the table of a sealed volume cannot be written");
+/// Syncs files, several at the same time: a disk is faster with more to do (measured: 4 MiB each
+/// 250 MB/s one after the other, 490 MB/s in eights).
+fn sync_files(files: &[OwnFile], threads: usize) -> Vec<io::Result<()>> {
+    let sync = |part: &[OwnFile]| part.iter().map(|own| own.file.sync_data()).collect::<Vec<_>>();
+    if threads <= 1 || files.len() <= 1 {
+        return sync(files);
     }
-}
-
-/// The numbers of the volumes in order. Removes what replacing a table left behind.
-fn list_volumes(shared: &Shared) -> io::Result<Vec<u32>> {
-    let mut volumes = Vec::new();
-    for name in shared.files.list(&shared.folder)? {
-        let Some(text) = name.to_str() else { continue };
-        if let Some(number) = text.strip_suffix(".volume") {
-            let number = u32::from_str_radix(number, 16);
-            let number = number.map_err(|_| {
-                let path = shared.folder.join(&name);
-                io::Error::new(
-                    ErrorKind::InvalidData,
-                    format!("{}: no volume", path.display()),
-                )
-            })?;
-            volumes.push(number);
-        } else if text.ends_with(".new") {
-            shared.files.remove(&shared.folder.join(&name))?;
-        }
-    }
-    volumes.sort_unstable();
-    Ok(volumes)
-}
-
-fn recover_sealed(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::Result<()> {
-    let file = shared
-        .files
-        .open(&shared.volume_path(volume), Open::Existing)?;
-    let length = file.len()?;
-    let table = read_all(&*shared.files, &shared.table_path(volume)).ok();
-    if let Some(entries) = table.and_then(|table| decode_table(&table, volume, length)) {
-        shared.insert(&entries);
-        return Ok(());
-    }
-    recovery.scanned_count += 1;
-    let mut found = scan(&*file, volume, Extent::Sealed)?;
-    found.good.retain(|(block, entry)| {
-        let is_there = entry.place != Place::OwnFile || shared.has_own_file(*block, entry);
-        found.damaged += u64::from(!is_there);
-        is_there
-    });
-    if found.damaged > 0 {
-        tracing::error!(
-            volume,
-            damaged = found.damaged,
-            "a sealed volume is damaged"
-        );
-    }
-    recovery.damaged_count += found.damaged;
-    shared.insert(&found.good);
-    write_table(shared, volume, length, &found.good);
-    Ok(())
-}
-
-fn recover_tail(shared: &Shared, volume: u32, recovery: &mut Recovery) -> io::Result<Tail> {
-    let path = shared.volume_path(volume);
-    let file = shared.files.open(&path, Open::Either)?;
-    shared.files.sync_dir(&shared.folder)?;
-    let mut found = scan(&*file, volume, Extent::Tail)?;
-    recovery.scanned_count += 1;
-    let is_cut = found.end < file.len()?;
-    if is_cut {
-        recovery.cut_bytes = written_bytes(&*file, found.end)?;
-        file.set_len(found.end)?;
-    }
-    // A process that was killed leaves records that were written and never synced.
-    file.sync_data()?;
-    let own_files = shared.own_files(volume);
-    let mut names: BTreeSet<PathBuf> = match shared.files.list(&own_files) {
-        Ok(names) => names.into_iter().collect(),
-        Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
-        Err(error) => return Err(error),
-    };
-    let mut file_count = 0;
-    found.good.retain(|(block, entry)| {
-        if entry.place != Place::OwnFile {
-            return true;
-        }
-        file_count += 1;
-        let is_there =
-            names.remove(Path::new(&own_name(*block))) && shared.has_own_file(*block, entry);
-        found.damaged += u64::from(!is_there);
-        is_there
-    });
-    // What is left has no record: it was being written when the power failed.
-    for name in names {
-        shared.files.remove(&own_files.join(name))?;
-    }
-    if found.damaged > 0 {
-        tracing::error!(
-            volume,
-            damaged = found.damaged,
-            "the last volume is damaged"
-        );
-    }
-    recovery.damaged_count += found.damaged;
-    shared.insert(&found.good);
-    Ok(Tail {
-        volume,
-        file: Arc::from(file),
-        end: found.end,
-        prepared: found.end,
-        entries: found.good,
-        file_count,
+    std::thread::scope(|scope| {
+        let parts = files.chunks(files.len().div_ceil(threads));
+        let started = parts.map(|part| {
+            let thread = std::thread::Builder::new().name("sync".into());
+            // Where there is no further thread, this one does it.
+            thread.spawn_scoped(scope, move || sync(part)).map_err(|_| part)
+        });
+        let started: Vec<_> = started.collect();
+        let ended = started.into_iter().map(|part| match part {
+            Ok(thread) => thread.join().expect("a sync does not panic"),
+            Err(part) => sync(part),
+        });
+        ended.flatten().collect()
     })
 }
 
-/// Bytes behind `from` up to the last one that is not zero: without what was written ahead.
-fn written_bytes(file: &dyn File, from: u64) -> io::Result<u64> {
-    let mut window = vec![0; 1 << 20];
-    let mut at = from;
-    let mut end = from;
-    loop {
-        let read = file.read_at(&mut window, at)?;
-        if let Some(last) = window[..read].iter().rposition(|&byte| byte != 0) {
-            end = at + last as u64 + 1;
-        }
-        at += read as u64;
-        if read < window.len() {
-            return Ok(end - from);
-        }
-    }
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

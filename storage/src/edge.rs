@@ -245,9 +245,7 @@ impl Kept {
         match effect {
             Effect::Network(effect) => Begun::Network(effect),
             Effect::Put(put) => Begun::Put(put),
-            Effect::Read { ticket, block, form } => {
-                Begun::Work(Work::Read { ticket, block, form })
-            }
+            Effect::Read { ticket, block, form } => Begun::Work(Work::Read { ticket, block, form }),
             Effect::Keep { ticket, block, kind, content } => {
                 Begun::Work(Work::Keep { ticket, block, kind, content })
             }

@@ -128,12 +128,7 @@ pub(crate) fn encode_table(
             reserved: 0,
         }
     });
-    let head = TableHead {
-        magic: MAGIC,
-        checksum: 0,
-        volume,
-        volume_bytes,
-    };
+    let head = TableHead { magic: MAGIC, checksum: 0, volume, volume_bytes };
     let mut bytes = bytemuck::bytes_of(&head).to_vec();
     bytes.reserve(entries.len() * size_of::<TableItem>());
     for item in items {
@@ -162,19 +157,11 @@ pub(crate) fn decode_table(
     let items = proto::wire::items_of::<TableItem>(bytes.get(size_of::<TableHead>()..)?)?;
     let entries = items.iter().map(|item| {
         let place = match item.is_inline {
-            1 => Place::Inline {
-                offset: item.offset,
-            },
+            1 => Place::Inline { offset: item.offset },
             _ => Place::OwnFile,
         };
         let kind = BlockKind::from_wire(item.kind)?;
-        let entry = Entry {
-            kind,
-            volume,
-            place,
-            length: item.length,
-            stamp: item.stamp,
-        };
+        let entry = Entry { kind, volume, place, length: item.length, stamp: item.stamp };
         Some((BlockId::from(item.block), entry))
     });
     entries.collect()

@@ -4,7 +4,7 @@
 //! - [`logic`]: which requests are taken on and what is answered; pure
 //! - [`edge`]: effects become work, what was read waits until it is answered
 //! - [`disk`]: how blocks become durable and are found again (`volume.rs`: the records,
-//!   `index.rs`: where each block lies); [`disk_thread`]: many puts share a sync
+//!   `index.rs`: where each block lies, `reader.rs`, `recovery.rs`); [`disk_thread`]: many puts share a sync
 //! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
 //!
 //! The order of writes and syncs, with reasons: `docs/decisions/storage-disk.md`.
@@ -15,6 +15,8 @@ pub mod disk_thread;
 pub mod edge;
 mod index;
 pub mod logic;
+mod reader;
+mod recovery;
 mod service;
 mod volume;
 

@@ -65,7 +65,7 @@ fn room(path: &Path) -> io::Result<(u64, u64)> {
 /// # Errors
 /// [`StorageError`], at the start; or when the first master that it meets belongs to another
 /// cluster than its folder.
-pub fn run(config: Config, stop: &Stop) -> Result<(), StorageError> {
+pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     let Config { node: settings, storage } = config;
     let opened = DataFolder::open(&settings.data, Role::Storage, settings.cluster);
     let folder = opened.map_err(StorageError::DataFolder)?;
@@ -123,8 +123,8 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), StorageError> {
     let kept = Kept::default();
     let waiting = VecDeque::new();
     let service =
-        Service { clock, folder, network, logic, disk, pool, performer, kept, waiting };
-    service.run(stop)
+        Service { stop, clock, folder, network, logic, disk, pool, performer, kept, waiting };
+    service.run()
 }
 
 fn announce(registration: &Registration, store: StoreId, bound: &str) {
@@ -138,6 +138,7 @@ fn announce(registration: &Registration, store: StoreId, bound: &str) {
 }
 
 struct Service {
+    stop: Stop,
     clock: Clock,
     folder: DataFolder,
     network: Network,
@@ -151,9 +152,9 @@ struct Service {
 }
 
 impl Service {
-    fn run(mut self, stop: &Stop) -> Result<(), StorageError> {
+    fn run(mut self) -> Result<(), StorageError> {
         let mut effects = Vec::new();
-        while !stop.is_requested() {
+        while !self.stop.is_requested() {
             self.take_done(&mut effects)?;
             let deadline = self.logic.next_deadline();
             let (logic, clock) = (&mut self.logic, self.clock);

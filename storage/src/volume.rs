@@ -109,9 +109,7 @@ struct Found {
 fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
     let bytes = bytes.get(..size_of::<Head>())?;
     let head: Head = bytemuck::pod_read_unaligned(bytes);
-    let Head {
-        magic, checksum, ..
-    } = head;
+    let Head { magic, checksum, .. } = head;
     if magic != MAGIC || checksum != checksum_of(&head) {
         return None;
     }
@@ -120,9 +118,7 @@ fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
         return None;
     }
     let place = match head.place {
-        INLINE => Place::Inline {
-            offset: u32::try_from(offset / ALIGNMENT).ok()?,
-        },
+        INLINE => Place::Inline { offset: u32::try_from(offset / ALIGNMENT).ok()? },
         OWN_FILE => Place::OwnFile,
         _ => return None,
     };
@@ -133,11 +129,7 @@ fn head_at(bytes: &[u8], volume: u32, offset: u64) -> Option<Found> {
         length: head.length,
         stamp: head.stamp,
     };
-    Some(Found {
-        block: BlockId::from(head.block),
-        entry,
-        write_offset,
-    })
+    Some(Found { block: BlockId::from(head.block), entry, write_offset })
 }
 
 /// Whether a later volume exists, so that everything in this one was synced.
@@ -205,10 +197,7 @@ pub(crate) fn scan(file: &dyn File, volume: u32, extent: Extent) -> io::Result<S
         end = cut;
     }
     let damaged = bad.iter().filter(|&&offset| offset < synced).count() as u64;
-    let good = good
-        .into_iter()
-        .map(|(_, block, entry)| (block, entry))
-        .collect();
+    let good = good.into_iter().map(|(_, block, entry)| (block, entry)).collect();
     Ok(Scan { good, end, damaged })
 }
 

@@ -95,6 +95,26 @@ impl Answer {
     }
 }
 
+/// The answer to an audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Audit {
+    /// Newest command that the sum contains.
+    pub(crate) index: u64,
+    /// All money together.
+    pub(crate) sum: u64,
+}
+
+impl Audit {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        bytes([self.index, self.sum])
+    }
+
+    pub(crate) fn decode(content: &[u8]) -> Option<Audit> {
+        let [index, sum] = numbers(content)?;
+        Some(Audit { index, sum })
+    }
+}
+
 /// Whether a request had its effect now or before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
@@ -109,17 +129,20 @@ pub(crate) enum Effect {
 pub(crate) struct Bank {
     accounts: Vec<u64>,
     clients: BTreeMap<u64, BTreeMap<u64, Answer>>,
+    /// Log index of the newest command.
+    index: u64,
 }
 
 impl Default for Bank {
     fn default() -> Bank {
-        Bank { accounts: vec![INITIAL; ACCOUNTS as usize], clients: BTreeMap::new() }
+        Bank { accounts: vec![INITIAL; ACCOUNTS as usize], clients: BTreeMap::new(), index: 0 }
     }
 }
 
 impl Bank {
     /// Carries out one command of the log.
     pub(crate) fn apply(&mut self, index: u64, transfer: Transfer) -> (Answer, Effect) {
+        self.index = index;
         let answers = self.clients.entry(transfer.client).or_default();
         if let Some(answer) = answers.get(&transfer.number) {
             return (*answer, Effect::Before);
@@ -146,6 +169,11 @@ impl Bank {
         (answer, Effect::Now)
     }
 
+    /// Log index of the newest command that it contains.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
     /// All money together.
     pub(crate) fn sum(&self) -> u64 {
         self.accounts.iter().sum()
@@ -159,6 +187,7 @@ impl Bank {
     /// The whole state as bytes, in one canonical form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut content = self.accounts.clone();
+        content.push(self.index);
         for (client, answers) in &self.clients {
             for (number, answer) in answers {
                 content.extend([*client, *number, answer.verdict as u64, answer.index]);
@@ -170,9 +199,11 @@ impl Bank {
 
     /// The state of bytes that [`Bank::encode`] made; `None` for others.
     pub(crate) fn decode(content: &[u8]) -> Option<Bank> {
-        let (accounts, answers) = content.split_at_checked(ACCOUNTS as usize * 8)?;
+        let (accounts, rest) = content.split_at_checked(ACCOUNTS as usize * 8)?;
+        let (index, answers) = rest.split_at_checked(8)?;
         let accounts: [u64; ACCOUNTS as usize] = numbers(accounts)?;
-        let mut bank = Bank { accounts: accounts.to_vec(), clients: BTreeMap::new() };
+        let [index] = numbers(index)?;
+        let mut bank = Bank { accounts: accounts.to_vec(), clients: BTreeMap::new(), index };
         let (entries, rest) = answers.as_chunks::<48>();
         for entry in entries {
             let (key, answer) = entry.split_at(16);

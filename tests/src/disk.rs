@@ -298,11 +298,15 @@ impl SimFiles {
         Ok(())
     }
 
-    /// Every file there is at present with its length.
-    pub(crate) fn files(&self) -> Vec<(PathBuf, u64)> {
-        let state = self.lock();
-        let files = state.present.files.iter();
-        files.map(|(path, inode)| (path.clone(), state.inodes[inode].present.length)).collect()
+    /// Every file that is there at present.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.lock().present.files.keys().cloned().collect()
+    }
+
+    /// The machine gets a new, empty disk.
+    pub(crate) fn wipe(&self) {
+        let mut state = self.lock();
+        *state = State { lies: state.lies, next_inode: state.next_inode, ..State::default() };
     }
 }
 

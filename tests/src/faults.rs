@@ -10,6 +10,7 @@ use proto::time::Duration;
 
 use crate::network::Weather;
 use crate::process::ProcessId;
+use crate::process::member::Tuning;
 use crate::random::{chance, interval, span};
 
 /// A kind of fault that a run may have.
@@ -25,9 +26,10 @@ enum Kind {
     SlowLink,
     SlowDisk,
     FullDisk,
+    EmptyDisk,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Kill,
     Kind::PowerLoss,
     Kind::Blackout,
@@ -38,6 +40,7 @@ const KINDS: [Kind; 10] = [
     Kind::SlowLink,
     Kind::SlowDisk,
     Kind::FullDisk,
+    Kind::EmptyDisk,
 ];
 
 /// How a process dies.
@@ -47,6 +50,8 @@ pub(crate) enum Death {
     Killed,
     /// The machine loses power and with it what was not synced.
     PowerLoss,
+    /// The disk is lost as a whole; the process comes back with an empty one.
+    DiskLoss,
 }
 
 /// One fault. Those that end by themselves carry how long they last.
@@ -64,6 +69,9 @@ pub(crate) enum Fault {
     SlowLink { way: (ProcessId, ProcessId), by: Duration, lasts: Duration },
     /// A disk takes longer.
     SlowDisk { process: ProcessId, by: Duration, lasts: Duration },
+    /// A bit of a file is not what was written; the file is the first one whose name contains
+    /// `file`.
+    BitRot { process: ProcessId, file: &'static str, offset: u64 },
     /// A disk has room for so many bytes more.
     FullDisk { process: ProcessId, room: u64, lasts: Duration },
 }
@@ -77,6 +85,8 @@ pub(crate) struct Swarm {
     pub(crate) weather: Weather,
     /// Bounds of each process's connections.
     pub(crate) limits: NetworkLimits,
+    /// How members behave.
+    pub(crate) tuning: Tuning,
     /// How long a disk takes for one batch, at least and at most.
     pub(crate) disk: (Duration, Duration),
     /// How much of what was not synced survives a power loss, per mille of each write.
@@ -108,6 +118,11 @@ impl Swarm {
                 queued_bytes: [2_000, 64 << 10, 64 << 20][rng.usize(0..3)],
                 ..NetworkLimits::NODE
             },
+            tuning: Tuning {
+                log_file_bytes: [4 << 10, 32 << 10, 1 << 20][rng.usize(0..3)],
+                snapshot_after: [2_000, 20_000, 200_000][rng.usize(0..3)],
+                trailing: [0, 1_000, 20_000][rng.usize(0..3)],
+            },
             disk: (disk, disk.times([1, 4, 30][rng.usize(0..3)])),
             survival: [0, 300, 500, 900][rng.usize(0..4)],
             drift: [0, 100, 20_000][rng.usize(0..3)],
@@ -126,6 +141,11 @@ impl Swarm {
                 high_water_mark: 1_000,
             },
             limits: NetworkLimits::NODE,
+            tuning: Tuning {
+                log_file_bytes: 32 << 10,
+                snapshot_after: 20_000,
+                trailing: 1_000,
+            },
             disk: (Duration(200), Duration(400)),
             survival: 500,
             drift: 0,
@@ -183,6 +203,9 @@ impl Swarm {
             Kind::SlowDisk => {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(600));
                 vec![Fault::SlowDisk { process: member, by, lasts }]
+            }
+            Kind::EmptyDisk => {
+                vec![Fault::Crash { process: member, death: Death::DiskLoss, down: lasts }]
             }
             Kind::FullDisk => {
                 vec![Fault::FullDisk { process: member, room: rng.u64(0..200_000), lasts }]

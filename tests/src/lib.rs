@@ -16,6 +16,7 @@ mod process;
 mod random;
 pub mod report;
 pub mod runs;
+pub mod scenarios;
 pub mod trace;
 mod workload;
 mod world;

@@ -36,13 +36,13 @@ impl LocalClock {
     }
 }
 
-/// A process's disk thread: jobs one after the other.
+/// A process's disk thread: whatever waits when it is free is done together.
 #[derive(Debug, Default)]
 pub(crate) struct DiskThread {
     /// What is to be done, the next one first.
-    pub(crate) jobs: VecDeque<Job>,
-    /// When the thread has finished what was handed to it so far.
-    pub(crate) free_at: Instant,
+    pub(crate) jobs: Vec<Job>,
+    /// Whether it is at work.
+    pub(crate) is_busy: bool,
 }
 
 /// A machine with room for one process.
@@ -73,6 +73,12 @@ pub(crate) struct Machine {
     pub(crate) slow_disk: Duration,
     /// Whether its disk has no room at present.
     pub(crate) is_full: bool,
+    /// Whether a process made its folder there.
+    pub(crate) has_folder: bool,
+    /// Since when the member that lives there has a vote.
+    pub(crate) votes_since: Option<Instant>,
+    /// Whether its first disk was lost.
+    pub(crate) is_successor: bool,
     /// Whether it stays down for the rest of the run.
     pub(crate) is_broken: bool,
 }
@@ -93,6 +99,9 @@ impl Machine {
             disk: DiskThread::default(),
             slow_disk: Duration::ZERO,
             is_full: false,
+            has_folder: false,
+            votes_since: None,
+            is_successor: false,
             is_broken: false,
         }
     }

@@ -17,7 +17,7 @@ use crate::disk::SimFiles;
 use crate::network::Source;
 use crate::process::client::{ClientProcess, Plan};
 use crate::process::edge::Edge;
-use crate::process::member::MemberProcess;
+use crate::process::member::{MemberProcess, Tuning};
 use crate::report::Happening;
 
 /// Which machine of the world.
@@ -72,6 +72,12 @@ pub(crate) struct Start<'a> {
     pub(crate) member_count: usize,
     /// Bounds of its connections.
     pub(crate) limits: NetworkLimits,
+    /// How members behave.
+    pub(crate) tuning: Tuning,
+    /// Whether a process of this machine made its folder before.
+    pub(crate) has_folder: bool,
+    /// Whether it begins the cluster where it has no folder.
+    pub(crate) is_founder: bool,
 }
 
 /// What happens to a process.
@@ -102,8 +108,13 @@ pub(crate) enum Request {
     Work(Job),
     /// Tell the checkers.
     Note(Note),
-    /// The process ends itself, with a reason.
-    GiveUp(String),
+    /// The process ends itself.
+    GiveUp {
+        /// Why.
+        reason: String,
+        /// Whether its disk failed it.
+        is_disk: bool,
+    },
 }
 
 /// What the checkers are told.
@@ -123,6 +134,8 @@ pub(crate) enum Note {
         /// In this term.
         term: u64,
     },
+    /// A member is in the configuration as a voter.
+    Votes,
     /// A client sends a request for the first time.
     Sent(Transfer),
     /// A client got an answer.
@@ -131,6 +144,20 @@ pub(crate) enum Note {
         transfer: Transfer,
         /// The answer.
         answer: Answer,
+    },
+    /// A client asks for the sum.
+    AuditSent {
+        /// The client.
+        client: u64,
+    },
+    /// A client was told the sum.
+    Audited {
+        /// The client.
+        client: u64,
+        /// Newest command that the sum contains.
+        index: u64,
+        /// The sum.
+        sum: u64,
     },
     /// Something to count.
     Count(Happening, u64),
@@ -143,11 +170,11 @@ pub(crate) enum Job {
     Member(member::Job),
 }
 
-/// What came of a job.
+/// What came of the jobs that a disk thread did together.
 #[derive(Debug)]
 pub(crate) enum Done {
     /// Of a member.
-    Member(member::Done),
+    Member(Vec<member::Done>),
 }
 
 /// A running process.
@@ -190,11 +217,13 @@ impl Process {
         }
     }
 
-    /// What the disk thread does with a job; blocks in real life.
-    pub(crate) fn work(&mut self, job: Job) -> Done {
-        match (self, job) {
-            (Process::Member(member), Job::Member(job)) => Done::Member(member.work(job)),
-            (Process::Client(_), Job::Member(_)) => unreachable!("a client has no disk thread"),
+    /// What the disk thread does with the jobs that wait; blocks in real life.
+    pub(crate) fn work(&mut self, jobs: impl Iterator<Item = Job>) -> Done {
+        match self {
+            Process::Member(member) => {
+                Done::Member(member.work(jobs.map(|Job::Member(job)| job).collect()))
+            }
+            Process::Client(_) => unreachable!("a client has no disk thread"),
         }
     }
 

@@ -36,6 +36,8 @@ happenings! {
     FailOvers = "fail-overs",
     /// Requests that a client had answered.
     Acknowledged = "acknowledged requests",
+    /// Reads of the sum that a client had answered.
+    Audits = "answered reads",
     /// Requests that a client sent again because no answer came.
     Retries = "requests sent again",
     /// Requests that reached the state machine a second time and were answered from its memory.
@@ -54,8 +56,6 @@ happenings! {
     TornWrites = "torn writes",
     /// Unsynced creations, renames and removals that were undone.
     LostNames = "lost names",
-    /// Log tails that recovery cut because they were torn.
-    TornTails = "torn tails",
     /// Members that were given a snapshot instead of entries.
     Snapshots = "snapshot catch-ups",
     /// Connections that ended while both sides lived or one died.
@@ -82,6 +82,10 @@ happenings! {
     SlowDisks = "slow disks",
     /// Disks that were full for a while.
     FullDisks = "full disks",
+    /// Members that came back with an empty disk.
+    EmptyDisks = "empty disks",
+    /// Members that took the place of one whose disk was lost, and vote.
+    Replacements = "members replaced",
     /// Processes that gave up because their disk failed them.
     DiskFailures = "stopped by a disk",
 }

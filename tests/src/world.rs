@@ -36,6 +36,9 @@ pub(crate) const SAFETY: Duration = Duration::from_secs(60);
 /// How long a mended cluster may take until everything is done.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a change of members is given to be finished everywhere before a disk is lost.
+const SETTLING: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether everything is done.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -101,6 +104,8 @@ pub(crate) struct World {
     process_rng: Rng,
     is_healed: bool,
     is_done: bool,
+    /// Whether the cluster was begun; nobody does it a second time.
+    is_founded: bool,
     pauses: u64,
     history: History,
     leaders: Leaders,
@@ -136,6 +141,7 @@ impl World {
             process_rng: stream(seed, Stream::Process),
             is_healed: false,
             is_done: false,
+            is_founded: false,
             pauses: 0,
             history: History::default(),
             leaders: Leaders::default(),
@@ -309,19 +315,12 @@ impl World {
                     self.network.close(&mut self.agenda, process, link, last_frames);
                 }
                 Request::Work(job) => {
-                    let (low, high) = self.swarm.disk;
-                    let now = self.agenda.now();
-                    let machine = &mut self.machines[process.0];
-                    let before = span(&mut self.disk_rng, low, high) + machine.slow_disk;
-                    let at = machine.disk.free_at.max(now) + before;
-                    machine.disk.free_at = at + low;
-                    machine.disk.jobs.push_back(job);
-                    self.agenda.at(at, Delivery::Work { process, life: machine.life });
+                    self.machines[process.0].disk.jobs.push(job);
+                    self.set_to_work(process);
                 }
                 Request::Note(note) => self.observe(process, note)?,
-                Request::GiveUp(reason) => {
-                    self.gave_up(process, &reason);
-                    return Ok(());
+                Request::GiveUp { reason, is_disk } => {
+                    return self.gave_up(process, &reason, is_disk);
                 }
             }
         }
@@ -379,6 +378,18 @@ impl World {
         }
     }
 
+    /// Begins to work at what waits for a disk thread, unless it is at work.
+    fn set_to_work(&mut self, process: ProcessId) {
+        let (low, high) = self.swarm.disk;
+        let machine = &mut self.machines[process.0];
+        if machine.disk.is_busy || machine.disk.jobs.is_empty() {
+            return;
+        }
+        machine.disk.is_busy = true;
+        let before = span(&mut self.disk_rng, low, high) + machine.slow_disk;
+        self.agenda.after(before, Delivery::Work { process, life: machine.life });
+    }
+
     fn work(&mut self, process: ProcessId, life: u64) -> Result<(), Violation> {
         let machine = &mut self.machines[process.0];
         if machine.life != life {
@@ -388,9 +399,8 @@ impl World {
             machine.held.push_back(Delivery::Work { process, life });
             return Ok(());
         }
-        let Some(job) = machine.disk.jobs.pop_front() else { return Ok(()) };
         let Some(running) = &mut machine.process else { return Ok(()) };
-        let done = running.work(job);
+        let done = running.work(machine.disk.jobs.drain(..));
         let (low, _) = self.swarm.disk;
         self.agenda.after(low, Delivery::Worked { process, life, done });
         Ok(())
@@ -405,6 +415,8 @@ impl World {
             machine.held.push_back(Delivery::Worked { process, life, done });
             return Ok(());
         }
+        machine.disk.is_busy = false;
+        self.set_to_work(process);
         self.trace(process, "disk", &[], || format!("{done:?}"));
         self.handle(process, Event::Worked(done))
     }
@@ -435,6 +447,13 @@ impl World {
                     self.report.add(Happening::FailOvers, 1);
                 }
             },
+            Note::Votes => {
+                let machine = &mut self.machines[process.0];
+                if machine.votes_since.is_none() {
+                    machine.votes_since = Some(self.agenda.now());
+                    self.report.add(Happening::Replacements, u64::from(machine.is_successor));
+                }
+            }
             Note::Sent(transfer) => self.transfers.sent(transfer),
             Note::Acknowledged { transfer, answer } => {
                 let numbers = [transfer.number, answer.index];
@@ -442,9 +461,25 @@ impl World {
                 self.report.add(Happening::Acknowledged, 1);
                 self.transfers.acknowledged(transfer.client, transfer.number, answer)?;
             }
+            Note::AuditSent { client } => self.transfers.audit_sent(client),
+            Note::Audited { client, index, sum } => {
+                self.trace(process, "audited", &[index, sum], || format!("{sum} at {index}"));
+                self.report.add(Happening::Audits, 1);
+                self.transfers.audited(client, index, sum)?;
+            }
             Note::Count(happening, count) => self.report.add(happening, count),
         }
         Ok(())
+    }
+
+    /// Whether every member has had a vote for a while, so that one of them may lose its disk: the
+    /// failure model permits no second lost disk before the first one is replaced.
+    fn is_complete(&self) -> bool {
+        let now = self.agenda.now();
+        self.members.iter().all(|member| {
+            let since = self.machines[member.0].votes_since;
+            since.is_some_and(|since| now.since(since) > SETTLING)
+        })
     }
 
     /// Ends the run where everything is done, fails it where that takes too long.

@@ -1,3 +1,8 @@
 //! Decisions without sockets, clock or threads, the same under the simulator.
 
+pub mod client;
+pub mod files;
 pub mod jobs;
+pub mod ring_view;
+pub mod session;
+pub mod transfer;

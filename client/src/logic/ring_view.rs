@@ -14,6 +14,9 @@ use super::jobs::RingAnswer;
 /// master has not applied yet.
 const FETCH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Shortest time between two looks for a newer version that nobody's refusal asked for.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fetch {
     /// What is known is good enough.
@@ -28,6 +31,8 @@ enum Fetch {
 #[derive(Clone, Debug)]
 pub struct RingView {
     known: Option<RingAnswer>,
+    /// A node refused what is known.
+    is_refused: bool,
     fetch: Fetch,
     not_before: Instant,
 }
@@ -42,14 +47,19 @@ impl RingView {
     /// A view that knows nothing yet.
     #[must_use]
     pub fn new() -> RingView {
-        RingView { known: None, fetch: Fetch::No, not_before: Instant::default() }
+        RingView {
+            known: None,
+            is_refused: false,
+            fetch: Fetch::No,
+            not_before: Instant::default(),
+        }
     }
 
     /// What is known, while it may be gone by: `None` before the first answer and while a newer
     /// one is awaited.
     #[must_use]
     pub fn usable(&self) -> Option<&RingAnswer> {
-        self.known.as_ref().filter(|_| self.fetch == Fetch::No)
+        self.known.as_ref().filter(|_| !self.is_refused)
     }
 
     /// Version of what is known; 0 where nothing is.
@@ -76,7 +86,18 @@ impl RingView {
 
     /// Says that a ring is needed and that none newer than `refused` is known.
     pub fn want_newer_than(&mut self, refused: RingVersion) {
-        if self.version() <= refused && self.fetch == Fetch::No {
+        if self.version() <= refused {
+            self.is_refused = true;
+            if self.fetch == Fetch::No {
+                self.fetch = Fetch::Wanted;
+            }
+        }
+    }
+
+    /// Says that nodes do not answer, so that the ring may have changed; what is known stays
+    /// usable meanwhile.
+    pub fn want_refresh(&mut self, now: Instant) {
+        if self.fetch == Fetch::No && now >= self.not_before + REFRESH_INTERVAL {
             self.fetch = Fetch::Wanted;
         }
     }
@@ -106,6 +127,7 @@ impl RingView {
             return false;
         };
         self.fetch = Fetch::No;
+        self.is_refused = false;
         let is_newer = self.known.is_none() || answer.ring.version() > self.version();
         if is_newer {
             self.known = Some(answer);
@@ -155,5 +177,21 @@ mod tests {
         assert!(view.take_fetch(view.next_deadline().unwrap()), "a failed fetch is done again");
         assert!(!view.answered(Some(ring(4))));
         assert_eq!(view.version(), RingVersion(5));
+    }
+
+    #[test]
+    fn a_refresh_leaves_what_is_known_usable() {
+        let mut view = RingView::new();
+        view.want_newer_than(RingVersion(0));
+        assert!(view.take_fetch(Instant(0)));
+        view.answered(Some(ring(5)));
+        view.want_refresh(Instant(0));
+        assert_eq!(view.next_deadline(), None, "not that soon");
+        let later = Instant(0) + FETCH_INTERVAL + REFRESH_INTERVAL;
+        view.want_refresh(later);
+        assert!(view.take_fetch(later));
+        assert!(view.usable().is_some());
+        assert!(!view.answered(Some(ring(5))), "the same is nothing newer");
+        assert!(view.answered(Some(ring(6))));
     }
 }

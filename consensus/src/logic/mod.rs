@@ -24,7 +24,7 @@ mod transfer;
 pub use effect::{Config, Effect, Event, Failure, HaltReason, Role, StartError};
 pub(crate) use image::Configuration;
 pub use image::SnapshotHead;
-pub use member::Member;
+pub use member::{EffectOf, Member};
 pub use membership::{MemberChange, MemberInfo};
 
 #[cfg(test)]

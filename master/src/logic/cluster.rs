@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use proto::description::{JobDescription, Program, Runtime};
-use proto::ids::{JobId, LogIndex, NodeId};
+use proto::ids::{JobId, LogIndex};
 use proto::limits;
 use proto::messages::job::JobSubmit;
 use proto::record::Records;
-use proto::status::{ErrorCode, JobState, Role};
+use proto::status::{ErrorCode, JobState};
 use serde::{Deserialize, Serialize};
 
 use super::commands::{AgainRun, Asker, ClientChange, Command, Output, ReportedSegment};
@@ -139,8 +139,8 @@ impl Cluster {
                 return refusal;
             }
             Admission::TooOld(_) | Admission::New => match change {
-                ClientChange::Submit { job, record, unix_us } => {
-                    self.submit(job, &record, unix_us, index, log_time_us)
+                ClientChange::Submit { job, record } => {
+                    self.submit(job, &record, index, log_time_us)
                 }
                 ClientChange::Cancel { job } => self.cancel(job, index, log_time_us),
                 ClientChange::Transaction { compares, writes } => {
@@ -152,14 +152,7 @@ impl Cluster {
         reply
     }
 
-    fn submit(
-        &mut self,
-        id: JobId,
-        record: &[u8],
-        unix_us: u64,
-        index: LogIndex,
-        log_time_us: u64,
-    ) -> Output {
+    fn submit(&mut self, id: JobId, record: &[u8], index: LogIndex, log_time_us: u64) -> Output {
         if let Some(job) = self.jobs.get(&id) {
             return if *job.record == *record {
                 Output::Accepted { job: id, index: job.index }
@@ -185,7 +178,7 @@ impl Cluster {
         }
         let task_count = submit.task_count;
         let record = Arc::from(record);
-        let job = Job::new(record, task_count, &description, index, log_time_us, unix_us);
+        let job = Job::new(record, task_count, &description, index, log_time_us);
         self.jobs.insert(id, Arc::new(job));
         self.jobs_by_index.insert(index, id);
         self.grant_more(id, index);
@@ -333,16 +326,11 @@ impl Cluster {
         (entries, None)
     }
 
-    /// The node's address where it is in the roster.
+    /// The jobs that ended behind a log index; `None` where not all of them are remembered.
     #[must_use]
-    pub fn address_of(&self, node: NodeId) -> Option<&str> {
-        self.nodes.nodes.get(&node).map(|node| node.registration.address.as_str())
-    }
-
-    /// True where the node registered under this role.
-    #[must_use]
-    pub fn has_role(&self, node: NodeId, role: Role) -> bool {
-        self.nodes.nodes.get(&node).is_some_and(|node| node.registration.role == role)
+    pub fn ended_since(&self, index: LogIndex) -> Option<Vec<JobId>> {
+        let behind = self.ended.range((index.next(), JobId(0))..);
+        (index >= self.feed_floor).then(|| behind.map(|((_, job), ())| *job).collect())
     }
 
     /// Walks the whole state and panics on a broken invariant.

@@ -3,7 +3,7 @@
 //! A command holds everything that `apply` decides by: nothing is read from a clock or a
 //! configuration there. The encoding is postcard behind one version byte.
 
-use proto::ids::{Incarnation, JobId, LogIndex, NodeId, RequestId, StoreId};
+use proto::ids::{Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::status::{ErrorCode, Role};
 use serde::{Deserialize, Serialize};
 
@@ -51,8 +51,6 @@ pub enum ClientChange {
         job: JobId,
         /// Its `job_submit` record, stamps cleared.
         record: Vec<u8>,
-        /// Wall clock of the proposing master, microseconds since 1970; for people only.
-        unix_us: u64,
     },
     /// Cancel a job.
     Cancel {
@@ -185,15 +183,6 @@ impl Command {
             _ => None,
         }
     }
-}
-
-/// What a storage node brings to the ring.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StorageShare {
-    /// Its data folder.
-    pub store: StoreId,
-    /// Its weight.
-    pub weight: u32,
 }
 
 /// True for a role that registers with the masters.

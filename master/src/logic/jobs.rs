@@ -106,8 +106,6 @@ pub struct Job {
     pub submitted_us: u64,
     /// Log time at which the state became final; 0 until then.
     pub finished_us: u64,
-    /// Wall clock of the submitting master, microseconds since 1970; for people only.
-    pub submitted_unix_us: u64,
     /// Tasks that are done.
     pub done: TaskSet,
     /// Tasks that failed for good, by how.
@@ -140,7 +138,6 @@ impl Job {
         description: &JobDescription,
         index: LogIndex,
         submitted_us: u64,
-        submitted_unix_us: u64,
     ) -> Job {
         Job {
             record,
@@ -154,7 +151,6 @@ impl Job {
             index,
             submitted_us,
             finished_us: 0,
-            submitted_unix_us,
             done: TaskSet::default(),
             failed: BTreeMap::new(),
             attempts: RunMap::default(),

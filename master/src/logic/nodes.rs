@@ -32,6 +32,8 @@ pub struct Registration {
     pub store: StoreId,
     /// A storage node's weight on the ring.
     pub weight: u32,
+    /// A master's number among the masters; 0 for others.
+    pub member: u64,
 }
 
 /// A node of the roster.
@@ -152,6 +154,13 @@ impl Nodes {
     /// All storage nodes, by UUID.
     pub fn storage(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.registration.role == Role::Storage)
+    }
+
+    /// The master that has this number among the masters.
+    #[must_use]
+    pub fn master(&self, member: u64) -> Option<NodeId> {
+        let mut masters = self.nodes.values().filter(|node| node.registration.role == Role::Master);
+        masters.find(|node| node.registration.member == member).map(|node| node.registration.node)
     }
 
     /// The group that gets the next grant.

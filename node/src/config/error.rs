@@ -58,9 +58,7 @@ pub enum ConfigError {
 }
 
 fn file_or_any(file: Option<&Path>) -> String {
-    file.map_or("a configuration file".into(), |path| {
-        path.display().to_string()
-    })
+    file.map_or("a configuration file".into(), |path| path.display().to_string())
 }
 
 /// What is wrong while the settings are being read; the place is added on the way out.
@@ -86,23 +84,14 @@ impl Wrong {
     }
 
     pub(super) fn finish(self, file: Option<&Path>) -> ConfigError {
-        let (key, origin) = self
-            .place
-            .unwrap_or_else(|| (String::new(), Origin::Default));
+        let (key, origin) = self.place.unwrap_or_else(|| (String::new(), Origin::Default));
         match self.what {
             What::Text(text) => ConfigError::Value { origin, key, text },
             What::Missing(field) => {
                 let key = super::read::join(&key, field);
-                let variable = format!(
-                    "{}{}",
-                    super::PREFIX,
-                    key.replace('.', "_").to_ascii_uppercase()
-                );
-                ConfigError::Missing {
-                    file: file.map(Path::to_owned),
-                    key,
-                    variable,
-                }
+                let variable =
+                    format!("{}{}", super::PREFIX, key.replace('.', "_").to_ascii_uppercase());
+                ConfigError::Missing { file: file.map(Path::to_owned), key, variable }
             }
         }
     }
@@ -121,10 +110,7 @@ impl std::error::Error for Wrong {}
 
 impl de::Error for Wrong {
     fn custom<T: fmt::Display>(text: T) -> Wrong {
-        Wrong {
-            what: What::Text(text.to_string()),
-            place: None,
-        }
+        Wrong { what: What::Text(text.to_string()), place: None }
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Wrong {
@@ -136,26 +122,17 @@ impl de::Error for Wrong {
     }
 
     fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Wrong {
-        Wrong::custom(format_args!(
-            "is {found:?}; allowed are {}",
-            expected.join(", ")
-        ))
+        Wrong::custom(format_args!("is {found:?}; allowed are {}", expected.join(", ")))
     }
 
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Wrong {
         if expected.is_empty() {
             return Wrong::custom("unknown key; none is allowed here");
         }
-        Wrong::custom(format_args!(
-            "unknown key; allowed are {}",
-            expected.join(", ")
-        ))
+        Wrong::custom(format_args!("unknown key; allowed are {}", expected.join(", ")))
     }
 
     fn missing_field(field: &'static str) -> Wrong {
-        Wrong {
-            what: What::Missing(field),
-            place: None,
-        }
+        Wrong { what: What::Missing(field), place: None }
     }
 }

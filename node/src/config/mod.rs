@@ -103,30 +103,19 @@ pub fn load<T: DeserializeOwned>(
         let Some((table, key)) = table_and_key(variable, &settings) else {
             continue;
         };
-        let origin = Origin::Environment {
-            variable: variable.clone(),
-        };
-        let entry = Entry {
-            setting: Setting::Text(value.clone()),
-            origin,
-        };
+        let origin = Origin::Environment { variable: variable.clone() };
+        let entry = Entry { setting: Setting::Text(value.clone()), origin };
         read::set(&mut settings, &[&table, &key], entry)?;
     }
     for Override { flag, key, value } in overrides {
         let origin = Origin::Flag { flag: flag.clone() };
-        let entry = Entry {
-            setting: Setting::Text(value.clone()),
-            origin,
-        };
+        let entry = Entry { setting: Setting::Text(value.clone()), origin };
         let path: Vec<&str> = key.split('.').collect();
         read::set(&mut settings, &path, entry)?;
     }
     let mut origins = BTreeMap::new();
     read::origins(&settings, "", &mut origins);
-    let root = Entry {
-        setting: Setting::Table(settings),
-        origin: Origin::Default,
-    };
+    let root = Entry { setting: Setting::Table(settings), origin: Origin::Default };
     let settings = T::deserialize(read::Reader::root(&root)).map_err(|wrong| wrong.finish(file))?;
     Ok(Loaded { settings, origins })
 }
@@ -149,9 +138,7 @@ fn table_and_key(variable: &str, settings: &Table) -> Option<(String, String)> {
     let rest = variable.strip_prefix(PREFIX)?;
     let (table, key) = rest.split_once('_')?;
     let table = table.to_ascii_lowercase();
-    settings
-        .contains_key(&table)
-        .then(|| (table, key.to_ascii_lowercase()))
+    settings.contains_key(&table).then(|| (table, key.to_ascii_lowercase()))
 }
 
 impl<T> Loaded<T> {
@@ -170,10 +157,8 @@ impl<T: Serialize> Loaded<T> {
     /// # Errors
     /// [`ConfigError::NotShown`] where a value has no TOML form, such as a number above 2^63.
     pub fn show(&self) -> Result<String, ConfigError> {
-        let table =
-            toml::Table::try_from(&self.settings).map_err(|error| ConfigError::NotShown {
-                text: error.to_string(),
-            })?;
+        let table = toml::Table::try_from(&self.settings)
+            .map_err(|error| ConfigError::NotShown { text: error.to_string() })?;
         let mut text = String::new();
         self.show_table(&table, "", &mut text);
         Ok(text)

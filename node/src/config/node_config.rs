@@ -29,11 +29,7 @@ pub struct NodeConfig {
     #[serde(default, deserialize_with = "addresses")]
     pub masters: Vec<String>,
     /// The cluster that this node belongs to, if it shall refuse to join another.
-    #[serde(
-        default,
-        deserialize_with = "cluster_or_none",
-        serialize_with = "id_text"
-    )]
+    #[serde(default, deserialize_with = "cluster_or_none", serialize_with = "id_text")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
     /// Allows to listen without keys on an address that other machines reach.
@@ -67,11 +63,7 @@ impl NodeConfig {
     /// Where it may listen without keys.
     #[must_use]
     pub fn exposure(&self) -> Exposure {
-        if self.insecure {
-            Exposure::Insecure
-        } else {
-            Exposure::Loopback
-        }
+        if self.insecure { Exposure::Insecure } else { Exposure::Loopback }
     }
 }
 
@@ -84,9 +76,7 @@ fn info() -> String {
 }
 
 fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text
-        .strip_prefix("tcp://")
-        .and_then(|rest| rest.rsplit_once(':'))
+    let Some((host, port)) = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':'))
     else {
         return false;
     };
@@ -109,24 +99,18 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Erro
 }
 
 fn address_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Option::<String>::deserialize(deserializer)?
-        .map(checked)
-        .transpose()
+    Option::<String>::deserialize(deserializer)?.map(checked).transpose()
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Vec::<String>::deserialize(deserializer)?
-        .into_iter()
-        .map(checked)
-        .collect()
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(checked).collect()
 }
 
 fn cluster_or_none<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<ClusterId>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| text.parse().map_err(D::Error::custom))
-        .transpose()
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 fn id_text<S: Serializer>(cluster: &Option<ClusterId>, serializer: S) -> Result<S::Ok, S::Error> {

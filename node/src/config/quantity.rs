@@ -16,13 +16,8 @@ const TIME: Units = &[
     ("d", 86_400_000_000),
 ];
 
-const BYTES: Units = &[
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-];
+const BYTES: Units =
+    &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 /// Exact: digits, at most one point, a unit, and a whole number of the smallest unit.
 fn parse(text: &str, units: Units) -> Option<u64> {
@@ -33,19 +28,14 @@ fn parse(text: &str, units: Units) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let (whole, fraction): (u128, u128) = (whole.parse().ok()?, fraction.parse().ok()?);
-    let parts = whole
-        .checked_mul(scale)?
-        .checked_add(fraction)?
-        .checked_mul(u128::from(*size))?;
+    let parts = whole.checked_mul(scale)?.checked_add(fraction)?.checked_mul(u128::from(*size))?;
     (parts % scale == 0).then(|| u64::try_from(parts / scale).ok())?
 }
 
 /// In the largest unit of which it is a whole number.
 fn format(value: u64, units: Units) -> String {
-    let fitting = units
-        .iter()
-        .rev()
-        .find(|(_, size)| value >= *size && value.is_multiple_of(*size));
+    let fitting =
+        units.iter().rev().find(|(_, size)| value >= *size && value.is_multiple_of(*size));
     match fitting.or(units.first()) {
         Some((unit, size)) => format!("{} {unit}", value / size),
         None => value.to_string(),

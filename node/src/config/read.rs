@@ -41,28 +41,19 @@ pub(super) enum Setting {
 
 impl Entry {
     pub(super) fn table() -> Entry {
-        Entry {
-            setting: Setting::Table(Table::new()),
-            origin: Origin::Default,
-        }
+        Entry { setting: Setting::Table(Table::new()), origin: Origin::Default }
     }
 }
 
 /// Key `key` of table `path`, as it is called in errors.
 pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// Puts the values of a file into the tree.
 pub(super) fn file(path: &Path, settings: &mut Table) -> Result<(), ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let line_of = |offset: usize| {
         let before = text.as_bytes().get(..offset).unwrap_or_default();
         before.iter().filter(|&&byte| byte == b'\n').count() + 1
@@ -72,10 +63,7 @@ pub(super) fn file(path: &Path, settings: &mut Table) -> Result<(), ConfigError>
         line: line_of(error.span().map_or(0, |span| span.start)),
         text: error.message().to_owned(),
     })?;
-    let origin = |offset| Origin::File {
-        path: path.to_owned(),
-        line: line_of(offset),
-    };
+    let origin = |offset| Origin::File { path: path.to_owned(), line: line_of(offset) };
     for (key, entry) in table_of(parsed.get_ref(), &origin)? {
         settings.insert(key, entry);
     }
@@ -87,13 +75,7 @@ fn table_of(table: &DeTable<'_>, origin: &dyn Fn(usize) -> Origin) -> Result<Tab
     for (key, value) in table.iter() {
         let origin_of_key = origin(key.span().start);
         let setting = setting_of(key.get_ref(), value.get_ref(), &origin_of_key, origin)?;
-        entries.insert(
-            key.get_ref().to_string(),
-            Entry {
-                setting,
-                origin: origin_of_key,
-            },
-        );
+        entries.insert(key.get_ref().to_string(), Entry { setting, origin: origin_of_key });
     }
     Ok(entries)
 }
@@ -104,11 +86,8 @@ fn setting_of(
     at: &Origin,
     origin: &dyn Fn(usize) -> Origin,
 ) -> Result<Setting, ConfigError> {
-    let unreadable = |text: String| ConfigError::Value {
-        origin: at.clone(),
-        key: key.to_owned(),
-        text,
-    };
+    let unreadable =
+        |text: String| ConfigError::Value { origin: at.clone(), key: key.to_owned(), text };
     Ok(match value {
         DeValue::String(text) => Setting::String(text.to_string()),
         DeValue::Integer(number) => Setting::Integer(
@@ -128,10 +107,7 @@ fn setting_of(
             for value in values.iter() {
                 let origin_of_value = origin(value.span().start);
                 let setting = setting_of(key, value.get_ref(), &origin_of_value, origin)?;
-                list.push(Entry {
-                    setting,
-                    origin: origin_of_value,
-                });
+                list.push(Entry { setting, origin: origin_of_value });
             }
             Setting::List(list)
         }
@@ -215,10 +191,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn root(entry: &'a Entry) -> Reader<'a> {
-        Reader {
-            entry,
-            path: String::new(),
-        }
+        Reader { entry, path: String::new() }
     }
 
     fn wrong_at_this(&self) -> impl Fn(Wrong) -> Wrong + use<'a> {
@@ -228,15 +201,12 @@ impl<'a> Reader<'a> {
 
     fn visit<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match &self.entry.setting {
-            Setting::Table(table) => visitor.visit_map(Entries {
-                rest: table.iter(),
-                value: None,
-                path: self.path,
-            }),
-            Setting::List(list) => visitor.visit_seq(Elements {
-                rest: list.iter(),
-                path: self.path,
-            }),
+            Setting::Table(table) => {
+                visitor.visit_map(Entries { rest: table.iter(), value: None, path: self.path })
+            }
+            Setting::List(list) => {
+                visitor.visit_seq(Elements { rest: list.iter(), path: self.path })
+            }
             Setting::Text(text) | Setting::String(text) => visitor.visit_str(text),
             Setting::Integer(number) => visit_integer(*number, visitor),
             Setting::Float(number) => visitor.visit_f64(*number),
@@ -321,21 +291,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 origin: origin.clone(),
             })
             .collect();
-        visitor
-            .visit_seq(Elements {
-                rest: list.iter(),
-                path: self.path,
-            })
-            .map_err(here)
+        visitor.visit_seq(Elements { rest: list.iter(), path: self.path }).map_err(here)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         // An empty variable or flag unsets what the file sets.
-        if self.text() == Some("") {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if self.text() == Some("") { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -384,10 +345,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let Some((key, entry)) = self.rest.next() else {
             return Ok(None);
         };
-        let reader = Reader {
-            entry,
-            path: join(&self.path, key),
-        };
+        let reader = Reader { entry, path: join(&self.path, key) };
         let here = reader.wrong_at_this();
         self.value = Some(reader);
         let name: StrDeserializer<'_, Wrong> = key.as_str().into_deserializer();
@@ -395,10 +353,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
-        let value = self
-            .value
-            .take()
-            .ok_or_else(|| de::Error::custom("a value without key"))?;
+        let value = self.value.take().ok_or_else(|| de::Error::custom("a value without key"))?;
         let here = value.wrong_at_this();
         seed.deserialize(value).map_err(here)
     }
@@ -419,10 +374,7 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
         let Some(entry) = self.rest.next() else {
             return Ok(None);
         };
-        let reader = Reader {
-            entry,
-            path: self.path.clone(),
-        };
+        let reader = Reader { entry, path: self.path.clone() };
         let here = reader.wrong_at_this();
         seed.deserialize(reader).map(Some).map_err(here)
     }

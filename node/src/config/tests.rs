@@ -63,12 +63,7 @@ struct Given {
 
 fn given(file: &str) -> Given {
     let folder = tempfile::tempdir().unwrap();
-    Given {
-        folder,
-        file: file.into(),
-        environment: vec![],
-        overrides: vec![],
-    }
+    Given { folder, file: file.into(), environment: vec![], overrides: vec![] }
 }
 
 impl Given {
@@ -78,11 +73,7 @@ impl Given {
     }
 
     fn flag(mut self, flag: &str, key: &str, value: &str) -> Given {
-        self.overrides.push(Override {
-            flag: flag.into(),
-            key: key.into(),
-            value: value.into(),
-        });
+        self.overrides.push(Override { flag: flag.into(), key: key.into(), value: value.into() });
         self
     }
 
@@ -93,8 +84,7 @@ impl Given {
     }
 
     fn relative(&self, text: &impl ToString) -> String {
-        text.to_string()
-            .replace(&format!("{}/", self.folder.path().display()), "")
+        text.to_string().replace(&format!("{}/", self.folder.path().display()), "")
     }
 
     /// The error, which must be this one.
@@ -119,11 +109,7 @@ fn each_layer_covers_the_one_below() {
         .environment("REMUDA_LOG", "debug")
         .environment("HOME", "/")
         .flag("--slots", "worker.slots", "5")
-        .flag(
-            "--cache",
-            "worker.limits.cache_bytes",
-            "18446744073709551615",
-        )
+        .flag("--cache", "worker.limits.cache_bytes", "18446744073709551615")
         .flag("--offset", "worker.offset", "-3")
         .load()
         .unwrap();
@@ -194,15 +180,14 @@ timeout = "1500 ms"  # flag --timeout
 #[test]
 fn unknown_keys_are_named_with_their_place_and_what_is_allowed() {
     let keys = "slots, share, runtimes, ports, offset, limits";
-    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n").refused(&format!(
-        "worker.toml:6: worker.slotz: unknown key; allowed are {keys}"
-    ));
+    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n")
+        .refused(&format!("worker.toml:6: worker.slotz: unknown key; allowed are {keys}"));
     given(SMALL).environment("REMUDA_WORKER_SLOTZ", "3").refused(&format!(
         "environment variable REMUDA_WORKER_SLOTZ: worker.slotz: unknown key; allowed are {keys}"
     ));
-    given(SMALL)
-        .flag("--cache", "worker.limits.cash", "3")
-        .refused("flag --cache: worker.limits.cash: unknown key; allowed are cache_bytes, results, timeout");
+    given(SMALL).flag("--cache", "worker.limits.cash", "3").refused(
+        "flag --cache: worker.limits.cash: unknown key; allowed are cache_bytes, results, timeout",
+    );
     given("[node]\ndata = 'here'\n[wroker]\n")
         .refused("worker.toml:3: wroker: unknown key; allowed are node, worker");
 }
@@ -233,12 +218,10 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
     given(SMALL)
         .flag("--slots", "worker.slots", "many")
         .refused("flag --slots: worker.slots: is string \"many\", but must be u16");
-    given(SMALL)
-        .environment("REMUDA_NODE_INSECURE", "yes")
-        .refused(
-            "environment variable REMUDA_NODE_INSECURE: node.insecure: \
+    given(SMALL).environment("REMUDA_NODE_INSECURE", "yes").refused(
+        "environment variable REMUDA_NODE_INSECURE: node.insecure: \
          is string \"yes\", but must be a boolean",
-        );
+    );
     given("node = 5").refused("worker.toml:1: node: is integer `5`, but must be struct NodeConfig");
     given("worker = 5")
         .environment("REMUDA_WORKER_SLOTS", "1")
@@ -259,22 +242,13 @@ fn addresses_and_ids_are_checked_where_they_are_set() {
         "",
     ];
     for address in bad {
-        given(SMALL)
-            .flag("--listen", "node.listen", address)
-            .refused(&format!(
-                "flag --listen: node.listen: is string {address:?}, \
+        given(SMALL).flag("--listen", "node.listen", address).refused(&format!(
+            "flag --listen: node.listen: is string {address:?}, \
              but must be an address such as tcp://10.0.0.1:7000"
-            ));
+        ));
     }
-    for address in [
-        "tcp://[::1]:5",
-        "tcp://master-1.example.org:7000",
-        "tcp://0.0.0.0:0",
-    ] {
-        let loaded = given(SMALL)
-            .flag("--listen", "node.listen", address)
-            .load()
-            .unwrap();
+    for address in ["tcp://[::1]:5", "tcp://master-1.example.org:7000", "tcp://0.0.0.0:0"] {
+        let loaded = given(SMALL).flag("--listen", "node.listen", address).load().unwrap();
         assert_eq!(loaded.settings.node.listen, address);
     }
     given("[node]\ndata = 'here'\nmasters = ['tcp://a:1', 'b']\n").refused(

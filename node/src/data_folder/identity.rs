@@ -54,23 +54,16 @@ pub(super) fn start(
     cluster: Option<ClusterId>,
     draw: &mut dyn FnMut() -> io::Result<u128>,
 ) -> Result<Identity, DataFolderError> {
-    let failed = |source| DataFolderError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let failed = |source| DataFolderError::Io { path: folder.to_owned(), source };
     let path = folder.join(NAME);
     let mut identity = match files::read_all(files, &path) {
-        Ok(bytes) => decode(&bytes).map_err(|text| DataFolderError::Identity {
-            path: path.clone(),
-            text,
-        })?,
+        Ok(bytes) => {
+            decode(&bytes).map_err(|text| DataFolderError::Identity { path: path.clone(), text })?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let names = files.list(folder).map_err(failed)?;
             if let Some(found) = names.into_iter().find(|name| !may_precede(name)) {
-                return Err(DataFolderError::Foreign {
-                    path: folder.to_owned(),
-                    found,
-                });
+                return Err(DataFolderError::Foreign { path: folder.to_owned(), found });
             }
             Identity {
                 tier,
@@ -84,20 +77,13 @@ pub(super) fn start(
     };
     if identity.tier != tier {
         let (found, wanted) = (identity.tier, tier);
-        return Err(DataFolderError::OtherTier {
-            path: folder.to_owned(),
-            found,
-            wanted,
-        });
+        return Err(DataFolderError::OtherTier { path: folder.to_owned(), found, wanted });
     }
     if let Some(cluster) = cluster {
         bind(folder, &mut identity, cluster)?;
     }
     if identity.incarnation.0 >= LAST_INCARNATION {
-        let text = format!(
-            "it was started {} times, which is the last",
-            identity.incarnation
-        );
+        let text = format!("it was started {} times, which is the last", identity.incarnation);
         return Err(DataFolderError::Identity { path, text });
     }
     identity.incarnation = identity.incarnation.next();
@@ -112,10 +98,7 @@ pub(super) fn join(
     identity: &mut Identity,
     cluster: ClusterId,
 ) -> Result<(), DataFolderError> {
-    let failed = |source| DataFolderError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let failed = |source| DataFolderError::Io { path: folder.to_owned(), source };
     let mut joined = identity.clone();
     bind(folder, &mut joined, cluster)?;
     if joined != *identity {
@@ -128,11 +111,9 @@ pub(super) fn join(
 
 fn bind(folder: &Path, identity: &mut Identity, wanted: ClusterId) -> Result<(), DataFolderError> {
     match identity.cluster {
-        Some(found) if found != wanted => Err(DataFolderError::OtherCluster {
-            path: folder.to_owned(),
-            found,
-            wanted,
-        }),
+        Some(found) if found != wanted => {
+            Err(DataFolderError::OtherCluster { path: folder.to_owned(), found, wanted })
+        }
         _ => {
             identity.cluster = Some(wanted);
             Ok(())
@@ -144,9 +125,7 @@ fn bind(folder: &Path, identity: &mut Identity, wanted: ClusterId) -> Result<(),
 /// identity, and what whoever starts a daemon puts there for it.
 fn may_precede(name: &Path) -> bool {
     let unfinished = PathBuf::from(NAME).with_extension("new");
-    let by_others = name
-        .extension()
-        .is_some_and(|kind| kind == "toml" || kind == "log");
+    let by_others = name.extension().is_some_and(|kind| kind == "toml" || kind == "log");
     name == Path::new(super::LOCK) || name == unfinished || by_others
 }
 
@@ -179,21 +158,14 @@ fn decode(bytes: &[u8]) -> Result<Identity, String> {
     let text: Text = toml::from_str(content)
         .map_err(|error| format!("it was written by another version: {}", error.message()))?;
     if text.format != FORMAT {
-        return Err(format!(
-            "it has format {}, this version knows {FORMAT}",
-            text.format
-        ));
+        return Err(format!("it has format {}, this version knows {FORMAT}", text.format));
     }
     let not_an_id = |error: proto::ids::NotAnId| error.to_string();
     Ok(Identity {
         tier: text.tier,
         node: text.node.parse().map_err(not_an_id)?,
         store: text.store.parse().map_err(not_an_id)?,
-        cluster: text
-            .cluster
-            .map(|id| id.parse())
-            .transpose()
-            .map_err(not_an_id)?,
+        cluster: text.cluster.map(|id| id.parse()).transpose().map_err(not_an_id)?,
         incarnation: Incarnation(text.incarnation),
     })
 }

@@ -113,18 +113,11 @@ impl DataFolder {
         tier: Role,
         cluster: Option<ClusterId>,
     ) -> Result<DataFolder, DataFolderError> {
-        let failed = |source| DataFolderError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| DataFolderError::Io { path: path.to_owned(), source };
         make(path).map_err(failed)?;
         let lock = lock(path)?;
         let identity = identity::start(&RealFiles, path, tier, cluster, &mut crate::random::bits)?;
-        Ok(DataFolder {
-            path: path.to_owned(),
-            identity,
-            _lock: lock,
-        })
+        Ok(DataFolder { path: path.to_owned(), identity, _lock: lock })
     }
 
     /// Binds a folder that belongs to no cluster yet to one, durably. Does nothing where it belongs
@@ -175,9 +168,7 @@ fn make(path: &Path) -> io::Result<()> {
         .collect();
     RealFiles.create_dir_all(path)?;
     for folder in missing {
-        let above = folder
-            .parent()
-            .filter(|above| !above.as_os_str().is_empty());
+        let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
         RealFiles.sync_dir(above.unwrap_or(Path::new(".")))?;
     }
     Ok(())
@@ -187,10 +178,7 @@ fn make(path: &Path) -> io::Result<()> {
 const LOCK: &str = "lock";
 
 fn lock(path: &Path) -> Result<fs::File, DataFolderError> {
-    let failed = |source| DataFolderError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| DataFolderError::Io { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(path.join(LOCK)).map_err(failed)?;
@@ -201,17 +189,12 @@ fn lock(path: &Path) -> Result<fs::File, DataFolderError> {
             // Another process writes it just now, or wrote something else: then there is no pid.
             let read = file.take(32).read_to_string(&mut text);
             let pid = read.ok().and_then(|_| text.trim().parse().ok());
-            return Err(DataFolderError::InUse {
-                path: path.to_owned(),
-                pid,
-            });
+            return Err(DataFolderError::InUse { path: path.to_owned(), pid });
         }
         Err(error) => return Err(failed(error.into())),
     }
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_all(pid.as_bytes()))
-        .map_err(failed)?;
+    file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
     Ok(file)
 }
 

@@ -16,9 +16,7 @@ fn folder() -> tempfile::TempDir {
 
 fn refused(path: &Path, tier: Role, cluster: Option<ClusterId>) -> String {
     let error = DataFolder::open(path, tier, cluster).unwrap_err();
-    error
-        .to_string()
-        .replace(&path.display().to_string(), "HERE")
+    error.to_string().replace(&path.display().to_string(), "HERE")
 }
 
 #[test]
@@ -28,10 +26,7 @@ fn who_it_is_stays_and_the_incarnation_grows() {
     let first = DataFolder::open(&path, Role::Worker, None).unwrap();
     let (node, store) = (first.node(), first.store());
     assert!(!node.is_nil() && !store.is_nil());
-    assert_eq!(
-        (first.cluster(), first.incarnation()),
-        (None, Incarnation(1))
-    );
+    assert_eq!((first.cluster(), first.incarnation()), (None, Incarnation(1)));
     drop(first);
     for start in 2..5 {
         let again = DataFolder::open(&path, Role::Worker, None).unwrap();
@@ -84,9 +79,7 @@ fn a_killed_process_gives_the_folder_back_and_its_incarnation_is_never_used_agai
         .spawn()
         .unwrap();
     let output = BufReader::new(process.stdout.take().unwrap());
-    let held = output
-        .lines()
-        .any(|line| line.unwrap().ends_with("holds it"));
+    let held = output.lines().any(|line| line.unwrap().ends_with("holds it"));
     let refusal = held.then(|| refused(folder.path(), Role::Master, None));
     process.kill().unwrap();
     process.wait().unwrap();
@@ -115,10 +108,7 @@ fn folders_of_another_tier_or_cluster_are_refused() {
         )
     );
     let open = DataFolder::open(folder.path(), Role::Worker, None).unwrap();
-    assert_eq!(
-        (open.cluster(), open.incarnation()),
-        (Some(ONE), Incarnation(2))
-    );
+    assert_eq!((open.cluster(), open.incarnation()), (Some(ONE), Incarnation(2)));
 }
 
 #[test]
@@ -128,14 +118,7 @@ fn a_folder_joins_one_cluster_and_stays_there() {
     open.join(ONE).unwrap();
     open.join(ONE).unwrap();
     let error = open.join(OTHER).unwrap_err();
-    assert!(matches!(
-        error,
-        DataFolderError::OtherCluster {
-            found: ONE,
-            wanted: OTHER,
-            ..
-        }
-    ));
+    assert!(matches!(error, DataFolderError::OtherCluster { found: ONE, wanted: OTHER, .. }));
     assert_eq!(open.cluster(), Some(ONE));
     let node = open.node();
     drop(open);
@@ -154,21 +137,13 @@ fn an_identity_that_was_cut_or_changed_anywhere_is_refused() {
                 new one";
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(
-            refused(folder.path(), Role::Worker, None),
-            torn,
-            "{length} bytes"
-        );
+        assert_eq!(refused(folder.path(), Role::Worker, None), torn, "{length} bytes");
     }
     for at in 0..whole.len() {
         let mut changed = whole.clone();
         changed[at] ^= 1;
         fs::write(&path, &changed).unwrap();
-        assert_eq!(
-            refused(folder.path(), Role::Worker, None),
-            torn,
-            "byte {at}"
-        );
+        assert_eq!(refused(folder.path(), Role::Worker, None), torn, "byte {at}");
     }
     fs::write(&path, &whole).unwrap();
     let open = DataFolder::open(folder.path(), Role::Worker, None).unwrap();
@@ -187,28 +162,16 @@ fn an_identity_of_a_later_version_is_not_called_torn() {
                store = '00000000-0000-0000-0000-000000000002'\n";
     write(&format!("format = 2\n{ids}incarnation = 1\n"));
     let text = refused(folder.path(), Role::Worker, None);
-    assert!(
-        text.contains("it has format 2, this version knows 1"),
-        "{text}"
-    );
+    assert!(text.contains("it has format 2, this version knows 1"), "{text}");
     write(&format!("format = 1\n{ids}incarnation = 1\nshelf = 1\n"));
     let text = refused(folder.path(), Role::Worker, None);
-    assert!(
-        text.contains("it was written by another version: unknown field `shelf`"),
-        "{text}"
-    );
+    assert!(text.contains("it was written by another version: unknown field `shelf`"), "{text}");
     write(&format!("format = 1\n{ids}incarnation = {}\n", u32::MAX));
     let text = refused(folder.path(), Role::Worker, None);
-    assert!(
-        text.contains("it was started 4294967295 times, which is the last"),
-        "{text}"
-    );
+    assert!(text.contains("it was started 4294967295 times, which is the last"), "{text}");
     write(&format!("format = 1\n{ids}incarnation = 5\n"));
     let open = DataFolder::open(folder.path(), Role::Worker, None).unwrap();
-    assert_eq!(
-        (open.node(), open.incarnation()),
-        (NodeId(1), Incarnation(6))
-    );
+    assert_eq!((open.node(), open.incarnation()), (NodeId(1), Incarnation(6)));
 }
 
 #[test]
@@ -248,10 +211,7 @@ impl Files for Recorded {
     }
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn File>> {
         self.record("open", path);
-        Ok(Box::new(RecordedFile(
-            RealFiles.open(path, how)?,
-            Arc::clone(&self.0),
-        )))
+        Ok(Box::new(RecordedFile(RealFiles.open(path, how)?, Arc::clone(&self.0))))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.record("rename", from);
@@ -295,20 +255,8 @@ fn the_start_is_counted_on_disk_before_it_counts() {
     let files = Recorded(Arc::clone(&operations));
     let mut draw = || Ok(7);
     let mut identity = identity::start(&files, &path, Role::Worker, None, &mut draw).unwrap();
-    let steps = [
-        "open identity.new",
-        "write",
-        "sync",
-        "rename identity.new",
-        "sync folder data",
-    ];
-    assert_eq!(
-        operations.lock().unwrap().drain(..).collect::<Vec<_>>()[1..],
-        steps
-    );
+    let steps = ["open identity.new", "write", "sync", "rename identity.new", "sync folder data"];
+    assert_eq!(operations.lock().unwrap().drain(..).collect::<Vec<_>>()[1..], steps);
     identity::join(&files, &path, &mut identity, ONE).unwrap();
-    assert_eq!(
-        operations.lock().unwrap().drain(..).collect::<Vec<_>>(),
-        steps
-    );
+    assert_eq!(operations.lock().unwrap().drain(..).collect::<Vec<_>>(), steps);
 }

@@ -67,7 +67,8 @@ pub enum CallError {
 }
 
 fn last_of(last: &Option<Refusal>) -> String {
-    last.as_ref().map_or(String::new(), |it| format!("; the last refusal was {}: {}", it.code, it.text))
+    last.as_ref()
+        .map_or(String::new(), |it| format!("; the last refusal was {}: {}", it.code, it.text))
 }
 
 /// A request that ended without its reply.
@@ -128,7 +129,9 @@ enum LineState {
     Closed,
     Open,
     /// Closed after a failure, to be opened at the instant if anything is to be asked.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
 }
 
 impl Line {
@@ -153,9 +156,13 @@ struct Call {
 enum CallState {
     /// Waits for its line to be opened.
     Held,
-    Sent { until: Instant },
+    Sent {
+        until: Instant,
+    },
     /// Refused for now; sent again at the instant.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
 }
 
 impl Call {
@@ -507,9 +514,8 @@ impl Calls {
 
     /// A request that was sent as often as it may be is not held for another socket.
     fn give_up_exhausted(&mut self, now: Instant, link: Link, failed: &mut Vec<FailedCall>) {
-        let is_exhausted = |call: &Call| {
-            call.state == CallState::Held && call.attempts >= call.policy.attempts
-        };
+        let is_exhausted =
+            |call: &Call| call.state == CallState::Held && call.attempts >= call.policy.attempts;
         for request in self.on_line(link, is_exhausted) {
             if let Some(call) = self.calls.get(&request) {
                 let error = call.gave_up(now);

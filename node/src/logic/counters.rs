@@ -38,6 +38,13 @@ pub struct Counters {
     pub forgotten: u64,
 }
 
+impl Counters {
+    /// Counts a gap, whose length is whatever the peer's numbers claim.
+    pub(super) fn note_missing(&mut self, missing: u64) {
+        self.missing = self.missing.saturating_add(missing);
+    }
+}
+
 /// Malformed records by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Malformed {
@@ -64,9 +71,9 @@ impl Malformed {
             RecordError::Truncated { .. } => &mut self.truncated,
             RecordError::TooLong { .. } => &mut self.too_long,
             RecordError::UnknownType { .. } => &mut self.unknown_type,
-            RecordError::OtherType { .. } | RecordError::Part { .. } | RecordError::Value { .. } => {
-                &mut self.content
-            }
+            RecordError::OtherType { .. }
+            | RecordError::Part { .. }
+            | RecordError::Value { .. } => &mut self.content,
         };
         *counter += 1;
     }

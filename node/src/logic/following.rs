@@ -44,10 +44,7 @@ impl Following {
     /// is used for nothing else.
     pub fn follow(&mut self, link: Link, address: String, effects: &mut Vec<FollowingEffect>) {
         self.links.insert(link, None);
-        effects.push(FollowingEffect::Network(NetworkEffect::Open {
-            link,
-            address,
-        }));
+        effects.push(FollowingEffect::Network(NetworkEffect::Open { link, address }));
     }
 
     /// Follows the node behind a link no longer and forgets it.
@@ -110,9 +107,8 @@ impl Following {
                 self.updates.connected(now, sender.node, &mut wanted);
             }
             NetworkEvent::Refused { link, .. } if self.links.contains_key(link) => {}
-            NetworkEvent::Overflowing {
-                peer: Peer::Link(link),
-            } if self.links.contains_key(link) => {}
+            NetworkEvent::Overflowing { peer: Peer::Link(link) }
+                if self.links.contains_key(link) => {}
             NetworkEvent::Record { sender, record } => {
                 let Peer::Link(link) = sender.peer else {
                     return Ok(false);
@@ -126,10 +122,7 @@ impl Following {
                         self.updates.snapshot(record, &mut wanted)
                     } else {
                         let message_type = TelemetrySnapshot::NUMBER;
-                        Err(RecordError::Value {
-                            message_type,
-                            field: "node_uuid",
-                        })
+                        Err(RecordError::Value { message_type, field: "node_uuid" })
                     };
                 }
             }
@@ -165,11 +158,7 @@ impl Following {
     pub fn check_invariants(&self) {
         self.updates.check_invariants();
         for (node, link) in &self.nodes {
-            assert_eq!(
-                self.links.get(link),
-                Some(&Some(*node)),
-                "{node} behind {link:?}"
-            );
+            assert_eq!(self.links.get(link), Some(&Some(*node)), "{node} behind {link:?}");
         }
     }
 
@@ -181,10 +170,7 @@ impl Following {
                 UpdateEffect::Ask(node) => {
                     if let Some(&link) = self.nodes.get(&node) {
                         let record = record::encode(&TelemetrySnapshotRequest::default(), &[]);
-                        let send = NetworkEffect::Send {
-                            to: Peer::Link(link),
-                            record,
-                        };
+                        let send = NetworkEffect::Send { to: Peer::Link(link), record };
                         effects.push(FollowingEffect::Network(send));
                     }
                 }
@@ -208,12 +194,7 @@ mod tests {
 
     fn sender(link: Link, node: u128) -> Sender {
         let (role, incarnation) = (Role::Worker, Incarnation(1));
-        Sender {
-            peer: Peer::Link(link),
-            node: NodeId(node),
-            role,
-            incarnation,
-        }
+        Sender { peer: Peer::Link(link), node: NodeId(node), role, incarnation }
     }
 
     fn connected(link: Link, node: u128) -> NetworkEvent<'static> {
@@ -261,16 +242,10 @@ mod tests {
     #[test]
     fn links_of_others_are_left_alone() {
         let mut following = following();
-        assert_eq!(
-            heard(&mut following, &connected(Link(4), 7)),
-            (Ok(false), vec![])
-        );
+        assert_eq!(heard(&mut following, &connected(Link(4), 7)), (Ok(false), vec![]));
         let (_, snapshot) = status(7);
         let record = Records::of(&snapshot).next().unwrap().unwrap();
-        let event = NetworkEvent::Record {
-            sender: sender(Link(4), 7),
-            record,
-        };
+        let event = NetworkEvent::Record { sender: sender(Link(4), 7), record };
         assert_eq!(heard(&mut following, &event), (Ok(false), vec![]));
     }
 
@@ -294,10 +269,7 @@ mod tests {
         assert_eq!(heard(&mut following, &connected(LINK, 7)).0, Ok(true));
         let (_, foreign) = status(8);
         let record = Records::of(&foreign).next().unwrap().unwrap();
-        let event = NetworkEvent::Record {
-            sender: sender(LINK, 7),
-            record,
-        };
+        let event = NetworkEvent::Record { sender: sender(LINK, 7), record };
         let (taken, effects) = heard(&mut following, &event);
         assert!(taken.is_err() && effects.is_empty());
     }

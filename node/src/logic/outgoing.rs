@@ -73,12 +73,7 @@ impl Outgoing {
     }
 
     /// Goes on as the queue of a session: what waits stays, what comes is stamped anew.
-    pub(super) fn begin_session(
-        &mut self,
-        generation: Generation,
-        packing: Packing,
-        limit: usize,
-    ) {
+    pub(super) fn begin_session(&mut self, generation: Generation, packing: Packing, limit: usize) {
         self.generation = generation;
         self.sequence = 0;
         self.packing = packing;
@@ -189,7 +184,8 @@ mod tests {
         assert_eq!(sequences(&queue.pop().unwrap()), [1, 2]);
         let large = queue.pop().unwrap();
         assert_eq!(large.as_ptr(), address);
-        assert_eq!(sequences(&large), [3, 4]);
+        assert_eq!(sequences(&large), [3]);
+        assert_eq!(sequences(&queue.pop().unwrap()), [4]);
         assert!(queue.is_empty());
         assert_eq!(queue.bytes(), 0);
     }

@@ -52,8 +52,7 @@ impl Refusal {
     /// Where the record is another message or its parts do not fit.
     pub fn from_record(record: &Record<'_>) -> Result<Refusal, RecordError> {
         let (reply, [text, instead]) = record.open::<ErrorReply, 2>()?;
-        let general =
-            if reply.code < 100 { ErrorCode::Unavailable } else { ErrorCode::Invalid };
+        let general = if reply.code < 100 { ErrorCode::Unavailable } else { ErrorCode::Invalid };
         Ok(Refusal {
             code: ErrorCode::from_wire(reply.code).unwrap_or(general),
             refused_type: reply.refused_type,

@@ -97,7 +97,9 @@ struct Heard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
     /// The next one, with this many lost before it.
-    Next { missing: u64 },
+    Next {
+        missing: u64,
+    },
     Repeated,
     OldGeneration,
     NewGeneration,

@@ -104,11 +104,7 @@ impl Publications {
     /// # Panics
     /// If it is larger than [`STATUS_BYTES`].
     pub fn status(&mut self, json: &[u8]) -> &[u8] {
-        assert!(
-            json.len() <= STATUS_BYTES,
-            "a status of {} bytes",
-            json.len()
-        );
+        assert!(json.len() <= STATUS_BYTES, "a status of {} bytes", json.len());
         let status = TelemetryStatus {
             role: self.role.to_wire(),
             incarnation: self.incarnation.0,
@@ -140,13 +136,7 @@ impl Publications {
     /// on.
     #[must_use]
     pub fn snapshot(&self, request_id: RequestId) -> Vec<u8> {
-        let records: Vec<u8> = self
-            .status
-            .iter()
-            .chain(&self.alerts)
-            .flatten()
-            .copied()
-            .collect();
+        let records: Vec<u8> = self.status.iter().chain(&self.alerts).flatten().copied().collect();
         let snapshot = TelemetrySnapshot {
             incarnation: self.incarnation.0,
             last_sequence: self.last_sequence,
@@ -331,10 +321,7 @@ impl Updates {
             let own = update.publisher == node && update.incarnation == incarnation;
             if !own || update.sequence > snapshot.last_sequence {
                 let message_type = TelemetrySnapshot::NUMBER;
-                return Err(RecordError::Part {
-                    message_type,
-                    part: "records",
-                });
+                return Err(RecordError::Part { message_type, part: "records" });
             }
             contained.insert(update.sequence, update);
         }
@@ -348,10 +335,7 @@ impl Updates {
         if snapshot.last_sequence < known {
             self.counters.stale += 1;
         } else {
-            for (_, update) in contained
-                .into_iter()
-                .filter(|&(sequence, _)| sequence > known)
-            {
+            for (_, update) in contained.into_iter().filter(|&(sequence, _)| sequence > known) {
                 self.counters.delivered += 1;
                 effects.push(UpdateEffect::Deliver(update));
             }
@@ -380,11 +364,7 @@ impl Updates {
     pub fn forget(&mut self, node: NodeId) {
         self.settle(node);
         if let Some(publisher) = self.publishers.remove(&node) {
-            self.held_bytes -= publisher
-                .held
-                .values()
-                .map(|held| held.bytes)
-                .sum::<usize>();
+            self.held_bytes -= publisher.held.values().map(|held| held.bytes).sum::<usize>();
         }
     }
 
@@ -404,29 +384,15 @@ impl Updates {
             if let Some((&first, _)) = publisher.held.first_key_value() {
                 let next = publisher.contained.saturating_add(1);
                 assert!(first > next, "{node}: {first} is held needlessly");
-                assert!(
-                    publisher.ask_again.is_some(),
-                    "{node}: nobody asks for what is missing"
-                );
+                assert!(publisher.ask_again.is_some(), "{node}: nobody asks for what is missing");
             }
             if let Some(due) = publisher.ask_again {
-                assert!(
-                    self.deadlines.contains(&(due, *node)),
-                    "{node}: a lost deadline"
-                );
+                assert!(self.deadlines.contains(&(due, *node)), "{node}: a lost deadline");
             }
             assert!(publisher.held.len() <= HELD);
-            bytes += publisher
-                .held
-                .values()
-                .map(|held| held.bytes)
-                .sum::<usize>();
+            bytes += publisher.held.values().map(|held| held.bytes).sum::<usize>();
         }
-        let asking = self
-            .publishers
-            .values()
-            .filter(|p| p.ask_again.is_some())
-            .count();
+        let asking = self.publishers.values().filter(|p| p.ask_again.is_some()).count();
         assert_eq!(asking, self.deadlines.len());
         assert_eq!(bytes, self.held_bytes);
         assert!(self.publishers.len() <= PUBLISHERS && bytes <= HELD_BYTES);
@@ -463,13 +429,7 @@ impl Updates {
                 self.counters.restarts += 1;
             }
             self.forget(node);
-            self.publishers.insert(
-                node,
-                Publisher {
-                    incarnation,
-                    ..Publisher::default()
-                },
-            );
+            self.publishers.insert(node, Publisher { incarnation, ..Publisher::default() });
         }
         true
     }
@@ -515,10 +475,7 @@ impl Updates {
         if publisher.asked >= REQUESTS {
             // A later publication begins anew: it shows that the node lives.
             publisher.asked = 0;
-            publisher
-                .held
-                .values()
-                .for_each(|held| self.held_bytes -= held.bytes);
+            publisher.held.values().for_each(|held| self.held_bytes -= held.bytes);
             publisher.held.clear();
             return;
         }
@@ -534,10 +491,7 @@ impl Updates {
 /// The publication in a record.
 fn read(record: &Record<'_>) -> Result<Update, RecordError> {
     let message_type = record.message_type();
-    let wrong = |field| RecordError::Value {
-        message_type,
-        field,
-    };
+    let wrong = |field| RecordError::Value { message_type, field };
     let (role, incarnation, news) = if message_type == TelemetryAlert::NUMBER {
         let (alert, [text]) = record.open::<TelemetryAlert, 1>()?;
         let level = AlertLevel::from_wire(alert.level).ok_or(wrong("level"))?;

@@ -29,12 +29,7 @@ fn fed(updates: &mut Updates, now: Instant, bytes: &[u8]) -> Vec<String> {
 fn said(effects: &[UpdateEffect]) -> Vec<String> {
     let one = |effect: &UpdateEffect| match effect {
         UpdateEffect::Ask(_) => "ask".into(),
-        UpdateEffect::Deliver(Update {
-            incarnation,
-            sequence,
-            news,
-            ..
-        }) => match news {
+        UpdateEffect::Deliver(Update { incarnation, sequence, news, .. }) => match news {
             News::Status(json) => {
                 format!("{incarnation}.{sequence} {}", String::from_utf8_lossy(json))
             }
@@ -56,17 +51,10 @@ fn in_order_everything_is_delivered_and_nothing_asked() {
     let (mut from, mut to) = (publications(3), Updates::new());
     let first = from.status(b"{}").to_vec();
     assert_eq!(fed(&mut to, NOW, &first), ["3.1 {}"]);
-    assert_eq!(
-        fed(&mut to, NOW, from.alert(AlertLevel::Act, "fire")),
-        ["3.2 Act: fire"]
-    );
+    assert_eq!(fed(&mut to, NOW, from.alert(AlertLevel::Act, "fire")), ["3.2 Act: fire"]);
     assert_eq!(fed(&mut to, NOW, &first), [""; 0]);
     assert_eq!(to.next_deadline(), None);
-    let counters = UpdateCounters {
-        delivered: 2,
-        stale: 1,
-        ..Default::default()
-    };
+    let counters = UpdateCounters { delivered: 2, stale: 1, ..Default::default() };
     assert_eq!(to.counters(), counters);
 }
 
@@ -77,24 +65,13 @@ fn a_gap_is_closed_by_a_snapshot_and_each_is_delivered_once() {
     from.status(b"lost");
     from.alert(AlertLevel::Unexpected, "lost too");
     assert_eq!(fed(&mut to, NOW, from.status(b"d")), ["ask"]);
-    assert_eq!(
-        fed(&mut to, NOW, from.alert(AlertLevel::Change, "e")),
-        [""; 0]
-    );
+    assert_eq!(fed(&mut to, NOW, from.alert(AlertLevel::Change, "e")), [""; 0]);
     let snapshot = from.snapshot(RequestId(1));
     // Published after the snapshot was made, and here before it.
-    assert_eq!(
-        fed(&mut to, NOW, from.alert(AlertLevel::Change, "f")),
-        [""; 0]
-    );
+    assert_eq!(fed(&mut to, NOW, from.alert(AlertLevel::Change, "f")), [""; 0]);
     assert_eq!(
         fed(&mut to, NOW, &snapshot),
-        [
-            "1.3 Unexpected: lost too",
-            "1.4 d",
-            "1.5 Change: e",
-            "1.6 Change: f"
-        ]
+        ["1.3 Unexpected: lost too", "1.4 d", "1.5 Change: e", "1.6 Change: f"]
     );
     assert_eq!(to.next_deadline(), None);
     assert_eq!(fed(&mut to, NOW, from.status(b"g")), ["1.7 g"]);
@@ -129,10 +106,7 @@ fn a_snapshot_without_gap_is_the_beginning() {
     // A node that has published nothing answers too, and is asked no further.
     let mut to = Updates::new();
     to.connected(NOW, NODE, &mut Vec::new());
-    assert_eq!(
-        fed(&mut to, NOW, &publications(2).snapshot(RequestId(1))),
-        [""; 0]
-    );
+    assert_eq!(fed(&mut to, NOW, &publications(2).snapshot(RequestId(1))), [""; 0]);
     assert_eq!(to.next_deadline(), None);
 }
 
@@ -151,10 +125,7 @@ fn a_restart_begins_anew_and_the_predecessor_is_stale() {
     // A snapshot may be the first sign of the restart.
     let mut third = publications(6);
     third.status(b"third");
-    assert_eq!(
-        fed(&mut to, NOW, &third.snapshot(RequestId(2))),
-        ["6.1 third"]
-    );
+    assert_eq!(fed(&mut to, NOW, &third.snapshot(RequestId(2))), ["6.1 third"]);
 }
 
 #[test]
@@ -185,10 +156,7 @@ fn what_is_held_is_bounded_and_covered_later() {
     }
     assert_eq!(to.counters().not_held, 10);
     let last = from.last_sequence;
-    assert_eq!(
-        fed(&mut to, NOW, &from.snapshot(RequestId(1))),
-        [format!("1.{last} held")]
-    );
+    assert_eq!(fed(&mut to, NOW, &from.snapshot(RequestId(1))), [format!("1.{last} held")]);
     assert_eq!(to.held_bytes, 0);
 
     let (mut from, mut to) = (publications(1), Updates::new());
@@ -220,10 +188,7 @@ fn long_alerts_are_cut_between_characters() {
     let (mut from, mut to) = (publications(1), Updates::new());
     let text = format!("x{}", "ä".repeat(limits::ERROR_TEXT_BYTES));
     let delivered = fed(&mut to, NOW, from.alert(AlertLevel::Act, &text));
-    assert_eq!(
-        delivered[0].len(),
-        "1.1 Act: ".len() + limits::ERROR_TEXT_BYTES - 1
-    );
+    assert_eq!(delivered[0].len(), "1.1 Act: ".len() + limits::ERROR_TEXT_BYTES - 1);
 }
 
 #[test]
@@ -234,22 +199,14 @@ fn damaged_records_change_nothing_but_what_they_say() {
     from.alert(AlertLevel::Act, "disk full");
     let mut snapshot = from.snapshot(RequestId(9));
     record::stamp(&mut snapshot, NODE, 1, 1);
-    let whole = [
-        from.status(b"{}").to_vec(),
-        from.alert(AlertLevel::Act, "x").to_vec(),
-        snapshot,
-    ];
+    let whole = [from.status(b"{}").to_vec(), from.alert(AlertLevel::Act, "x").to_vec(), snapshot];
     let (mut accepted, mut refused) = (0, 0);
     let mut to = Updates::new();
     for _ in 0..20_000 {
         let mut bytes = rng.choice(&whole).unwrap().clone();
         for _ in 0..rng.u8(1..4) {
             let at = rng.usize(..bytes.len());
-            bytes[at] = if rng.bool() {
-                rng.u8(..)
-            } else {
-                bytes[at] ^ (1 << rng.u8(..8))
-            };
+            bytes[at] = if rng.bool() { rng.u8(..) } else { bytes[at] ^ (1 << rng.u8(..8)) };
         }
         let Some(Ok(record)) = Records::of(&bytes).next() else {
             refused += 1;
@@ -268,10 +225,7 @@ fn damaged_records_change_nothing_but_what_they_say() {
         assert!(result.is_ok() || effects.is_empty());
     }
     to.check_invariants();
-    assert!(
-        accepted > 1_000 && refused > 1_000,
-        "{accepted} accepted, {refused} refused"
-    );
+    assert!(accepted > 1_000 && refused > 1_000, "{accepted} accepted, {refused} refused");
 }
 
 /// Publications, requests and answers get lost and the publisher restarts; once nothing is lost any
@@ -301,10 +255,7 @@ fn under_loss_the_subscriber_ends_with_what_the_publisher_has() {
             let published = if lossy && rng.bool() {
                 let text = format!("alert {step}");
                 let record = from.alert(AlertLevel::Change, &text).to_vec();
-                kept.push(format!(
-                    "{}.{} Change: {text}",
-                    from.incarnation, from.last_sequence
-                ));
+                kept.push(format!("{}.{} Change: {text}", from.incarnation, from.last_sequence));
                 record
             } else {
                 let json = format!("status {step}");
@@ -338,10 +289,7 @@ fn under_loss_the_subscriber_ends_with_what_the_publisher_has() {
                 }
             }
         }
-        let newest = handed_on
-            .iter()
-            .rfind(|(alert, _)| !alert)
-            .map(|(_, text)| text.clone());
+        let newest = handed_on.iter().rfind(|(alert, _)| !alert).map(|(_, text)| text.clone());
         assert_eq!(newest.unwrap(), status, "seed {seed}");
         let had: Vec<String> = handed_on
             .iter()
@@ -349,16 +297,9 @@ fn under_loss_the_subscriber_ends_with_what_the_publisher_has() {
             .map(|(_, text)| text.clone())
             .collect();
         kept.drain(..kept.len().saturating_sub(ALERTS_KEPT));
-        let had_of_kept: Vec<_> = had
-            .iter()
-            .filter(|text| kept.contains(text))
-            .cloned()
-            .collect();
+        let had_of_kept: Vec<_> = had.iter().filter(|text| kept.contains(text)).cloned().collect();
         assert_eq!(had_of_kept, kept, "seed {seed}");
         gaps += to.counters().gaps;
     }
-    assert!(
-        lost > 1_000 && restarts > 100 && gaps > 1_000,
-        "{lost} {restarts} {gaps}"
-    );
+    assert!(lost > 1_000 && restarts > 100 && gaps > 1_000, "{lost} {restarts} {gaps}");
 }

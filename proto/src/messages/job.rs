@@ -85,8 +85,6 @@ message! {
         submitted_us: u64,
         /// Log time of the last outcome in microseconds; 0 while it is not final.
         finished_us: u64,
-        /// Wall clock of the submission by the leader's clock, microseconds since 1970; for people.
-        submitted_unix_us: u64,
         /// The lowest exit code that is not 0 of a failed task; 0 where none failed.
         exit_code: i32,
         /// Segments that are listed for the job.

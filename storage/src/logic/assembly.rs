@@ -148,6 +148,7 @@ impl Storage {
         let Some(assembly) = self.assemblies.get(&id) else { return };
         let mut open = assembly.pieces.iter().filter(|piece| piece.length.is_none()).count();
         let mut next = assembly.pieces.len();
+        let length = assembly.pieces.iter().filter_map(|piece| piece.length).sum();
         let manifest = assembly.manifest.clone();
         let count = manifest.as_ref().map_or(1, |manifest| manifest.blocks().len());
         while open < PIECES_AT_ONCE
@@ -160,7 +161,6 @@ impl Storage {
         if open > 0 || next < count {
             return;
         }
-        let length = assembly.pieces.iter().filter_map(|piece| piece.length).sum();
         if manifest.is_some_and(|manifest| manifest.length() != length) {
             let text = "the manifest says another length than its blocks have";
             return self.fail_assembly(id, ErrorCode::Invalid, text, effects);

@@ -10,8 +10,6 @@ mod admission;
 mod assembly;
 mod fetches;
 mod membership;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
@@ -67,7 +65,12 @@ impl Default for StorageLimits {
         const BLOCK: usize = limits::BLOCK_BYTES;
         StorageLimits {
             // A peer fills the disk's pipe alone; four of them wait for it together.
-            puts: Bounds { peer_count: 1024, peer_bytes: 8 * BLOCK, count: 4096, bytes: 32 * BLOCK },
+            puts: Bounds {
+                peer_count: 1024,
+                peer_bytes: 8 * BLOCK,
+                count: 4096,
+                bytes: 32 * BLOCK,
+            },
             // The bytes of a read are known only when it is done: its count bounds it.
             reads: Bounds { peer_count: 64, peer_bytes: 0, count: 256, bytes: 0 },
             files: Bounds {

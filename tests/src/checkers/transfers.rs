@@ -20,6 +20,8 @@ pub(crate) struct Transfers {
     /// Highest index that had been acknowledged to anybody when a request was first sent.
     sent: BTreeMap<Request, (Transfer, u64)>,
     newest_acknowledged: u64,
+    /// The same for audits that are not answered, by client.
+    audits: BTreeMap<u64, u64>,
 }
 
 impl Transfers {
@@ -86,6 +88,22 @@ impl Transfers {
         })
     }
 
+    /// A client asks for the sum of all accounts.
+    pub(crate) fn audit_sent(&mut self, client: u64) {
+        self.audits.insert(client, self.newest_acknowledged);
+    }
+
+    /// A client is told the sum of a state that goes up to `index`.
+    pub(crate) fn audited(&mut self, client: u64, index: u64, sum: u64) -> Result<(), Violation> {
+        check(sum == ACCOUNTS * INITIAL, "a read sees a sum that never changes", || {
+            format!("client {client} was told {sum} at {index}")
+        })?;
+        let after = self.audits.remove(&client).unwrap_or(0);
+        check(after <= index, "a read sees everything that was acknowledged before it", || {
+            format!("client {client} was told of index {index}, {after} had been acknowledged")
+        })
+    }
+
     /// The state that every member must reach.
     pub(crate) fn state(&self) -> u64 {
         self.model.digest()
@@ -120,6 +138,21 @@ mod tests {
         assert!(transfers.acknowledged(1, 1, answer).is_err());
         transfers.applied(&applied(1, TRANSFER)).unwrap();
         transfers.acknowledged(1, 1, answer).unwrap();
+    }
+
+    #[test]
+    fn a_read_that_misses_something_is_found() {
+        let mut transfers = Transfers::default();
+        transfers.sent(TRANSFER);
+        transfers.applied(&applied(7, TRANSFER)).unwrap();
+        let (answer, _) = Bank::default().apply(7, TRANSFER);
+        transfers.acknowledged(1, 1, answer).unwrap();
+        for (index, sum) in [(6, ACCOUNTS * INITIAL), (7, 1)] {
+            transfers.audit_sent(1);
+            assert!(transfers.audited(1, index, sum).is_err());
+        }
+        transfers.audit_sent(1);
+        transfers.audited(1, 7, ACCOUNTS * INITIAL).unwrap();
     }
 
     #[test]

@@ -9,21 +9,27 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent, Peer};
 use proto::ids::{ClusterId, Incarnation, NodeId, RequestId};
-use proto::messages::keyspace::{KeyEntry, KeyTransaction};
+use proto::messages::keyspace::{KeyEntry, KeyRange, KeyTransaction};
 use proto::messages::session::ErrorReply;
 use proto::record::{Message, Record, encode, set_request_id};
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
-use crate::bank::{Answer, Transfer};
+use crate::bank::{Answer, Audit, Transfer};
 use crate::process::edge::Edge;
 use crate::process::{Event, Note, Recipe, Request, Start};
-use crate::random::interval;
+use crate::random::{chance, interval};
 use crate::report::Happening;
 use crate::workload;
 
 /// The one link of a client.
 const LINK: Link = Link(0);
+
+/// Request id of a client's audits: a client has one at a time.
+const AUDIT: RequestId = RequestId(u64::MAX);
+
+/// How many of a client's wishes are audits, per mille.
+const AUDITS: u32 = 150;
 
 /// How long a client waits for an answer before it asks elsewhere.
 const TIMEOUT: Duration = Duration::from_millis(600);
@@ -48,6 +54,8 @@ pub(crate) struct ClientProcess {
     member_count: usize,
     target: usize,
     open: BTreeMap<u64, Transfer>,
+    /// Whether an audit is open.
+    is_auditing: bool,
     next_number: u64,
     /// When the next wish comes; none once it shall come to an end.
     wish_at: Option<Instant>,
@@ -80,6 +88,7 @@ impl ClientProcess {
             plan: plan.clone(),
             member_count: start.member_count,
             open: BTreeMap::new(),
+            is_auditing: false,
             next_number: 1,
             wish_at: Some(start.now + interval(&mut rng, plan.pause)),
             retry_at: None,
@@ -108,15 +117,14 @@ impl ClientProcess {
                 let mut is_refused = false;
                 self.edge.receive(now, &source, frame, |event| match event {
                     NetworkEvent::Record { record, .. } => match read(&record) {
-                        Some(Reply::Answer(number, answer)) => answers.push((number, answer)),
                         Some(Reply::Refused) => is_refused = true,
-                        None => {}
+                        reply => answers.extend(reply),
                     },
                     NetworkEvent::Refused { .. } => is_refused = true,
                     _ => {}
                 });
-                for (number, answer) in answers {
-                    self.answered(now, number, answer, requests);
+                for reply in answers {
+                    self.answered(now, reply, requests);
                 }
                 if is_refused && self.retry_at.is_some() {
                     let pause = interval(&mut self.rng, Duration::from_millis(50));
@@ -126,17 +134,23 @@ impl ClientProcess {
         }
     }
 
-    fn answered(
-        &mut self,
-        now: Instant,
-        number: u64,
-        answer: Answer,
-        requests: &mut Vec<Request>,
-    ) {
-        // A second answer to a request that was repeated says nothing new.
-        let Some(transfer) = self.open.remove(&number) else { return };
-        requests.push(Request::Note(Note::Acknowledged { transfer, answer }));
-        self.retry_at = (!self.open.is_empty()).then_some(now + TIMEOUT);
+    /// An answer came. A second one to a request that was repeated says nothing new.
+    fn answered(&mut self, now: Instant, reply: Reply, requests: &mut Vec<Request>) {
+        let client = self.client;
+        match reply {
+            Reply::Answer(number, answer) => {
+                let Some(transfer) = self.open.remove(&number) else { return };
+                requests.push(Request::Note(Note::Acknowledged { transfer, answer }));
+            }
+            Reply::Audit(Audit { index, sum }) => {
+                if !std::mem::take(&mut self.is_auditing) {
+                    return;
+                }
+                requests.push(Request::Note(Note::Audited { client, index, sum }));
+            }
+            Reply::Refused => return,
+        }
+        self.retry_at = (!self.is_idle()).then_some(now + TIMEOUT);
     }
 
     fn tick(&mut self, now: Instant, requests: &mut Vec<Request>) {
@@ -144,6 +158,11 @@ impl ClientProcess {
         self.edge.tick(now, |_| ());
         if self.wish_at.is_some_and(|at| at <= now) {
             self.wish_at = Some(now + interval(&mut self.rng, self.plan.pause));
+            if !self.is_auditing && chance(&mut self.rng, AUDITS) {
+                self.is_auditing = true;
+                requests.push(Request::Note(Note::AuditSent { client: self.client }));
+                self.audit(now, requests);
+            }
             let oldest = self.open.keys().next().copied().unwrap_or(self.next_number);
             if self.next_number < oldest + self.plan.window {
                 let number = self.next_number;
@@ -153,9 +172,9 @@ impl ClientProcess {
                 self.open.insert(number, transfer);
                 requests.push(Request::Note(Note::Sent(transfer)));
                 self.ask(now, &transfer, requests);
-                if self.retry_at.is_none() {
-                    self.retry_at = Some(now + TIMEOUT);
-                }
+            }
+            if self.retry_at.is_none() && !self.is_idle() {
+                self.retry_at = Some(now + TIMEOUT);
             }
         }
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -166,6 +185,9 @@ impl ClientProcess {
             requests.push(Request::Note(Note::Count(Happening::Retries, open.len() as u64)));
             for transfer in &open {
                 self.ask(now, transfer, requests);
+            }
+            if self.is_auditing {
+                self.audit(now, requests);
             }
         }
     }
@@ -179,18 +201,25 @@ impl ClientProcess {
         self.edge.perform(now, NetworkEffect::Send { to, record }, requests);
     }
 
+    fn audit(&mut self, now: Instant, requests: &mut Vec<Request>) {
+        let mut record = encode(&KeyRange::default(), &[b"", b""]);
+        set_request_id(&mut record, AUDIT);
+        let to = Peer::Link(LINK);
+        self.edge.perform(now, NetworkEffect::Send { to, record }, requests);
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         [self.wish_at, self.retry_at, self.edge.next_deadline()].into_iter().flatten().min()
     }
 
     pub(crate) fn check_invariants(&self) {
         assert!(self.open.len() as u64 <= self.plan.window);
-        assert_eq!(self.open.is_empty(), self.retry_at.is_none());
+        assert_eq!(self.is_idle(), self.retry_at.is_none());
         self.edge.check_invariants();
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && !self.is_auditing
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -201,6 +230,7 @@ impl ClientProcess {
 
 enum Reply {
     Answer(u64, Answer),
+    Audit(Audit),
     Refused,
 }
 
@@ -208,7 +238,10 @@ fn read(record: &Record<'_>) -> Option<Reply> {
     match record.message_type() {
         KeyEntry::TYPE => {
             let (_, [_, value]) = record.open::<KeyEntry, 2>().ok()?;
-            Some(Reply::Answer(record.request_id().0, Answer::decode(value)?))
+            Some(match record.request_id() {
+                AUDIT => Reply::Audit(Audit::decode(value)?),
+                RequestId(number) => Reply::Answer(number, Answer::decode(value)?),
+            })
         }
         ErrorReply::TYPE => Some(Reply::Refused),
         _ => None,

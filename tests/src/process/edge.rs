@@ -105,10 +105,6 @@ impl Edge {
         self.sessions.unreachable(route);
     }
 
-    pub(crate) fn sessions(&mut self) -> &mut Sessions {
-        &mut self.sessions
-    }
-
     pub(crate) fn check_invariants(&self) {
         self.sessions.check_invariants();
     }

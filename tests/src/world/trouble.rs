@@ -2,7 +2,7 @@
 
 use proto::time::Duration;
 
-use crate::checkers::Violation;
+use crate::checkers::{Violation, check};
 use crate::faults::{Death, Fault};
 use crate::machine::LocalClock;
 use crate::network::SILENCE;
@@ -15,7 +15,7 @@ use crate::world::{Delivery, Mend, SAFETY, World};
 const OPERATIONS_OF_A_START: u64 = 60;
 
 /// Operations on files that one job may take.
-const OPERATIONS_OF_A_JOB: u64 = 6;
+const OPERATIONS_OF_A_JOB: u64 = 10;
 
 impl World {
     /// Draws the next faults and when the ones after them come.
@@ -41,7 +41,8 @@ impl World {
         self.trace.event(now, "-", "fault", &[], || format!("{fault:?}"));
         let (mend, lasts) = match fault {
             Fault::Crash { process, death, down } => {
-                if self.machines[process.0].process.is_none() {
+                let is_too_much = death == Death::DiskLoss && !self.is_complete();
+                if self.machines[process.0].process.is_none() || is_too_much {
                     return Ok(());
                 }
                 self.crash(process, death);
@@ -79,6 +80,14 @@ impl World {
                 self.report.add(Happening::SlowDisks, 1);
                 self.machines[process.0].slow_disk = by;
                 (Mend::DiskSpeed(process), lasts)
+            }
+            Fault::BitRot { process, file, offset } => {
+                let files = &self.machines[process.0].files;
+                let names = files.files();
+                let path = names.iter().find(|path| path.to_string_lossy().contains(file));
+                let path = path.expect("the scenario names a file that is there");
+                files.flip_bit(path, offset, 3).expect("the file was listed");
+                return Ok(());
             }
             Fault::FullDisk { process, room, lasts } => {
                 self.report.add(Happening::FullDisks, 1);
@@ -136,16 +145,16 @@ impl World {
 
     /// A process dies at once, perhaps in the middle of a job of its disk thread.
     fn crash(&mut self, process: ProcessId, death: Death) {
-        self.trace(process, "dies", &[u64::from(death == Death::PowerLoss)], || format!("{death:?}"));
+        self.trace(process, "dies", &[death as u64], || format!("{death:?}"));
         self.report.add(Happening::Crashes, 1);
         let machine = &mut self.machines[process.0];
-        if let Some(job) = machine.disk.jobs.pop_front()
+        if !machine.disk.jobs.is_empty()
             && let Some(running) = &mut machine.process
             && chance(&mut self.disk_rng, 700)
         {
             machine.files.fail_after(self.disk_rng.u64(0..OPERATIONS_OF_A_JOB));
             // What it answers reaches nobody any more.
-            drop(running.work(job));
+            drop(running.work(machine.disk.jobs.drain(..)));
         }
         self.end(process, death);
     }
@@ -160,6 +169,13 @@ impl World {
         machine.die();
         match death {
             Death::Killed => machine.files.stop_failing(),
+            Death::DiskLoss => {
+                machine.files.wipe();
+                machine.has_folder = false;
+                machine.votes_since = None;
+                machine.is_successor = true;
+                self.report.add(Happening::EmptyDisks, 1);
+            }
             Death::PowerLoss => {
                 let lost = machine.files.lose_power(&mut self.disk_rng, self.swarm.survival);
                 self.report.add(Happening::PowerLosses, 1);
@@ -170,14 +186,23 @@ impl World {
         }
     }
 
-    /// A process ended itself because its disk failed it; it is started again after a while.
-    pub(super) fn gave_up(&mut self, process: ProcessId, reason: &str) {
+    /// A process ended itself. It may where its disk failed it, and is started again after a while.
+    pub(super) fn gave_up(
+        &mut self,
+        process: ProcessId,
+        reason: &str,
+        is_disk: bool,
+    ) -> Result<(), Violation> {
         let now = self.agenda.now();
-        let name = &self.machines[process.0].name;
-        self.trace.event(now, name, "gives up", &[], || reason.to_owned());
+        let machine = &self.machines[process.0];
+        self.trace.event(now, &machine.name, "gives up", &[], || reason.to_owned());
+        check(is_disk && machine.is_full, "no process gives up without a reason", || {
+            format!("{}: {reason}", machine.name)
+        })?;
         self.report.add(Happening::DiskFailures, 1);
         self.end(process, Death::Killed);
         self.agenda.after(Duration::from_secs(1), Delivery::Mend(Mend::Start(process)));
+        Ok(())
     }
 
     fn start(&mut self, process: ProcessId) -> Result<(), Violation> {
@@ -200,6 +225,9 @@ impl World {
             seed: self.process_rng.u64(..),
             member_count,
             limits: self.swarm.limits,
+            tuning: self.swarm.tuning,
+            has_folder: machine.has_folder,
+            is_founder: self.members.first() == Some(&process) && !self.is_founded,
         };
         let dies = machine.life > 1
             && !self.is_healed
@@ -220,6 +248,8 @@ impl World {
             Ok(running) => {
                 let address = machine.recipe.address();
                 machine.process = Some(running);
+                machine.has_folder = true;
+                self.is_founded = true;
                 if !address.is_empty() {
                     self.network.listen(process, &address);
                 }
@@ -250,7 +280,7 @@ impl World {
         debug_assert!(self.agenda.now().0 >= SAFETY.0);
         self.is_healed = true;
         let all: Vec<ProcessId> = (0..self.machines.len()).map(ProcessId).collect();
-        if chance(&mut self.faults_rng, 300) {
+        if self.is_complete() && chance(&mut self.faults_rng, 300) {
             let minority = self.faults_rng.usize(0..self.members.len());
             let process = self.members[minority];
             if self.machines[process.0].process.is_some() {

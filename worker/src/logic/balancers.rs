@@ -15,8 +15,14 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long a balancer may be silent before the link to it is opened anew.
 const SILENCE: Duration = Duration::from_millis(3_000);
 
-/// The first of the two links; the master's is below it.
+/// The first of the links; the master's is below it.
 const FIRST_LINK: u32 = 1;
+
+/// Most balancers of a group: primary and auxiliary, and both of the group before for a moment.
+const MOST: usize = 4;
+
+/// Links from here on are not used for masters and balancers.
+pub(super) const LINKS_END: u32 = FIRST_LINK + MOST as u32;
 
 /// What a heartbeat says beside the inventory.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +69,8 @@ impl Balancers {
         addresses: &str,
         network: &mut Vec<NetworkEffect>,
     ) {
-        let named: Vec<&str> = addresses.split(',').filter(|address| !address.is_empty()).collect();
+        let named = addresses.split(',').filter(|address| !address.is_empty());
+        let named: Vec<&str> = named.take(MOST).collect();
         self.balancers.retain(|balancer| {
             let is_named = named.contains(&balancer.address.as_str());
             if !is_named {
@@ -76,7 +83,9 @@ impl Balancers {
                 continue;
             }
             let is_used = |link: &u32| self.balancers.iter().any(|known| known.link.0 == *link);
-            let link = (FIRST_LINK..).find(|link| !is_used(link)).map_or(Link(FIRST_LINK), Link);
+            let Some(link) = (FIRST_LINK..LINKS_END).find(|link| !is_used(link)).map(Link) else {
+                break;
+            };
             network.push(NetworkEffect::Open { link, address: address.to_owned() });
             self.balancers.push(Balancer {
                 link,
@@ -89,15 +98,22 @@ impl Balancers {
         }
     }
 
+    /// True for the link of a balancer of this group.
+    pub(super) fn has(&self, link: Link) -> bool {
+        self.balancers.iter().any(|balancer| balancer.link == link)
+    }
+
     /// A balancer accepted the link; one that was restarted numbers its deals from 1 again.
-    pub(super) fn connected(&mut self, link: Link) {
+    pub(super) fn connected(&mut self, now: Instant, link: Link) {
         if let Some(balancer) = self.of(link) {
             balancer.is_connected = true;
             balancer.last_deal = 0;
-            balancer.heartbeat_due = Instant(0);
+            balancer.heartbeat_due = now;
+            balancer.silent_at = now + SILENCE;
         }
     }
 
+    /// A balancer does not want this worker at present: it is asked again later.
     pub(super) fn refused(&mut self, now: Instant, link: Link, network: &mut Vec<NetworkEffect>) {
         if let Some(balancer) = self.of(link) {
             balancer.is_connected = false;
@@ -106,6 +122,7 @@ impl Balancers {
         }
     }
 
+    /// A balancer answered a heartbeat.
     pub(super) fn answered(&mut self, now: Instant, link: Link, last_deal: u64) {
         if let Some(balancer) = self.of(link) {
             balancer.silent_at = now + SILENCE;
@@ -113,20 +130,22 @@ impl Balancers {
         }
     }
 
+    /// Something that they must know changed: no waiting for the next heartbeat.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.balancers.iter_mut().for_each(|balancer| balancer.heartbeat_due = now);
+    }
+
     fn of(&mut self, link: Link) -> Option<&mut Balancer> {
         self.balancers.iter_mut().find(|balancer| balancer.link == link)
     }
 
-    /// The balancers that can be told something.
-    pub(super) fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
-        let connected = self.balancers.iter().filter(|balancer| balancer.is_connected);
-        connected.map(|balancer| Peer::Link(balancer.link))
-    }
-
+    /// Sends a record to all that accepted the link.
     pub(super) fn send_all(&self, record: &[u8], network: &mut Vec<NetworkEffect>) {
-        network.extend(
-            self.peers().map(|to| NetworkEffect::Send { to, record: record.to_vec() }),
-        );
+        let connected = self.balancers.iter().filter(|balancer| balancer.is_connected);
+        network.extend(connected.map(|balancer| {
+            let to = Peer::Link(balancer.link);
+            NetworkEffect::Send { to, record: record.to_vec() }
+        }));
     }
 
     pub(super) fn tick(

@@ -33,6 +33,8 @@ pub struct Started {
     pub tasks: Range<u64>,
     /// The attempt.
     pub attempt: u64,
+    /// Those of the tasks that a balancer ordered to kill.
+    killed: Vec<Range<u64>>,
 }
 
 /// Everything that the worker holds.
@@ -41,9 +43,41 @@ pub struct Held {
     waiting: VecDeque<WaitingRun>,
     /// By slot.
     started: BTreeMap<u32, Started>,
-    /// Ended and not settled: (job, attempt) → first task → (end, state).
-    ended: BTreeMap<(JobId, u64), BTreeMap<u64, (u64, TaskState)>>,
+    /// Ended and not settled: (job, attempt) → first task → end.
+    ended: BTreeMap<(JobId, u64), BTreeMap<u64, u64>>,
     waiting_count: u64,
+    ended_run_count: usize,
+}
+
+/// A run for an inventory or a message.
+pub(super) fn task_run(job: JobId, tasks: &Range<u64>, attempt: u64, state: u8) -> TaskRun {
+    TaskRun {
+        job_uuid: job.to_wire(),
+        first_task: tasks.start,
+        task_count: tasks.end - tasks.start,
+        attempt,
+        state,
+    }
+}
+
+/// The tasks of a run that came in a message.
+pub(super) fn tasks_of(run: &TaskRun) -> Range<u64> {
+    run.first_task..run.first_task.saturating_add(run.task_count)
+}
+
+/// The pieces of `whole` that none of `holes` covers.
+pub(super) fn without(whole: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut pieces = vec![whole];
+    for hole in holes {
+        let cut = |piece: Range<u64>| {
+            if hole.end <= piece.start || hole.start >= piece.end {
+                return [piece, 0..0];
+            }
+            [piece.start..hole.start.max(piece.start), hole.end.min(piece.end)..piece.end]
+        };
+        pieces = pieces.into_iter().flat_map(cut).filter(|piece| piece.start < piece.end).collect();
+    }
+    pieces
 }
 
 impl Held {
@@ -56,14 +90,32 @@ impl Held {
     /// Number of runs of all kinds: what a heartbeat lists.
     #[must_use]
     pub fn run_count(&self) -> usize {
-        let ended: usize = self.ended.values().map(BTreeMap::len).sum();
-        self.waiting.len() + self.started.len() + ended
+        self.waiting.len() + self.started.len() + self.ended_run_count
+    }
+
+    /// True where some of these tasks are held under this attempt.
+    #[must_use]
+    pub fn holds(&self, job: JobId, tasks: &Range<u64>, attempt: u64) -> bool {
+        let touches = |other: &Range<u64>| other.start < tasks.end && other.end > tasks.start;
+        let waiting = self.waiting.iter().map(|run| (run.spec.job, run.attempt, &run.tasks));
+        let started = self.started.values().map(|run| (run.spec.job, run.attempt, &run.tasks));
+        let is_held = waiting
+            .chain(started)
+            .any(|(id, other, of)| (id, other) == (job, attempt) && touches(of));
+        let ended = self.ended.get(&(job, attempt)).into_iter().flatten();
+        is_held || ended.into_iter().any(|(&first, &end)| touches(&(first..end)))
     }
 
     /// Takes a dealt run in.
     pub fn wait(&mut self, run: WaitingRun) {
         self.waiting_count += run.tasks.end - run.tasks.start;
         self.waiting.push_back(run);
+    }
+
+    /// Takes a run back in that a slot did not begin: it is the next to start.
+    pub fn wait_first(&mut self, run: WaitingRun) {
+        self.waiting_count += run.tasks.end - run.tasks.start;
+        self.waiting.push_front(run);
     }
 
     /// The run whose tasks start next.
@@ -78,14 +130,15 @@ impl Held {
     /// If the slot has tasks: a bug of ours.
     pub fn start(&mut self, slot: u32, limit: u64) -> Option<Started> {
         let run = self.waiting.front_mut()?;
-        let end = run.tasks.end.min(run.tasks.start + limit.max(1));
+        let end = run.tasks.end.min(run.tasks.start.saturating_add(limit.max(1)));
         let tasks = run.tasks.start..end;
         run.tasks.start = end;
-        let started = Started { spec: run.spec.clone(), tasks: tasks.clone(), attempt: run.attempt };
+        let (spec, attempt) = (run.spec.clone(), run.attempt);
         if run.tasks.is_empty() {
             self.waiting.pop_front();
         }
         self.waiting_count -= tasks.end - tasks.start;
+        let started = Started { spec, tasks, attempt, killed: Vec::new() };
         let before = self.started.insert(slot, started.clone());
         assert!(before.is_none(), "slot {slot} has tasks");
         Some(started)
@@ -102,28 +155,59 @@ impl Held {
         self.started.iter().map(|(&slot, started)| (slot, started))
     }
 
-    /// The first tasks of a slot ended in `state`. Returns true where the slot is free now.
-    pub fn end(&mut self, slot: u32, count: u64, state: TaskState) -> bool {
+    /// The first task of a slot ended. Returns true where the slot is free now.
+    pub fn end(&mut self, slot: u32) -> bool {
         let Some(started) = self.started.get_mut(&slot) else { return false };
-        let end = started.tasks.end.min(started.tasks.start + count);
-        let tasks = started.tasks.start..end;
-        started.tasks.start = end;
-        let key = (started.spec.job, started.attempt);
+        let task = started.tasks.start;
+        started.tasks.start += 1;
+        let (job, attempt) = (started.spec.job, started.attempt);
         let is_free = started.tasks.is_empty();
         if is_free {
             self.started.remove(&slot);
         }
-        add(self.ended.entry(key).or_default(), tasks, state);
+        self.add_ended(job, task..task + 1, attempt);
         is_free
+    }
+
+    /// A slot does not begin what it has left. Returns that, and what of it is still wanted.
+    pub fn give_up(&mut self, slot: u32) -> Option<(Started, Vec<Range<u64>>)> {
+        let started = self.started.remove(&slot)?;
+        let wanted = without(started.tasks.clone(), &started.killed);
+        Some((started, wanted))
+    }
+
+    /// Adds tasks that ended; they are listed until they are settled. Consecutive ones are one run
+    /// whatever their outcomes, so that a heartbeat stays small.
+    pub fn add_ended(&mut self, job: JobId, tasks: Range<u64>, attempt: u64) {
+        let runs = self.ended.entry((job, attempt)).or_default();
+        if let Some((_, end)) = runs.range_mut(..tasks.start).next_back()
+            && *end == tasks.start
+        {
+            *end = tasks.end;
+        } else if runs.insert(tasks.start, tasks.end).is_none() {
+            self.ended_run_count += 1;
+        }
     }
 
     /// The masters acknowledged the outcome of these tasks.
     pub fn settle(&mut self, job: JobId, tasks: &Range<u64>, attempt: u64) {
-        if let Some(runs) = self.ended.get_mut(&(job, attempt)) {
-            remove(runs, tasks);
-            if runs.is_empty() {
-                self.ended.remove(&(job, attempt));
+        let Some(runs) = self.ended.get_mut(&(job, attempt)) else { return };
+        let first = runs.range(..=tasks.start).next_back().map_or(tasks.start, |(&first, _)| first);
+        let touched: Vec<Range<u64>> = runs
+            .range(first..tasks.end.max(first))
+            .map(|(&first, &end)| first..end)
+            .filter(|run| run.start < tasks.end && run.end > tasks.start)
+            .collect();
+        for run in touched {
+            runs.remove(&run.start);
+            self.ended_run_count -= 1;
+            for rest in without(run, std::slice::from_ref(tasks)) {
+                runs.insert(rest.start, rest.end);
+                self.ended_run_count += 1;
             }
+        }
+        if runs.is_empty() {
+            self.ended.remove(&(job, attempt));
         }
     }
 
@@ -137,10 +221,8 @@ impl Held {
                 kept.push_back(run);
                 continue;
             }
-            for rest in [run.tasks.start..inside.start, inside.end..run.tasks.end] {
-                if rest.start < rest.end {
-                    kept.push_back(WaitingRun { tasks: rest, ..run.clone() });
-                }
+            for rest in without(run.tasks.clone(), std::slice::from_ref(&inside)) {
+                kept.push_back(WaitingRun { tasks: rest, ..run.clone() });
             }
             self.waiting_count -= inside.end - inside.start;
             taken.push(inside);
@@ -155,26 +237,36 @@ impl Held {
         self.waiting.drain(..).collect()
     }
 
-    /// Everything that is held, for a heartbeat.
+    /// Notes that these tasks are not wanted any more. Returns the slots that have some of them.
+    pub fn kill(&mut self, job: JobId, tasks: &Range<u64>, attempt: u64) -> Vec<u32> {
+        let mut slots = Vec::new();
+        for (&slot, started) in &mut self.started {
+            let is_it = started.spec.job == job && started.attempt == attempt;
+            let inside = started.tasks.start.max(tasks.start)..started.tasks.end.min(tasks.end);
+            if is_it && inside.start < inside.end && !started.killed.contains(&inside) {
+                started.killed.push(inside);
+                slots.push(slot);
+            }
+        }
+        slots
+    }
+
+    /// Everything that is held, for a heartbeat. What ended is listed as *done* whatever its
+    /// outcome: that is the masters' to know.
     #[must_use]
     pub fn inventory(&self) -> Vec<TaskRun> {
-        let run = |job: JobId, tasks: &Range<u64>, attempt: u64, state: TaskState| TaskRun {
-            job_uuid: job.to_wire(),
-            first_task: tasks.start,
-            task_count: tasks.end - tasks.start,
-            attempt,
-            state: state.to_wire(),
-        };
+        let [queued, running, done] =
+            [TaskState::Queued, TaskState::Running, TaskState::Done].map(TaskState::to_wire);
         let waiting = self
             .waiting
             .iter()
-            .map(|held| run(held.spec.job, &held.tasks, held.attempt, TaskState::Queued));
+            .map(|held| task_run(held.spec.job, &held.tasks, held.attempt, queued));
         let started = self
             .started
             .values()
-            .map(|held| run(held.spec.job, &held.tasks, held.attempt, TaskState::Running));
+            .map(|held| task_run(held.spec.job, &held.tasks, held.attempt, running));
         let ended = self.ended.iter().flat_map(|(&(job, attempt), runs)| {
-            runs.iter().map(move |(&first, &(end, state))| run(job, &(first..end), attempt, state))
+            runs.iter().map(move |(&first, &end)| task_run(job, &(first..end), attempt, done))
         });
         waiting.chain(started).chain(ended).collect()
     }
@@ -185,36 +277,67 @@ impl Held {
         assert_eq!(waiting, self.waiting_count, "the count of waiting tasks");
         assert!(self.waiting.iter().all(|run| !run.tasks.is_empty()), "an empty run waits");
         assert!(self.started.values().all(|run| !run.tasks.is_empty()), "a slot without tasks");
+        let ended: usize = self.ended.values().map(BTreeMap::len).sum();
+        assert_eq!(ended, self.ended_run_count, "the count of ended runs");
+        for runs in self.ended.values() {
+            let mut end_before = 0;
+            for (&first, &end) in runs {
+                assert!(first >= end_before && first < end, "ended runs overlap");
+                end_before = end;
+            }
+        }
+        let mut held: Vec<(JobId, u64, u64, u64)> = self
+            .inventory()
+            .iter()
+            .map(|run| (run.job_uuid.into(), run.attempt, run.first_task, tasks_of(run).end))
+            .collect();
+        held.sort_unstable();
+        for pair in held.windows(2) {
+            let ((job, attempt, _, end), (next_job, next_attempt, first, _)) = (pair[0], pair[1]);
+            let is_same = (job, attempt) == (next_job, next_attempt);
+            assert!(!is_same || first >= end, "task {first} of {job} is held twice");
+        }
     }
 }
 
-/// Adds tasks in a state, joined with a run that they touch.
-fn add(runs: &mut BTreeMap<u64, (u64, TaskState)>, tasks: Range<u64>, state: TaskState) {
-    if let Some((_, (end, before))) = runs.range_mut(..tasks.start).next_back()
-        && *end == tasks.start
-        && *before == state
-    {
-        *end = tasks.end;
-        return;
-    }
-    runs.insert(tasks.start, (tasks.end, state));
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// Takes tasks away; a run that reaches out of them is cut.
-fn remove(runs: &mut BTreeMap<u64, (u64, TaskState)>, tasks: &Range<u64>) {
-    let before = runs.range(..=tasks.start).next_back().map_or(tasks.start, |(&first, _)| first);
-    let touched: Vec<(u64, u64, TaskState)> = runs
-        .range(before..tasks.end.max(before))
-        .map(|(&first, &(end, state))| (first, end, state))
-        .filter(|&(first, end, _)| first < tasks.end && end > tasks.start)
-        .collect();
-    for (first, end, state) in touched {
-        runs.remove(&first);
-        if first < tasks.start {
-            runs.insert(first, (tasks.start, state));
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_ended_and_is_not_settled_agrees_with_a_plain_array(
+            steps in prop::collection::vec((0u64..60, 1u64..20, any::<bool>()), 1..40),
+        ) {
+            let mut held = Held::default();
+            let mut plain = [false; 80];
+            for (first, count, is_settled) in steps {
+                let tasks = first..first + count;
+                if is_settled {
+                    held.settle(JobId(1), &tasks, 1);
+                    plain[first as usize..tasks.end as usize].fill(false);
+                } else {
+                    for task in tasks.filter(|&task| !plain[task as usize]) {
+                        held.add_ended(JobId(1), task..task + 1, 1);
+                    }
+                    plain[first as usize..(first + count) as usize].fill(true);
+                }
+                held.check_invariants();
+            }
+            let listed: Vec<u64> = held.inventory().iter().flat_map(tasks_of).collect();
+            let mut listed_in_order = listed.clone();
+            listed_in_order.sort_unstable();
+            let expected: Vec<u64> = (0..80).filter(|&task| plain[task as usize]).collect();
+            prop_assert_eq!(listed_in_order, expected);
         }
-        if tasks.end < end {
-            runs.insert(tasks.end, (end, state));
-        }
+    }
+
+    #[test]
+    fn holes_are_cut_out() {
+        assert_eq!(without(0..10, &[2..4, 8..20]), [0..2, 4..8]);
+        assert_eq!(without(0..10, &[0..10]), Vec::<Range<u64>>::new());
+        assert_eq!(without(5..10, &[0..3, 12..13]), vec![5..10]);
     }
 }

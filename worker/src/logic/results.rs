@@ -4,17 +4,18 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use proto::ids::{FileId, Incarnation, JobId};
+use proto::ids::{FileId, Incarnation, JobId, RequestId};
 use proto::messages::task::{TaskRun, WorkerSegment, WorkerStatus};
-use proto::record::encode;
+use proto::record::{Envelope, encode};
+use proto::segment::AccountingEntry;
 use proto::status::{Cause, TaskState};
 use proto::wire::bytes_of;
 
-/// Runs, or segments, of one status frame: about 64 KiB of records.
-const FRAME_RECORDS: usize = 400;
+/// Bytes of the records of one status frame; a record that is larger alone has a frame of its own.
+const FRAME_BYTES: usize = 60 << 10;
 
-/// Bytes of unacknowledged outcomes at which the worker takes no new tasks. A run costs about a
-/// hundred bytes: room for a day without masters in all but the most fragmented of jobs.
+/// Bytes of unacknowledged outcomes at which the worker takes no new tasks. With its accounting a
+/// task costs 64 bytes, a run about a hundred: room for a million tasks without masters.
 pub const RESULT_BYTES: usize = 64 << 20;
 
 /// What became of consecutive tasks.
@@ -34,6 +35,8 @@ pub struct Outcome {
     pub cause: Cause,
     /// The segment that holds what they wrote; nil where there is none yet.
     pub segment: FileId,
+    /// What they used, in the order of the tasks; none for tasks that could not begin.
+    pub entries: Vec<AccountingEntry>,
 }
 
 impl Outcome {
@@ -54,6 +57,12 @@ pub struct StoredSegment {
     pub runs: Vec<TaskRun>,
 }
 
+impl StoredSegment {
+    fn bytes(&self) -> usize {
+        size_of::<WorkerSegment>() + self.runs.len() * size_of::<TaskRun>()
+    }
+}
+
 /// A status frame that waits for its acknowledgement.
 #[derive(Clone, Debug, Default)]
 pub struct StatusFrame {
@@ -72,15 +81,19 @@ pub struct Results {
     segments: VecDeque<StoredSegment>,
     under_way: Option<StatusFrame>,
     last_number: u64,
+    /// Entries of all outcomes that are not acknowledged.
+    entry_count: usize,
 }
 
 impl Results {
     /// Adds what became of tasks.
-    pub fn add(&mut self, outcome: Outcome) {
+    pub fn add(&mut self, mut outcome: Outcome) {
+        self.entry_count += outcome.entries.len();
         if let Some(before) = self.waiting.back_mut()
             && outcome.extends(before)
         {
             before.tasks.end = outcome.tasks.end;
+            before.entries.append(&mut outcome.entries);
             return;
         }
         self.waiting.push_back(outcome);
@@ -94,11 +107,11 @@ impl Results {
     /// Bytes of what is not acknowledged.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let under_way = self.under_way.as_ref();
-        let outcomes = self.waiting.len() + under_way.map_or(0, |frame| frame.outcomes.len());
-        let of_segment = |segment: &StoredSegment| segment.runs.len() * size_of::<TaskRun>();
-        let segments: usize = self.segments.iter().map(of_segment).sum();
-        outcomes * size_of::<Outcome>() + segments
+        let frame = self.under_way.as_ref();
+        let outcomes = self.waiting.len() + frame.map_or(0, |frame| frame.outcomes.len());
+        let segments = frame.into_iter().flat_map(|frame| &frame.segments).chain(&self.segments);
+        let segments: usize = segments.map(StoredSegment::bytes).sum();
+        outcomes * size_of::<Outcome>() + self.entry_count * size_of::<AccountingEntry>() + segments
     }
 
     /// True where nothing waits and nothing is under way.
@@ -113,37 +126,58 @@ impl Results {
         self.under_way.as_ref()
     }
 
-    /// Makes the next frame of everything that waits, unless one is under way.
+    /// Makes the next frame of what waits, as much as one holds, unless one is under way.
     pub fn next_frame(&mut self) -> Option<&StatusFrame> {
         if self.under_way.is_some() || (self.waiting.is_empty() && self.segments.is_empty()) {
             return None;
         }
-        let outcomes = self.waiting.len().min(FRAME_RECORDS);
-        let segments = self.segments.len().min(FRAME_RECORDS - outcomes);
+        let count = self.waiting.len().min(FRAME_BYTES / size_of::<WorkerStatus>());
+        let mut left = FRAME_BYTES - count * size_of::<WorkerStatus>();
+        let outcomes: Vec<Outcome> = self.waiting.drain(..count).collect();
+        let mut segments = Vec::new();
+        while let Some(segment) = self.segments.front()
+            && (segment.bytes() <= left || (outcomes.is_empty() && segments.is_empty()))
+        {
+            left = left.saturating_sub(segment.bytes());
+            segments.extend(self.segments.pop_front());
+        }
         self.last_number += 1;
-        self.under_way = Some(StatusFrame {
-            number: self.last_number,
-            outcomes: self.waiting.drain(..outcomes).collect(),
-            segments: self.segments.drain(..segments).collect(),
-        });
+        let number = self.last_number;
+        self.under_way = Some(StatusFrame { number, outcomes, segments });
         self.under_way.as_ref()
     }
 
     /// The masters acknowledged a frame. Returns it where it is the one that is under way.
     pub fn acknowledge(&mut self, number: u64) -> Option<StatusFrame> {
-        let is_it = self.under_way.as_ref().is_some_and(|frame| frame.number == number);
-        if is_it { self.under_way.take() } else { None }
+        let frame = self.under_way.take_if(|frame| frame.number == number)?;
+        self.entry_count -= frame.outcomes.iter().map(|outcome| outcome.entries.len()).sum::<usize>();
+        Some(frame)
+    }
+
+    /// Walks everything and panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        let under_way = self.under_way.iter().flat_map(|frame| &frame.outcomes);
+        let all = self.waiting.iter().chain(under_way);
+        let entries: usize = all.map(|outcome| outcome.entries.len()).sum();
+        assert_eq!(entries, self.entry_count, "the count of entries");
+        for outcome in &self.waiting {
+            let tasks = outcome.tasks.end - outcome.tasks.start;
+            let entries = outcome.entries.len() as u64;
+            assert!(entries == 0 || entries == tasks, "an entry for each task, or none");
+        }
     }
 }
 
 impl StatusFrame {
     /// The records of the frame, one after the other.
     #[must_use]
-    pub fn records(&self, incarnation: Incarnation) -> Vec<Vec<u8>> {
+    pub fn records(&self, incarnation: Incarnation, request: RequestId) -> Vec<Vec<u8>> {
         let count = self.outcomes.len() + self.segments.len();
         let frame_count = u32::try_from(count).unwrap_or(u32::MAX);
+        let envelope = Envelope { request_id: request.0, ..Envelope::default() };
         let outcomes = self.outcomes.iter().zip(0u32..).map(|(outcome, frame_position)| {
             let status = WorkerStatus {
+                envelope,
                 job_uuid: outcome.job.to_wire(),
                 state: outcome.state.to_wire(),
                 first_task: outcome.tasks.start,
@@ -163,6 +197,7 @@ impl StatusFrame {
         let first_segment = u32::try_from(self.outcomes.len()).unwrap_or(u32::MAX);
         let segments = self.segments.iter().zip(first_segment..).map(|(segment, frame_position)| {
             let message = WorkerSegment {
+                envelope,
                 worker_incarnation: incarnation.0,
                 frame: self.number,
                 frame_position,
@@ -181,8 +216,10 @@ mod tests {
     use super::*;
 
     fn outcome(tasks: Range<u64>, exit_code: i32) -> Outcome {
+        let entry = |task_index| AccountingEntry { task_index, ..Default::default() };
         Outcome {
             job: JobId(1),
+            entries: tasks.clone().map(entry).collect(),
             tasks,
             attempt: 7,
             state: if exit_code == 0 { TaskState::Done } else { TaskState::Failed },
@@ -197,11 +234,14 @@ mod tests {
         let mut results = Results::default();
         for task in 0..10 {
             results.add(outcome(task..task + 1, i32::from(task == 5)));
+            results.check_invariants();
         }
         let frame = results.next_frame().expect("something waits").clone();
         let runs: Vec<_> = frame.outcomes.iter().map(|run| run.tasks.clone()).collect();
         assert_eq!(runs, [0..5, 5..6, 6..10]);
-        assert_eq!(frame.records(Incarnation(1)).len(), 3);
+        assert_eq!(frame.records(Incarnation(1), RequestId(1)).len(), 3);
+        let entries = frame.outcomes.iter().flat_map(|run| &run.entries);
+        assert!(entries.map(|entry| entry.task_index).eq(0..10));
     }
 
     #[test]
@@ -215,5 +255,29 @@ mod tests {
         assert!(results.acknowledge(1).is_some());
         assert!(results.acknowledge(1).is_none(), "a second acknowledgement");
         assert_eq!(results.next_frame().map(|frame| frame.number), Some(2));
+        results.check_invariants();
+    }
+
+    #[test]
+    fn a_frame_holds_no_more_than_its_bytes() {
+        let mut results = Results::default();
+        for task in 0..2_000 {
+            results.add(outcome(2 * task..2 * task + 1, 0));
+        }
+        for file in 1..40 {
+            let run = TaskRun { task_count: 1, ..TaskRun::default() };
+            results.add_segment(StoredSegment { file: FileId(file), runs: vec![run; 700] });
+        }
+        let (mut outcomes, mut segments) = (0, 0);
+        while let Some(frame) = results.next_frame().cloned() {
+            let records = frame.records(Incarnation(1), RequestId(1));
+            assert!(records.iter().map(Vec::len).sum::<usize>() <= FRAME_BYTES);
+            outcomes += frame.outcomes.len();
+            segments += frame.segments.len();
+            assert!(results.acknowledge(frame.number).is_some());
+        }
+        assert_eq!((outcomes, segments), (2_000, 39));
+        assert!(results.is_empty());
+        assert_eq!(results.bytes(), 0);
     }
 }

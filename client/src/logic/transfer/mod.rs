@@ -18,8 +18,9 @@ use std::fmt;
 use std::ops::Range;
 
 use node::logic::network::{NetworkEffect, NetworkEvent, Peer, Sender};
+use node::logic::refusal::Refusal;
 use proto::digest::WrongDigest;
-use proto::ids::{BlockId, FileId, NodeId, RequestId, RingVersion};
+use proto::ids::{BlockId, FileId, NodeId, RequestId};
 use proto::messages::file::{BlockContent, BlockPresence, BlockStored};
 use proto::messages::session::ErrorReply;
 use proto::record::{Message, Record, RecordError};
@@ -388,6 +389,8 @@ impl Transfer {
             self.place_puts_anew();
             self.place_gets_anew();
         }
+        self.wake_puts(now);
+        self.wake_gets(now);
         self.go_on(now, effects);
     }
 
@@ -468,6 +471,29 @@ impl Transfer {
         all.into_iter().flatten().min()
     }
 
+    /// Goes on under another node UUID, with none of the old links open: what was in flight is
+    /// asked again.
+    pub fn begin_as_new_node<E: From<NetworkEffect>>(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<E>,
+    ) {
+        for node in self.nodes.lose_links() {
+            let all = self.nodes.take_all(node);
+            let address = self.view.address(node).map(str::to_owned);
+            let is_reached =
+                address.is_some_and(|address| self.nodes.reach(node, &address).is_some());
+            for asked in all {
+                if is_reached {
+                    self.ask_again(now, node, asked);
+                } else {
+                    self.asked_failed(now, node, asked, "its address is not known any more");
+                }
+            }
+        }
+        self.go_on(now, effects);
+    }
+
     /// The next thing that is needed or done.
     pub fn next_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -484,9 +510,13 @@ impl Transfer {
     fn go_on<E: From<NetworkEffect>>(&mut self, now: Instant, effects: &mut Vec<E>) {
         self.start_puts(now);
         self.start_gets(now);
-        for node in self.nodes.ids() {
+        for node in self.nodes.take_waiting() {
             self.send_query(now, node);
             self.send_gets(now, node);
+            let is_waiting = |it: &nodes::Node| !it.to_query.is_empty() || !it.to_get.is_empty();
+            if self.nodes.get(node).is_some_and(is_waiting) {
+                self.nodes.wait_on(node);
+            }
         }
         self.read_sources(now);
         if self.view.take_fetch(now) {
@@ -525,12 +555,8 @@ impl Transfer {
                 }
             }
             ErrorReply::TYPE => {
-                let (error, [text, _]) = record.open::<ErrorReply, 2>()?;
-                let wrong = RecordError::Value { message_type: ErrorReply::TYPE, field: "code" };
-                let code = ErrorCode::from_wire(error.code).ok_or(wrong)?;
-                let text = String::from_utf8_lossy(text).into_owned();
-                let wait = Duration::from_millis(error.retry_after_ms.into());
-                self.take_refusal(now, node, request, code, text, wait);
+                let refusal = Refusal::from_record(record)?;
+                self.take_refusal(now, node, request, refusal);
             }
             _ => self.unexpected_records += 1,
         }
@@ -557,17 +583,16 @@ impl Transfer {
         now: Instant,
         node: NodeId,
         request: RequestId,
-        code: ErrorCode,
-        text: String,
-        wait: Duration,
+        refusal: Refusal,
     ) {
+        let Refusal { code, text, retry_after, .. } = refusal;
         let Some(asked) = self.nodes.answered(now, node, request) else {
             self.unexpected_records += 1;
             return;
         };
         match code {
             ErrorCode::Busy => {
-                let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(5));
+                let wait = retry_after.clamp(Duration::from_millis(1), Duration::from_secs(5));
                 self.nodes.hold(node, now + wait);
                 self.ask_again(now, node, asked);
             }
@@ -586,6 +611,7 @@ impl Transfer {
 
     /// A refusal is not a death: the blocks are placed again by a newer ring.
     fn ring_refused(&mut self, asked: Asked) {
+        self.view.want_newer_than(self.view.version());
         match asked {
             Asked::Get(key) => self.get_waits_for_ring(key),
             Asked::Put(key) => self.put_waits_for_ring(key),
@@ -619,10 +645,6 @@ impl Transfer {
         }
     }
 
-    fn want_newer_ring(&mut self) {
-        let version: RingVersion = self.view.version();
-        self.view.want_newer_than(version);
-    }
 }
 
 /// Says in words that bytes are other ones than those that were asked for.

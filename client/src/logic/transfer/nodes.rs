@@ -3,7 +3,7 @@
 //!
 //! Deliberately not for which block goes where: see [`super::puts`] and [`super::gets`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use node::logic::network::{Link, NetworkEffect, Peer};
@@ -165,6 +165,8 @@ pub(super) enum Overdue {
 pub(super) struct Nodes {
     nodes: BTreeMap<NodeId, Node>,
     links: BTreeMap<Link, NodeId>,
+    /// Nodes with something in their queues.
+    waiting: BTreeSet<NodeId>,
     range: Range<u32>,
     last_request: u64,
     effects: Vec<NetworkEffect>,
@@ -176,6 +178,7 @@ impl Nodes {
         Nodes {
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             range,
             last_request: 0,
             effects: Vec::new(),
@@ -202,9 +205,30 @@ impl Nodes {
         self.nodes.get_mut(&node)
     }
 
-    /// All nodes in order, for going through their queues.
-    pub(super) fn ids(&self) -> Vec<NodeId> {
-        self.nodes.keys().copied().collect()
+    /// The nodes that have something in their queues.
+    pub(super) fn take_waiting(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Queues the question whether a node holds a block.
+    pub(super) fn queue_query(&mut self, node: NodeId, key: BlockKey) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.to_query.push_back(key);
+            self.waiting.insert(node);
+        }
+    }
+
+    /// Queues a fetch.
+    pub(super) fn queue_get(&mut self, node: NodeId, key: FetchKey) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.to_get.push_back(key);
+            self.waiting.insert(node);
+        }
+    }
+
+    /// Looks at a node's queues again when something changes.
+    pub(super) fn wait_on(&mut self, node: NodeId) {
+        self.waiting.insert(node);
     }
 
     /// A node that may be sent to: it has an address and an open link.
@@ -352,10 +376,22 @@ impl Nodes {
         all
     }
 
+    /// All links are gone together with the node that opened them. Returns whose they were.
+    pub(super) fn lose_links(&mut self) -> Vec<NodeId> {
+        let lost: Vec<NodeId> = std::mem::take(&mut self.links).into_values().collect();
+        for node in &lost {
+            if let Some(state) = self.nodes.get_mut(node) {
+                state.link = None;
+            }
+        }
+        lost
+    }
+
     /// Finds the nodes that are silent for too long.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<Overdue> {
         let mut overdue = Vec::new();
-        for node in self.ids() {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for node in ids {
             let Some(state) = self.nodes.get_mut(&node) else {
                 continue;
             };

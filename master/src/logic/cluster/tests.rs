@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use proto::description::{JobDescription, Noop, Runtime};
-use proto::ids::{FileId, Incarnation, RequestId, StoreId};
+use proto::ids::{FileId, Incarnation, NodeId, RequestId, StoreId};
 use proto::record::encode;
-use proto::status::{Cause, ProgramKind, TaskState};
+use proto::status::{Cause, ProgramKind, Role, TaskState};
 
 use super::*;
 use crate::logic::nodes::Registration;
@@ -37,7 +37,9 @@ impl Driven {
 
     fn apply(&mut self, command: Command) -> Output {
         self.index += 1;
-        let command = Command::decode(&command.encode()).expect("what was encoded is read");
+        let bytes = command.encode();
+        drop(command);
+        let command = Command::decode(&bytes).expect("what was encoded is read");
         let output = self.cluster.apply(LogIndex(self.index), self.index * 1000, command);
         self.cluster.check_invariants();
         output
@@ -49,7 +51,7 @@ impl Driven {
             request: RequestId(request),
             session_index: LogIndex(0),
         };
-        self.apply(Command::Client(asker, ClientChange::Submit { job: id, record, unix_us: 0 }))
+        self.apply(Command::Client(asker, ClientChange::Submit { job: id, record }))
     }
 
     fn report(&mut self, run: ReportedRun) -> Vec<AgainRun> {
@@ -244,6 +246,7 @@ fn a_status_frame_sent_twice_is_recorded_once() {
         capacity_bytes: 0,
         store: StoreId(0),
         weight: 0,
+        member: 0,
     };
     driven.apply(Command::Register(worker));
     let frame = |attempt| Command::Complete {

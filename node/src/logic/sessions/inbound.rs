@@ -100,7 +100,7 @@ impl Sessions {
             && (record.is_given_form() || is_error_reply(record.message_type()));
         if !uncounted {
             match session.heard.admit(record.envelope()) {
-                Admission::Next { missing } => self.counters.missing += missing,
+                Admission::Next { missing } => self.counters.note_missing(missing),
                 Admission::Repeated => {
                     self.counters.repeated += 1;
                     return Ok(());
@@ -180,8 +180,7 @@ impl Sessions {
             return Ok(());
         }
         let cluster = hello.cluster_uuid.into();
-        if let Some((code, text)) =
-            mismatch(&self.identity, role, hello.protocol_version, cluster)
+        if let Some((code, text)) = mismatch(&self.identity, role, hello.protocol_version, cluster)
         {
             self.counters.hellos_refused += 1;
             let refusal = Refusal::new(code, Hello::TYPE, text);
@@ -198,10 +197,8 @@ impl Sessions {
                 && session.heard.generation == heard.generation;
             if same_connection {
                 match session.heard.admit(record.envelope()) {
-                    Admission::Next { missing } => self.counters.missing += missing,
-                    Admission::Repeated
-                    | Admission::OldGeneration
-                    | Admission::NewGeneration => {
+                    Admission::Next { missing } => self.counters.note_missing(missing),
+                    Admission::Repeated | Admission::OldGeneration | Admission::NewGeneration => {
                         self.counters.repeated += 1;
                         return Ok(());
                     }

@@ -26,7 +26,9 @@ pub(super) struct LinkState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// `hello` was said and is not answered; it is said again at the instant.
-    Greeting { again: Instant },
+    Greeting {
+        again: Instant,
+    },
     Connected,
     Refused,
 }
@@ -166,7 +168,7 @@ impl Sessions {
         // An answer to what could not be read is stamped with zeros, given forms with nothing.
         if record.envelope().generation != 0 || heard.generation.0 == 0 {
             match heard.admit(record.envelope()) {
-                Admission::Next { missing } => self.counters.missing += missing,
+                Admission::Next { missing } => self.counters.note_missing(missing),
                 Admission::Repeated => {
                     self.counters.repeated += 1;
                     return Ok(());
@@ -227,7 +229,7 @@ impl Sessions {
         if let Some((_, mut known)) = before {
             match known.admit(record.envelope()) {
                 Admission::Next { missing } => {
-                    self.counters.missing += missing;
+                    self.counters.note_missing(missing);
                     heard = known;
                 }
                 Admission::NewGeneration => {}

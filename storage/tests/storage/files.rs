@@ -36,6 +36,9 @@ fn apply(content: &mut Vec<u8>, write: &Write) {
     }
 }
 
+/// Changes of names that a power loss may undo.
+const HISTORY: usize = 32;
+
 type Names = BTreeMap<PathBuf, Option<u64>>;
 
 #[derive(Clone, Debug, Default)]
@@ -71,6 +74,9 @@ impl State {
             None => self.present.remove(path),
         };
         self.history.push(self.present.clone());
+        if self.history.len() > HISTORY {
+            self.history.remove(0);
+        }
     }
 
     fn used(&self) -> usize {
@@ -131,6 +137,10 @@ impl FakeFiles {
         self.lock().operations_left = Some(operations);
     }
 
+    pub(crate) fn stop_failing(&self) {
+        self.lock().operations_left = None;
+    }
+
     pub(crate) fn limit_room(&self, more: Option<usize>) {
         let mut state = self.lock();
         state.room = more.map(|more| state.used() + more);
@@ -142,20 +152,12 @@ impl FakeFiles {
 
     pub(crate) fn losses(&self) -> Losses {
         let state = self.lock();
-        Losses {
-            torn: state.torn,
-            lost: state.lost,
-        }
+        Losses { torn: state.torn, lost: state.lost }
     }
 
     pub(crate) fn names(&self) -> Vec<PathBuf> {
         let state = self.lock();
-        state
-            .present
-            .iter()
-            .filter(|(_, inode)| inode.is_some())
-            .map(|(p, _)| p.clone())
-            .collect()
+        state.present.iter().filter(|(_, inode)| inode.is_some()).map(|(p, _)| p.clone()).collect()
     }
 
     pub(crate) fn length(&self, path: &Path) -> usize {
@@ -195,13 +197,8 @@ impl Files for FakeFiles {
         if state.present.get(path) != Some(&None) {
             return Err(ErrorKind::NotFound.into());
         }
-        let inside = state
-            .present
-            .keys()
-            .filter(|name| name.parent() == Some(path));
-        let names: BTreeSet<_> = inside
-            .map(|name| name.file_name().unwrap().into())
-            .collect();
+        let inside = state.present.keys().filter(|name| name.parent() == Some(path));
+        let names: BTreeSet<_> = inside.map(|name| name.file_name().unwrap().into()).collect();
         Ok(names.into_iter().collect())
     }
 
@@ -223,10 +220,7 @@ impl Files for FakeFiles {
                 inode
             }
         };
-        Ok(Box::new(FakeFile {
-            files: self.clone(),
-            inode,
-        }))
+        Ok(Box::new(FakeFile { files: self.clone(), inode }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -255,10 +249,7 @@ impl Files for FakeFiles {
         // Only the names in this folder become durable; what the others look like after a power
         // loss is still open.
         state.durable.retain(|name, _| name.parent() != Some(path));
-        let here = state
-            .present
-            .iter()
-            .filter(|(name, _)| name.parent() == Some(path));
+        let here = state.present.iter().filter(|(name, _)| name.parent() == Some(path));
         let here: Vec<_> = here.map(|(name, inode)| (name.clone(), *inode)).collect();
         for names in state.history.iter_mut().chain([&mut state.durable]) {
             names.retain(|name, _| name.parent() != Some(path));
@@ -318,9 +309,7 @@ impl File for FakeFile {
         state.step()?;
         state.syncs += 1;
         let inode = state.inodes.get_mut(&self.inode).unwrap();
-        let Inode {
-            durable, unsynced, ..
-        } = inode;
+        let Inode { durable, unsynced, .. } = inode;
         unsynced.drain(..).for_each(|write| apply(durable, &write));
         Ok(())
     }

@@ -1,8 +1,6 @@
 //! The disk of a storage node under a disk that forgets, fills up and rots, against a model that
 //! remembers what was acknowledged.
 
-mod files;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -20,6 +18,7 @@ use crate::files::FakeFiles;
 const LIMITS: DiskLimits = DiskLimits {
     inline_bytes: 1000,
     prepared_bytes: 700,
+    sync_threads: 1,
     volume_bytes: 6000,
     volume_records: 6,
     volume_files: 2,
@@ -57,26 +56,14 @@ fn content(number: u64) -> Vec<u8> {
 
 fn put(number: u64) -> Put {
     static PUTS: LazyLock<Vec<Put>> = LazyLock::new(|| (0..64).map(make_put).collect());
-    PUTS.get(number as usize)
-        .cloned()
-        .unwrap_or_else(|| make_put(number))
+    PUTS.get(number as usize).cloned().unwrap_or_else(|| make_put(number))
 }
 
 fn make_put(number: u64) -> Put {
     let content = content(number);
-    let kind = if number.is_multiple_of(5) {
-        BlockKind::Manifest
-    } else {
-        BlockKind::Content
-    };
+    let kind = if number.is_multiple_of(5) { BlockKind::Manifest } else { BlockKind::Content };
     let block = Digest::of(kind, &content).block_id();
-    Put {
-        ticket: Ticket(number),
-        block,
-        kind,
-        stamp: number,
-        content,
-    }
+    Put { ticket: Ticket(number), block, kind, stamp: number, content }
 }
 
 /// Stores and returns the outcomes in the order of the puts.
@@ -99,6 +86,11 @@ enum Step {
     Restart,
     PowerLoss {
         seed: u64,
+    },
+    /// The process is killed: what it wrote is there, synced or not.
+    PutUntilKilled {
+        numbers: Vec<u64>,
+        operations: u64,
     },
     PutUntilPowerLoss {
         numbers: Vec<u64>,
@@ -125,6 +117,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (numbers(), 0u64..40, any::<u64>()).prop_map(|(numbers, operations, seed)| {
             Step::PutUntilPowerLoss { numbers, operations, seed }
         }),
+        2 => (numbers(), 0u64..40).prop_map(|(numbers, operations)| {
+            Step::PutUntilKilled { numbers, operations }
+        }),
         1 => (numbers(), 0usize..6000).prop_map(|(numbers, room)| {
             Step::PutWithRoom { numbers, room }
         }),
@@ -145,27 +140,19 @@ struct Model {
     disk: Disk,
     /// Whether the block was acknowledged and nothing rotted since.
     acknowledged: BTreeMap<u64, bool>,
-    powers_lost: u64,
+    has_rotted: bool,
 }
 
 impl Model {
     fn new() -> Model {
         let files = new_files();
         let disk = open(&files, LIMITS);
-        Model {
-            files,
-            disk,
-            acknowledged: BTreeMap::new(),
-            powers_lost: 0,
-        }
+        Model { files, disk, acknowledged: BTreeMap::new(), has_rotted: false }
     }
 
     fn put(&mut self, numbers: &[u64]) -> Vec<Result<Stored, PutError>> {
         let reader = self.disk.reader();
-        let before: Vec<bool> = numbers
-            .iter()
-            .map(|&n| reader.contains(put(n).block))
-            .collect();
+        let before: Vec<bool> = numbers.iter().map(|&n| reader.contains(put(n).block)).collect();
         let counters = reader.counters();
         let results = store(&mut self.disk, numbers);
         let mut stored = 0;
@@ -191,7 +178,6 @@ impl Model {
     }
 
     fn lose_power(&mut self, seed: u64) {
-        self.powers_lost += 1;
         self.files.lose_power(&mut Rng::with_seed(seed));
         self.restart();
     }
@@ -204,14 +190,16 @@ impl Model {
             }
             Step::Restart => self.restart(),
             Step::PowerLoss { seed } => self.lose_power(*seed),
-            Step::PutUntilPowerLoss {
-                numbers,
-                operations,
-                seed,
-            } => {
+            Step::PutUntilPowerLoss { numbers, operations, seed } => {
                 self.files.fail_after(*operations);
                 self.put(numbers);
                 self.lose_power(*seed);
+            }
+            Step::PutUntilKilled { numbers, operations } => {
+                self.files.fail_after(*operations);
+                self.put(numbers);
+                self.files.stop_failing();
+                self.restart();
             }
             Step::PutWithRoom { numbers, room } => {
                 self.files.limit_room(Some(*room));
@@ -227,10 +215,9 @@ impl Model {
                 let length = self.files.length(name);
                 if length > 0 {
                     self.files.flip_bit(name, offset % length, *bit);
+                    self.has_rotted = true;
                     // Which blocks it hits is the disk's matter: none is promised from here on.
-                    self.acknowledged
-                        .values_mut()
-                        .for_each(|is_sure| *is_sure = false);
+                    self.acknowledged.values_mut().for_each(|is_sure| *is_sure = false);
                 }
             }
         }
@@ -251,18 +238,19 @@ impl Model {
                     assert!(is_there);
                     assert_eq!(block.content, put.content);
                     assert_eq!(block.kind, put.kind);
+                    if !self.has_rotted {
+                        // Whoever was told that it is there may rely on it.
+                        self.acknowledged.insert(number, true);
+                    }
                     present += 1;
                     bytes += put.content.len() as u64;
                 }
                 Err(ReadError::NotFound) => assert!(!is_there && !is_sure, "{number} is lost"),
                 Err(ReadError::Damaged) => {
                     assert!(is_there && !is_sure, "{number} is damaged");
-                    assert!(
-                        !reader.contains(put.block),
-                        "a damaged block can be stored again"
-                    );
+                    assert!(!reader.contains(put.block), "a damaged block can be stored again");
                 }
-                Err(ReadError::Failed) => panic!("nothing fails here"),
+                Err(ReadError::Failed | ReadError::Range) => panic!("nothing fails here"),
             }
         }
         // Equal contents under equal kinds are one block.
@@ -313,29 +301,17 @@ fn wherever_the_power_fails_the_acknowledged_blocks_are_there() {
         torn += model.files.losses().torn;
         lost += model.files.losses().lost;
         let results = model.put(&[10, 15, 21, 30, 31, 32]);
-        assert!(
-            results.iter().all(Result::is_ok),
-            "it goes on after the restart"
-        );
+        assert!(results.iter().all(Result::is_ok), "it goes on after the restart");
         model.check();
     }
-    assert!(
-        acknowledged > 100 && refused > 100,
-        "{acknowledged} {refused}"
-    );
+    assert!(acknowledged > 100 && refused > 100, "{acknowledged} {refused}");
     assert!(torn > 0 && lost > 10, "{torn} {lost}");
 }
 
 #[test]
 fn one_sync_makes_many_small_blocks_durable() {
     let files = new_files();
-    let mut disk = open(
-        &files,
-        DiskLimits {
-            inline_bytes: 4000,
-            ..DiskLimits::default()
-        },
-    );
+    let mut disk = open(&files, DiskLimits { inline_bytes: 4000, ..DiskLimits::default() });
     let before = files.syncs();
     let numbers: Vec<u64> = (0..500).collect();
     assert!(store(&mut disk, &numbers).iter().all(Result::is_ok));
@@ -373,24 +349,14 @@ fn bytes_of_another_block_are_refused_before_anything_is_written() {
     }
     let content = vec![0; proto::limits::BLOCK_BYTES + 1];
     let block = Digest::of(BlockKind::Content, &content).block_id();
-    let large = Put {
-        ticket: Ticket(0),
-        block,
-        kind: BlockKind::Content,
-        stamp: 0,
-        content,
-    };
+    let large = Put { ticket: Ticket(0), block, kind: BlockKind::Content, stamp: 0, content };
     assert_eq!(disk.store(vec![large])[0].result, Err(PutError::TooLarge));
     assert_eq!(files.syncs(), syncs);
 }
 
 #[test]
 fn a_full_disk_refuses_stays_readable_and_goes_on_when_there_is_room() {
-    let limits = DiskLimits {
-        volume_files: 10_000,
-        inline_bytes: 1000,
-        ..DiskLimits::default()
-    };
+    let limits = DiskLimits { volume_files: 10_000, inline_bytes: 1000, ..DiskLimits::default() };
     let files = new_files();
     let mut disk = open(&files, limits);
     assert!(store(&mut disk, &[1, 2, 3]).iter().all(Result::is_ok));
@@ -404,29 +370,20 @@ fn a_full_disk_refuses_stays_readable_and_goes_on_when_there_is_room() {
             Ok(_) => assert!(disk.reader().read(put(number).block).is_ok()),
             Err(error) => {
                 assert_eq!(error, PutError::DiskFull);
-                assert_eq!(
-                    disk.reader().read(put(number).block),
-                    Err(ReadError::NotFound)
-                );
+                assert_eq!(disk.reader().read(put(number).block), Err(ReadError::NotFound));
                 refused.push(number);
                 refused_small += u32::from(content(number).len() <= 1000);
             }
         }
     }
     assert!(refused.len() > 100, "large ones from the first on");
-    assert_eq!(
-        disk.reader().read(put(1).block).unwrap().content,
-        content(1)
-    );
+    assert_eq!(disk.reader().read(put(1).block).unwrap().content, content(1));
     files.limit_room(None);
     assert!(store(&mut disk, &refused).iter().all(Result::is_ok));
     drop(disk);
     let disk = open(&files, limits);
     for number in 1..numbers.start {
-        assert_eq!(
-            disk.reader().read(put(number).block).unwrap().content,
-            content(number)
-        );
+        assert_eq!(disk.reader().read(put(number).block).unwrap().content, content(number));
     }
     assert_eq!(disk.recovery().damaged_count, 0);
 }
@@ -456,22 +413,11 @@ fn one_flipped_bit_costs_one_block_at_most() {
                     Err(_) => missing.push(number),
                 }
             }
-            assert!(
-                missing.len() <= 1,
-                "{} at {offset}: {missing:?}",
-                name.display()
-            );
+            assert!(missing.len() <= 1, "{} at {offset}: {missing:?}", name.display());
             damaged += missing.len();
-            assert!(
-                store(&mut disk, &missing)
-                    .iter()
-                    .all(|it| it.is_ok_and(|it| !it.was_present))
-            );
+            assert!(store(&mut disk, &missing).iter().all(|it| it.is_ok_and(|it| !it.was_present)));
             for &number in &numbers {
-                assert_eq!(
-                    reader.read(put(number).block).unwrap().content,
-                    content(number)
-                );
+                assert_eq!(reader.read(put(number).block).unwrap().content, content(number));
             }
         }
     }
@@ -482,29 +428,18 @@ fn one_flipped_bit_costs_one_block_at_most() {
 fn a_damaged_block_is_counted_and_can_be_stored_again() {
     let files = new_files();
     let mut disk = open(&files, LIMITS);
-    let numbers: Vec<u64> = (0..30)
-        .filter(|&number| content(number).len() > 100)
-        .collect();
+    let numbers: Vec<u64> = (0..30).filter(|&number| content(number).len() > 100).collect();
     assert!(store(&mut disk, &numbers).iter().all(Result::is_ok));
     let victim = numbers[0];
     let needle = content(victim);
     for name in files.names() {
         let bytes = node::files::read_all(&files, &name).unwrap();
-        if let Some(at) = bytes
-            .windows(needle.len())
-            .position(|window| window == needle)
-        {
+        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
             files.flip_bit(&name, at + needle.len() / 2, 3);
         }
     }
-    assert_eq!(
-        disk.reader().read(put(victim).block),
-        Err(ReadError::Damaged)
-    );
-    assert_eq!(
-        disk.reader().read(put(victim).block),
-        Err(ReadError::NotFound)
-    );
+    assert_eq!(disk.reader().read(put(victim).block), Err(ReadError::Damaged));
+    assert_eq!(disk.reader().read(put(victim).block), Err(ReadError::NotFound));
     let counters = disk.reader().counters();
     assert_eq!({ counters.damaged_count }, 1);
     // A restart does not bring it back from a table, and does not lose the others.
@@ -515,10 +450,7 @@ fn a_damaged_block_is_counted_and_can_be_stored_again() {
         assert!(disk.reader().read(put(number).block).is_ok());
     }
     assert!(!store(&mut disk, &[victim])[0].unwrap().was_present);
-    assert_eq!(
-        disk.reader().read(put(victim).block).unwrap().content,
-        needle
-    );
+    assert_eq!(disk.reader().read(put(victim).block).unwrap().content, needle);
 }
 
 #[test]
@@ -533,10 +465,8 @@ fn without_tables_the_volumes_are_read() {
     assert!(disk.recovery().volume_count > 5);
     assert_eq!(disk.recovery().scanned_count, 1, "only the last one");
     drop(disk);
-    let tables = files
-        .names()
-        .into_iter()
-        .filter(|name| name.extension().is_some_and(|e| e == "table"));
+    let tables =
+        files.names().into_iter().filter(|name| name.extension().is_some_and(|e| e == "table"));
     for (at, table) in tables.enumerate() {
         if at % 2 == 0 {
             files.remove(&table).unwrap();
@@ -548,9 +478,6 @@ fn without_tables_the_volumes_are_read() {
     assert_eq!(disk.recovery().scanned_count, disk.recovery().volume_count);
     assert_eq!(disk.recovery().damaged_count, 0);
     for number in numbers {
-        assert_eq!(
-            disk.reader().read(put(number).block).unwrap().content,
-            content(number)
-        );
+        assert_eq!(disk.reader().read(put(number).block).unwrap().content, content(number));
     }
 }

@@ -1,0 +1,77 @@
+//! `remuda serve`: one node of a tier, in the foreground, until it is asked to end.
+
+use std::error::Error;
+use std::path::Path;
+
+use node::config::{Loaded, NodeConfig, Override};
+use node::stop::Stop;
+use rustix::process::{Pid, Signal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::{During, Failure, chain};
+use crate::flags::{Serve, Tier};
+use crate::output;
+
+/// Runs a node of the tier that the flags name.
+pub(crate) fn run(flags: &Serve) -> Result<(), Failure> {
+    if let Some(parent) = flags.parent {
+        end_with(parent)?;
+    }
+    match flags.tier {
+        Tier::Storage => serve(flags, |it: &storage::config::Config| &it.node, storage::run),
+        tier => Err(Failure::failed(format!("this build has no {} tier", tier.role()))),
+    }
+}
+
+fn serve<C, E>(
+    flags: &Serve,
+    node: fn(&C) -> &NodeConfig,
+    run: fn(C, Stop) -> Result<(), E>,
+) -> Result<(), Failure>
+where
+    C: DeserializeOwned + Serialize,
+    E: Error,
+{
+    let insecure =
+        Override { flag: "--insecure".into(), key: "node.insecure".into(), value: "true".into() };
+    let overrides = if flags.insecure { vec![insecure] } else { Vec::new() };
+    let loaded: Loaded<C> = load(flags.config.as_deref(), &overrides)?;
+    if flags.show_config {
+        let text = loaded.show().during(|| "show the configuration".into())?;
+        return output::print(&text);
+    }
+    let settings = node(&loaded.settings);
+    node::log::start(&settings.log, settings.log_file.as_deref())
+        .map_err(|error| Failure::usage(chain(&error)))?;
+    let stop = Stop::on_signals().during(|| "watch for signals".into())?;
+    let tier = flags.tier.role();
+    tracing::info!(%tier, version = env!("CARGO_PKG_VERSION"), "starting");
+    let ended = run(loaded.settings, stop);
+    match &ended {
+        Ok(()) => tracing::info!(%tier, "ended"),
+        Err(error) => tracing::error!(%tier, error = chain(error), "ended"),
+    }
+    ended.during(|| format!("run a {tier}"))
+}
+
+/// Reads the settings of a tier: file, environment, flags.
+pub(crate) fn load<C: DeserializeOwned>(
+    file: Option<&Path>,
+    overrides: &[Override],
+) -> Result<Loaded<C>, Failure> {
+    node::config::load(file, &node::config::environment(), overrides)
+        .map_err(|error| Failure::usage(chain(&error)))
+}
+
+/// Asks the kernel to end this process, as SIGTERM would, when the one that started it ends.
+fn end_with(parent: u32) -> Result<(), Failure> {
+    let failed = || "watch the process that started this one".into();
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).during(failed)?;
+    // It may have ended before the kernel was asked.
+    let is_there = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    if is_there.and_then(|pid| u32::try_from(pid.get()).ok()) == Some(parent) {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("process {parent} did not start this one, or has ended")))
+}

@@ -1,0 +1,45 @@
+//! `remuda dev`: a whole cluster on this machine, as child processes of one supervisor.
+//!
+//! Every process is this same binary under `serve`, with a configuration file and a data folder of
+//! its own in the cluster's folder: nothing here is a stand-in for a tier.
+//!
+//! - `plan`: which processes there are and where they listen, kept in `dev.toml`.
+//! - `lock`, `registry`: that it runs, and how others find it.
+//! - `supervisor`: keeps processes running.
+//! - `start`, `detach`, `stop`, `status`: the commands.
+//! - `record`: what the supervisor tells others of its processes.
+
+mod detach;
+mod lock;
+mod plan;
+mod record;
+mod registry;
+mod start;
+mod status;
+mod stop;
+mod supervisor;
+
+use std::path::Path;
+
+pub(crate) use start::start;
+pub(crate) use status::status;
+pub(crate) use stop::stop;
+
+use crate::failure::{During, Failure};
+use plan::Plan;
+
+/// Replaces a file in one step, so that nobody reads half of it.
+fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, path))
+        .during(|| format!("write {}", path.display()))
+}
+
+/// The plan of a folder that must have one.
+fn plan_of(folder: &Path) -> Result<Plan, Failure> {
+    Plan::read(folder)?.ok_or_else(|| {
+        Failure::usage(format!("{} holds no local cluster", folder.display()))
+            .hint("name its folder with --dir, or start one: remuda dev --detach")
+    })
+}

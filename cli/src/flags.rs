@@ -1,0 +1,188 @@
+//! The command line: every command and flag, with its help.
+//!
+//! Syntax only. What a value means, and whether it goes with the others, is the command's matter.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::status::Role;
+
+/// Runs many tasks on many machines and loses none of them.
+#[derive(Debug, Parser)]
+#[command(name = "remuda", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 success, 1 the job or the command failed, 2 wrong usage, \
+                        3 the cluster cannot be reached.")]
+pub(crate) struct Flags {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What is asked for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node of a tier in the foreground
+    Serve(Serve),
+    /// Make a cluster
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Run a whole cluster on this machine
+    Dev(Dev),
+}
+
+/// The tiers that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Owns jobs, results, names and membership
+    Master,
+    /// Deals tasks to workers
+    Balancer,
+    /// Executes tasks
+    Worker,
+    /// Keeps the blocks of files
+    Storage,
+}
+
+impl Tier {
+    /// The role that its nodes have.
+    pub(crate) fn role(self) -> Role {
+        match self {
+            Tier::Master => Role::Master,
+            Tier::Balancer => Role::Balancer,
+            Tier::Worker => Role::Worker,
+            Tier::Storage => Role::Storage,
+        }
+    }
+}
+
+/// `remuda serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The tier
+    pub(crate) tier: Tier,
+    /// Configuration file; what it does not set comes from REMUDA_<TABLE>_<KEY>, else a default
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the configuration that holds, with where each value comes from, and exit
+    #[arg(long)]
+    pub(crate) show_config: bool,
+    /// Listen without keys on an address that other machines reach
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// End when this process ends, which must be the one that started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) parent: Option<u32>,
+}
+
+/// `remuda cluster`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Make a new cluster whose first master has this configuration, and print its UUID
+    ///
+    /// Only this makes a cluster. Every other master joins: its configuration names one that is
+    /// there already under `masters`.
+    Init {
+        /// Configuration file of the first master
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// `remuda dev`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Dev {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    #[command(flatten)]
+    pub(crate) start: DevStart,
+}
+
+/// How a local cluster is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub(crate) struct DevStart {
+    /// Masters: 1, 3 or 5 [default: 3]
+    #[arg(long, value_name = "N", value_parser = odd_masters)]
+    pub(crate) masters: Option<u32>,
+    /// Balancers: 1 or 2 [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub(crate) balancers: Option<u32>,
+    /// Storage nodes [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) storage: Option<u32>,
+    /// Workers [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
+    pub(crate) workers: Option<u32>,
+    /// Slots of each worker [default: as many as cores, shared among the workers]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) slots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) folder: DevFolder,
+    /// Return when the cluster answers, and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Leave a process that dies dead, instead of starting it again after a second
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// Become a session of its own; how `--detach` starts the process that stays
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
+}
+
+/// Where a local cluster lives.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(crate) struct DevFolder {
+    /// Folder that holds everything of the cluster
+    #[arg(long, value_name = "DIR", default_value = ".remuda")]
+    pub(crate) dir: PathBuf,
+}
+
+impl Default for DevFolder {
+    fn default() -> DevFolder {
+        DevFolder { dir: ".remuda".into() }
+    }
+}
+
+/// What is done with a local cluster that runs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// End all its processes; its jobs and files stay
+    Stop(DevFolder),
+    /// List its processes
+    Status {
+        #[command(flatten)]
+        folder: DevFolder,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn odd_masters(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("1, 3 or 5 masters: an even number survives no more deaths than one fewer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn masters_are_an_odd_few() {
+        let parse = |count| Flags::try_parse_from(["remuda", "dev", "--masters", count]);
+        assert!(parse("3").is_ok());
+        let error = parse("2").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("1, 3 or 5 masters"), "{error}");
+    }
+}

@@ -1,0 +1,21 @@
+//! What commands print: data on standard output, for people or as JSON, and all else on standard
+//! error.
+//!
+//! Everything can be read without colour, so nothing has any. Writing never panics: a reader that
+//! goes away ends the command quietly.
+
+pub(crate) mod human;
+pub(crate) mod json;
+
+use std::io::Write;
+
+use crate::failure::Failure;
+
+/// Writes data to standard output at once.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::output(&error))
+}

@@ -1,0 +1,848 @@
+//! A member of a cluster: events in, effects out.
+//!
+//! Responsible for what comes from outside: requests, messages, time, and what the disk did. What
+//! Raft makes of it is drained in `ready`; committed entries are carried out in `apply`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fastrand::Rng;
+use proto::ids::LogIndex;
+use proto::time::Instant;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, EntryType, HardState, Message as RaftMessage, MessageType};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+
+use super::apply::restore;
+use super::digests::{Digests, Mark};
+use super::effect::{Config, Effect, Event, Failure, HaltReason, Role, StartError};
+use super::entry::{Kind, Origin, Stamped};
+use super::image::{self, Configuration, SnapshotHead};
+use super::log_clock::LogClock;
+use super::membership::{MemberChange, MemberInfo};
+use super::message::{Answer, Forwarded, Message, Reception};
+use super::pending::Pending;
+use super::raft_logger;
+use super::reads::Reads;
+use super::ready::Outstanding;
+use super::storage::{Storage, size};
+use super::transfer::{Receiving, Sending, SnapshotPlace};
+use crate::disk::Recovered;
+use crate::identity::Identity;
+use crate::ids::{LogTime, MemberId, Term, Ticket, TransferId};
+use crate::job::{Done, Job};
+use crate::state_machine::StateMachine;
+
+/// Raft sends at most this many bytes of entries in one message.
+const APPEND_BYTES: u64 = 1 << 20;
+
+/// Messages with entries under way to one member without an answer.
+const APPENDS_UNDER_WAY: usize = 256;
+
+/// Bytes of entries that a leader takes on before they are committed.
+const UNCOMMITTED_BYTES: u64 = 64 << 20;
+
+/// Bytes of entries applied in one go.
+const APPLY_BYTES: u64 = 16 << 20;
+
+/// Entries that a learner may lag and still become a voter: a moment's worth under load
+/// (eyeballed).
+const LAG_MAX: u64 = 1024;
+
+/// Ticks that are made up for after the driver was late; more are skipped, because a member that
+/// stood still must look at its messages before it calls an election.
+const TICKS_AT_ONCE: u64 = 2;
+
+/// What a member of `S` wants done.
+pub type EffectOf<S> = Effect<<S as StateMachine>::Output, <S as StateMachine>::Snapshot>;
+
+/// One member of a cluster that replicates an `S`.
+///
+/// The driver hands in events with the time, never an earlier one than before, and carries out the
+/// effects in the order given: what is sent before what comes later is given to the disk. It calls
+/// again at [`Member::next_deadline`] at the latest. A new member has effects waiting: begin with
+/// [`Event::Tick`].
+pub struct Member<S: StateMachine> {
+    pub(super) config: Config,
+    identity: Identity,
+    pub(super) me: MemberId,
+    pub(super) node: RawNode<Storage>,
+    pub(super) machine: S,
+    rng: Rng,
+    pub(super) now: Instant,
+    next_tick: Instant,
+
+    pub(super) applied: u64,
+    pub(super) applied_term: u64,
+    pub(super) log_time: LogTime,
+    pub(super) members: BTreeMap<MemberId, MemberInfo>,
+    pub(super) configuration: Configuration,
+
+    /// Stamps entries; of the term in which this member last led.
+    clock: Option<(u64, LogClock)>,
+    pub(super) pending: Pending,
+    pub(super) reads: Reads,
+    pub(super) digests: Digests,
+
+    /// What Raft was drained of and the disk has not confirmed.
+    pub(super) outstanding: VecDeque<Outstanding>,
+    pub(super) next_batch: u64,
+
+    /// The newest durable snapshot of this member.
+    pub(super) latest: Option<SnapshotPlace>,
+    /// A snapshot of its own that is being written.
+    pub(super) writing: Option<SnapshotHead>,
+    pub(super) write_again: Instant,
+    pub(super) bytes_since_snapshot: usize,
+    pub(super) sendings: BTreeMap<MemberId, Sending>,
+    next_transfer: u64,
+    pub(super) receiving: Option<(MemberId, Receiving)>,
+
+    told: (Option<MemberId>, Term, Role),
+    pub(super) told_applied: u64,
+    pub(super) halted: bool,
+}
+
+impl<S: StateMachine> Member<S> {
+    /// Longest command that can be invoked.
+    pub const COMMAND_BYTES: usize = 8 << 20;
+
+    /// A member from what its disk holds. `initial` is the state of a member that has no snapshot
+    /// yet, because it is about to join.
+    ///
+    /// # Errors
+    /// Where the state machine does not understand its snapshot, or the settings are unusable.
+    pub fn new(
+        config: Config,
+        recovered: Recovered,
+        initial: S,
+        mut rng: Rng,
+        now: Instant,
+    ) -> Result<Member<S>, StartError> {
+        let Recovered { identity, hard, snapshot, entries, .. } = recovered;
+        let me = identity.member;
+        let mut machine = initial;
+        let mut latest = None;
+        let mut members = BTreeMap::new();
+        let mut configuration = Configuration::default();
+        let mut metadata = Default::default();
+        let mut log_time = LogTime::default();
+        if let Some((head, content, state)) = snapshot {
+            machine = restore(&content, state)?;
+            metadata = head.metadata();
+            let (index, term, length) = (head.index, head.term, content.len() as u64);
+            latest = Some(SnapshotPlace { index, term, length });
+            SnapshotHead { members, configuration, log_time, .. } = head;
+        }
+        let mut hard_state = HardState::default();
+        (hard_state.term, hard_state.vote, hard_state.commit) = (hard.term, hard.vote, hard.commit);
+        let raft_config = raft_config(&config, me, metadata.index, &mut rng)?;
+        let (applied, applied_term) = (metadata.index, metadata.term);
+        let storage = Storage::new(hard_state, metadata, entries);
+        let node = RawNode::new(&raft_config, storage, &raft_logger::logger())
+            .map_err(|error| StartError::Config(error.to_string()))?;
+        let mut member = Member {
+            identity,
+            me,
+            node,
+            machine,
+            rng,
+            now,
+            next_tick: now + config.tick,
+            applied,
+            applied_term,
+            log_time,
+            members,
+            configuration,
+            clock: None,
+            pending: Pending::new(config.pending_max, config.pending_bytes_max),
+            reads: Reads::new(me, config.incarnation.0, config.pending_max),
+            digests: Digests::new(config.digest_every, now),
+            outstanding: VecDeque::new(),
+            next_batch: 1,
+            latest,
+            writing: None,
+            write_again: now,
+            bytes_since_snapshot: 0,
+            sendings: BTreeMap::new(),
+            next_transfer: 1,
+            receiving: None,
+            told: (None, Term(0), Role::Learner),
+            told_applied: applied,
+            halted: false,
+            config,
+        };
+        if member.configuration.voters == [me.0] && member.configuration.outgoing.is_empty() {
+            // Nobody else could answer, so there is nothing to wait for.
+            member.node.campaign().map_err(|error| StartError::Config(error.to_string()))?;
+        }
+        Ok(member)
+    }
+
+    /// Decides what to do about one event.
+    pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<EffectOf<S>>) {
+        self.handle_all(now, [event], effects);
+    }
+
+    /// Decides what to do about events that are there at once. Their commands share messages and
+    /// batches.
+    pub fn handle_all(
+        &mut self,
+        now: Instant,
+        events: impl IntoIterator<Item = Event>,
+        effects: &mut Vec<EffectOf<S>>,
+    ) {
+        if self.halted {
+            return;
+        }
+        self.now = self.now.max(now);
+        self.run_ticks(effects);
+        for event in events {
+            self.take(event, effects);
+            if self.halted {
+                return;
+            }
+        }
+        self.settle(effects);
+    }
+
+    /// When to call [`Member::handle`] with [`Event::Tick`] if nothing else happens; `None` after a
+    /// halt.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        (!self.halted).then_some(self.next_tick)
+    }
+
+    fn run_ticks(&mut self, effects: &mut Vec<EffectOf<S>>) {
+        if self.now < self.next_tick {
+            return;
+        }
+        for _ in 0..TICKS_AT_ONCE {
+            if self.now < self.next_tick {
+                break;
+            }
+            self.next_tick += self.config.tick;
+            // A member that waits for its disk does not campaign: Raft wants all of a candidate's
+            // log durable, and it would be a slow leader.
+            if self.is_leader() || self.outstanding.is_empty() {
+                self.node.tick();
+            }
+        }
+        if self.next_tick <= self.now {
+            self.next_tick = self.now + self.config.tick;
+        }
+        for ticket in self.pending.expire(self.now) {
+            effects.push(Effect::Failed { ticket, failure: Failure::Unknown });
+        }
+        for ticket in self.reads.expire(self.now) {
+            effects.push(Effect::Failed { ticket, failure: Failure::NoLeader });
+        }
+        let now = self.now;
+        let stuck = self.sendings.iter().filter(|(_, sending)| sending.is_stuck(now));
+        for to in stuck.map(|(&to, _)| to).collect::<Vec<_>>() {
+            self.stop_sending(to, SnapshotStatus::Failure);
+        }
+        if self.receiving.as_ref().is_some_and(|(_, receiving)| receiving.is_stuck(now)) {
+            self.receiving = None;
+        }
+        if self.is_leader() && self.digests.is_mark_due(self.now) {
+            // Refused while leadership is handed over; the next leader marks.
+            let _ = self.propose(Kind::DigestMark, self.internal_origin(), &[]);
+        }
+    }
+
+    fn take(&mut self, event: Event, effects: &mut Vec<EffectOf<S>>) {
+        match event {
+            Event::Tick => {}
+            Event::Message { from, bytes } => match Message::decode(&bytes) {
+                Some(message) => self.on_message(from, message, effects),
+                None => tracing::warn!(%from, "a message cannot be decoded"),
+            },
+            Event::Unreachable(member) => {
+                self.node.report_unreachable(member.0);
+                if self.sendings.contains_key(&member) {
+                    self.stop_sending(member, SnapshotStatus::Failure);
+                }
+            }
+            Event::Invoke { ticket, command } => self.on_invoke(ticket, &command, effects),
+            Event::Read { ticket } => {
+                if !self.reads.insert(ticket, self.now + self.config.patience) {
+                    effects.push(Effect::Failed { ticket, failure: Failure::Busy });
+                }
+            }
+            Event::ChangeMembers { ticket, change } => self.on_change(ticket, change, effects),
+            Event::Transfer { to } => self.on_transfer(to),
+            Event::Disk(done) => self.on_done(done, effects),
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        from: MemberId,
+        message: Message<'_>,
+        effects: &mut Vec<EffectOf<S>>,
+    ) {
+        match message {
+            Message::Raft(bytes) => self.on_raft(from, bytes),
+            Message::Forward(head, command) => {
+                let answer = self.on_forward(from, head, command).err().map(Answer::No);
+                self.answer(from, head, answer, effects);
+            }
+            Message::ForwardChange(head, change) => {
+                let answer = self.on_forward_change(from, head, &change);
+                self.answer(from, head, answer, effects);
+            }
+            Message::Answer { incarnation, ticket, answer } => {
+                if incarnation == self.config.incarnation.0 && self.pending.remove(ticket) {
+                    effects.push(self.outcome(ticket, answer));
+                }
+            }
+            Message::Offer { transfer, length, raft } => {
+                self.on_offer(from, transfer, length, raft, effects);
+            }
+            Message::Piece { transfer, offset, bytes } => {
+                self.on_piece(from, transfer, offset, bytes, effects);
+            }
+            Message::Credit { transfer, received, reception } => {
+                self.on_credit(from, transfer, received, reception, effects);
+            }
+            Message::Digest { index, digest } => self.digests.told(from, Mark { index, digest }),
+        }
+    }
+
+    /// A message of Raft's. What could make it panic by its form alone is refused here.
+    fn on_raft(&mut self, from: MemberId, bytes: &[u8]) {
+        let Ok(message) = RaftMessage::parse_from_bytes(bytes) else {
+            tracing::warn!(%from, "a message of Raft's cannot be decoded");
+            return;
+        };
+        let addressed = message.from == from.0 && message.to == self.me.0;
+        if !addressed || !is_expected(&message) {
+            tracing::warn!(%from, "an unexpected message of Raft's");
+            return;
+        }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+            // A campaign would look for entries that the snapshot replaced.
+            return;
+        }
+        if let Err(error) = self.node.step(message) {
+            tracing::debug!(%from, %error, "Raft refused a message");
+        }
+    }
+
+    fn on_invoke(&mut self, ticket: Ticket, command: &[u8], effects: &mut Vec<EffectOf<S>>) {
+        let failure = if command.len() > Self::COMMAND_BYTES {
+            Some(Failure::TooLarge)
+        } else if !self.pending.has_room(command.len()) {
+            Some(Failure::Busy)
+        } else if let Some(leader) = self.leader() {
+            let term = self.node.raft.term;
+            let until = self.now + self.config.patience;
+            if leader == self.me {
+                let proposed = self.propose(Kind::Command, self.origin(ticket), command);
+                if proposed.is_ok() {
+                    self.pending.insert(ticket, term, command.len(), until);
+                }
+                proposed.err()
+            } else {
+                self.pending.insert(ticket, term, command.len(), until);
+                let message = Message::Forward(self.forwarded(ticket), command);
+                effects.push(Effect::Send { to: leader, bytes: message.encode() });
+                None
+            }
+        } else {
+            Some(Failure::NoLeader)
+        };
+        effects.extend(failure.map(|failure| Effect::Failed { ticket, failure }));
+    }
+
+    fn on_change(
+        &mut self,
+        ticket: Ticket,
+        change: MemberChange,
+        effects: &mut Vec<EffectOf<S>>,
+    ) {
+        let answer = if !change.is_well_formed() {
+            Some(Answer::No(Failure::Refused))
+        } else if !self.pending.has_room(0) {
+            Some(Answer::No(Failure::Busy))
+        } else if let Some(leader) = self.leader() {
+            let term = self.node.raft.term;
+            let until = self.now + self.config.patience;
+            if leader == self.me {
+                let answer = self.propose_change(self.origin(ticket), &change);
+                if answer.is_none() {
+                    self.pending.insert(ticket, term, 0, until);
+                }
+                answer
+            } else {
+                self.pending.insert(ticket, term, 0, until);
+                let message = Message::ForwardChange(self.forwarded(ticket), change);
+                effects.push(Effect::Send { to: leader, bytes: message.encode() });
+                None
+            }
+        } else {
+            Some(Answer::No(Failure::NoLeader))
+        };
+        effects.extend(answer.map(|answer| self.outcome(ticket, answer)));
+    }
+
+    fn on_forward(
+        &mut self,
+        from: MemberId,
+        head: Forwarded,
+        command: &[u8],
+    ) -> Result<(), Failure> {
+        if !self.leads_in(head.term) {
+            return Err(Failure::NoLeader);
+        }
+        if command.len() > Self::COMMAND_BYTES {
+            return Err(Failure::TooLarge);
+        }
+        self.propose(Kind::Command, origin_of(from, head), command)
+    }
+
+    fn on_forward_change(
+        &mut self,
+        from: MemberId,
+        head: Forwarded,
+        change: &MemberChange,
+    ) -> Option<Answer> {
+        if !self.leads_in(head.term) {
+            return Some(Answer::No(Failure::NoLeader));
+        }
+        self.propose_change(origin_of(from, head), change)
+    }
+
+    fn answer(
+        &self,
+        to: MemberId,
+        head: Forwarded,
+        answer: Option<Answer>,
+        effects: &mut Vec<EffectOf<S>>,
+    ) {
+        if let Some(answer) = answer {
+            let (incarnation, ticket) = (head.incarnation, Ticket(head.ticket));
+            let bytes = Message::Answer { incarnation, ticket, answer }.encode();
+            effects.push(Effect::Send { to, bytes });
+        }
+    }
+
+    fn outcome(&self, ticket: Ticket, answer: Answer) -> EffectOf<S> {
+        match answer {
+            Answer::AlreadySo => Effect::Changed { ticket, index: LogIndex(self.applied) },
+            Answer::No(failure) => Effect::Failed { ticket, failure },
+        }
+    }
+
+    /// Puts an entry of ours into the log. Only a leader may.
+    pub(super) fn propose(
+        &mut self,
+        kind: Kind,
+        origin: Origin,
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        let bytes = self.stamped(kind, origin, body);
+        self.node.propose(Vec::new(), bytes).map_err(|_| Failure::Busy)
+    }
+
+    fn stamped(&mut self, kind: Kind, origin: Origin, body: &[u8]) -> Vec<u8> {
+        assert!(self.is_leader(), "only a leader proposes");
+        let proposer_term = self.node.raft.term;
+        let now = self.now;
+        let log_time = self.leader_clock().stamp(now);
+        Stamped { kind, origin, proposer_term, log_time, body }.encode()
+    }
+
+    fn propose_change(&mut self, origin: Origin, change: &MemberChange) -> Option<Answer> {
+        let mut raft_change = match self.consider(change) {
+            Ok(Some(raft_change)) => raft_change,
+            Ok(None) => return Some(Answer::AlreadySo),
+            Err(failure) => return Some(Answer::No(failure)),
+        };
+        let context = self.stamped(Kind::Change, origin, &change.encode());
+        raft_change.set_context(context.into());
+        let proposed = self.node.propose_conf_change(Vec::new(), raft_change);
+        proposed.err().map(|_| Answer::No(Failure::Busy))
+    }
+
+    /// A change of members for Raft, `None` where all is so already, or why it cannot be made now.
+    fn consider(&self, change: &MemberChange) -> Result<Option<ConfChangeV2>, Failure> {
+        let Some(raft_change) = change.to_raft(&self.members) else { return Ok(None) };
+        if !change.leaves_a_voter(&self.members) {
+            return Err(Failure::Refused);
+        }
+        if self.node.raft.has_pending_conf() || !self.configuration.outgoing.is_empty() {
+            return Err(Failure::Busy);
+        }
+        if let MemberChange::Promote { voters, .. } = change {
+            let last = self.node.raft.raft_log.last_index();
+            for id in voters {
+                let progress = self.node.raft.prs().get(id.0).ok_or(Failure::Refused)?;
+                let near = progress.matched.saturating_add(LAG_MAX) >= last;
+                let is_me = *id == self.me;
+                if !is_me && !(near && progress.state == ProgressState::Replicate) {
+                    return Err(Failure::Behind);
+                }
+            }
+        }
+        Ok(Some(raft_change))
+    }
+
+    fn on_transfer(&mut self, to: Option<MemberId>) {
+        if !self.is_leader() {
+            return;
+        }
+        let progress = self.node.raft.prs();
+        let others = self.members.iter().filter(|(id, info)| info.voter && **id != self.me);
+        let best = others
+            .filter_map(|(id, _)| Some((progress.get(id.0)?, *id)))
+            .filter(|(progress, _)| progress.recent_active)
+            .max_by_key(|(progress, _)| progress.matched)
+            .map(|(_, id)| id);
+        if let Some(to) = to.or(best) {
+            self.node.transfer_leader(to.0);
+        }
+    }
+
+    fn on_done(&mut self, done: Done, effects: &mut Vec<EffectOf<S>>) {
+        match done {
+            Done::Persisted { batch } => self.on_persisted(batch, effects),
+            Done::SnapshotWritten { index, length } => {
+                self.on_snapshot_written(index, length, effects);
+            }
+            Done::SnapshotStored { index, length } => {
+                self.on_snapshot_stored(index, length, effects);
+            }
+            Done::SnapshotFailed { index, error } => {
+                tracing::warn!(%index, error, "a snapshot could not be written");
+                if self.writing.take_if(|head| head.index == index).is_some() {
+                    self.write_again = self.now + self.config.patience;
+                } else if let Some((from, receiving)) = self.receiving.take() {
+                    self.credit(from, &receiving, Reception::Stopped, effects);
+                }
+            }
+            Done::SnapshotRead { transfer, offset, bytes } => {
+                self.on_snapshot_read(transfer, offset, bytes, effects);
+            }
+            Done::Failed { error } => self.halt(HaltReason::Disk(error), effects),
+        }
+    }
+
+    pub(super) fn halt(&mut self, reason: HaltReason, effects: &mut Vec<EffectOf<S>>) {
+        tracing::error!(%reason, "the member stops");
+        self.halted = true;
+        effects.push(Effect::Halt { reason });
+    }
+
+    /// Drains Raft and does what follows from it, until nothing more does.
+    fn settle(&mut self, effects: &mut Vec<EffectOf<S>>) {
+        loop {
+            self.drain(effects);
+            if self.halted {
+                return;
+            }
+            self.observe(effects);
+            let ready = self.reads.release(self.applied);
+            let index = LogIndex(self.applied);
+            effects.extend(ready.into_iter().map(|ticket| Effect::ReadReady { ticket, index }));
+            if let Some(context) = self.reads.begin(self.now) {
+                self.node.read_index(context);
+                continue;
+            }
+            if self.judge() {
+                continue;
+            }
+            break;
+        }
+        if self.applied > self.told_applied {
+            self.told_applied = self.applied;
+            effects.push(Effect::Applied { through: LogIndex(self.applied) });
+        }
+        self.write_snapshot(effects);
+    }
+
+    /// Tells about a new leader, term or role, and does what they bring.
+    fn observe(&mut self, effects: &mut Vec<EffectOf<S>>) {
+        let seen = (self.leader(), self.term(), self.role());
+        if seen == self.told {
+            return;
+        }
+        let (leader, term, role) = seen;
+        if (leader, term) != (self.told.0, self.told.1) {
+            self.reads.ask_again();
+            if self.receiving.as_ref().is_some_and(|(_, one)| one.complete.is_none()) {
+                self.receiving = None;
+            }
+        }
+        self.told = seen;
+        if role == Role::Leader {
+            self.leader_clock();
+        } else {
+            self.sendings.clear();
+        }
+        // Raft would draw the timeout from the operating system, and a simulation must be able to
+        // repeat it.
+        let ticks = self.config.election_ticks;
+        let timeout = self.rng.usize(ticks..2 * ticks);
+        self.node.raft.set_randomized_election_timeout(timeout);
+        effects.push(Effect::LeaderChanged { leader, term, role });
+    }
+
+    /// The clock of this member's reign, which begins at the last stamp in its log.
+    fn leader_clock(&mut self) -> &mut LogClock {
+        let term = self.node.raft.term;
+        if self.clock.is_none_or(|(of, _)| of != term) {
+            let last = self.last_stamp();
+            self.clock = Some((term, LogClock::start(last, self.now)));
+        }
+        &mut self.clock.as_mut().expect("it was just started").1
+    }
+
+    fn last_stamp(&self) -> LogTime {
+        let log = &self.node.raft.raft_log;
+        let entries = log.unstable_entries().iter().rev().chain(log.store().entries().rev());
+        let stamp = entries.filter_map(|entry| match entry.get_entry_type() {
+            EntryType::EntryNormal => Some(Stamped::decode(&entry.data)?.log_time),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                let change = ConfChangeV2::parse_from_bytes(&entry.data).ok()?;
+                Some(Stamped::decode(&change.context)?.log_time)
+            }
+        });
+        { stamp }.next().unwrap_or_default().max(self.log_time)
+    }
+
+    fn judge(&mut self) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        let Some(mark) = self.digests.judge(self.me, &self.configuration.voters) else {
+            return false;
+        };
+        let verdict = super::entry::Verdict { index: mark.index, digest: mark.digest };
+        let origin = self.internal_origin();
+        self.propose(Kind::DigestVerdict, origin, bytemuck::bytes_of(&verdict)).is_ok()
+    }
+
+    fn forwarded(&self, ticket: Ticket) -> Forwarded {
+        let incarnation = self.config.incarnation.0;
+        Forwarded { incarnation, ticket: ticket.0, term: self.node.raft.term }
+    }
+
+    fn origin(&self, ticket: Ticket) -> Origin {
+        Origin { member: self.me, incarnation: self.config.incarnation.0, ticket }
+    }
+
+    /// Of entries that nobody asked for: incarnation 0 waits for nothing.
+    fn internal_origin(&self) -> Origin {
+        Origin { member: MemberId(0), incarnation: 0, ticket: Ticket(0) }
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    fn leads_in(&self, term: u64) -> bool {
+        self.is_leader() && self.node.raft.term == term
+    }
+
+    /// A received snapshot is in force here and not yet durable in the log.
+    fn is_installing(&self) -> bool {
+        self.node.raft.raft_log.applied < self.applied
+    }
+
+    pub(super) fn new_transfer(&mut self) -> TransferId {
+        self.next_transfer += 1;
+        // Another start of this member numbers from elsewhere.
+        TransferId(self.config.incarnation.0 << 32 | (self.next_transfer & u64::from(u32::MAX)))
+    }
+
+    /// What the member is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self.node.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower if self.node.raft.promotable() => Role::Follower,
+            StateRole::Follower => Role::Learner,
+        }
+    }
+
+    /// Who leads, as far as known here.
+    #[must_use]
+    pub fn leader(&self) -> Option<MemberId> {
+        Some(MemberId(self.node.raft.leader_id)).filter(|leader| leader.0 != 0)
+    }
+
+    /// The term that the member is in.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term(self.node.raft.term)
+    }
+
+    /// Whose folder it started from.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The last entry that is in the state.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex(self.applied)
+    }
+
+    /// The last entry that is known to be committed.
+    #[must_use]
+    pub fn committed_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.committed)
+    }
+
+    /// The last entry of the log here, committed or not.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.node.raft.raft_log.last_index())
+    }
+
+    /// The log's time at the last applied entry.
+    #[must_use]
+    pub fn log_time(&self) -> LogTime {
+        self.log_time
+    }
+
+    /// What an entry proposed now would be stamped; `None` where this member does not lead.
+    #[must_use]
+    pub fn leader_time(&self, now: Instant) -> Option<LogTime> {
+        let (term, clock) = self.clock?;
+        self.leads_in(term).then(|| clock.read(now))
+    }
+
+    /// The newest durable snapshot's last entry; 0 where there is none.
+    #[must_use]
+    pub fn snapshot_index(&self) -> LogIndex {
+        self.latest.map_or(LogIndex(0), |place| place.index)
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> &S {
+        &self.machine
+    }
+
+    /// Digest of the state.
+    #[must_use]
+    pub fn state_digest(&self) -> [u8; 32] {
+        self.machine.digest()
+    }
+
+    /// Everybody in the cluster, as of the last applied entry.
+    #[must_use]
+    pub fn members(&self) -> &BTreeMap<MemberId, MemberInfo> {
+        &self.members
+    }
+
+    /// At the leader: up to where each member has the log. Empty elsewhere.
+    #[must_use]
+    pub fn progress(&self) -> BTreeMap<MemberId, LogIndex> {
+        let progress = self.node.raft.prs().iter().filter(|_| self.is_leader());
+        progress.map(|(&id, one)| (MemberId(id), LogIndex(one.matched))).collect()
+    }
+
+    /// Requests that wait here for their fate.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Walks the whole member and panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        self.pending.check_invariants();
+        self.reads.check_invariants();
+        let log = &self.node.raft.raft_log;
+        log.store().check_invariants();
+        assert!(self.applied <= log.committed, "only what is committed is applied");
+        assert!(log.applied <= self.applied);
+        assert!(self.latest.is_none_or(|place| place.index.0 <= self.applied));
+        assert!(self.outstanding.iter().is_sorted_by_key(|one| one.number));
+        let known: Vec<u64> = self.members.keys().map(|id| id.0).collect();
+        let mut configured: Vec<u64> = self.configuration.ids().collect();
+        configured.sort_unstable();
+        configured.dedup();
+        assert_eq!(known, configured, "every member's address is known, and nobody else's");
+        for (id, info) in &self.members {
+            assert_eq!(info.voter, self.configuration.voters.contains(&id.0));
+        }
+    }
+
+    /// Stands in for a broken state machine in tests of the digest.
+    #[cfg(test)]
+    pub(super) fn state_mut(&mut self) -> &mut S {
+        &mut self.machine
+    }
+}
+
+fn origin_of(from: MemberId, head: Forwarded) -> Origin {
+    Origin { member: from, incarnation: head.incarnation, ticket: Ticket(head.ticket) }
+}
+
+fn raft_config(
+    config: &Config,
+    me: MemberId,
+    applied: u64,
+    rng: &mut Rng,
+) -> Result<raft::Config, StartError> {
+    let ticks = config.election_ticks;
+    if config.tick.as_micros() == 0 || ticks == 0 || me.0 == 0 {
+        return Err(StartError::Config("a tick, an election and a member are not 0".to_owned()));
+    }
+    // A range of one value, so that Raft's own draw decides nothing.
+    let timeout = rng.usize(ticks..2 * ticks);
+    let raft_config = raft::Config {
+        id: me.0,
+        election_tick: ticks,
+        heartbeat_tick: config.heartbeat_ticks,
+        applied,
+        max_size_per_msg: APPEND_BYTES,
+        max_inflight_msgs: APPENDS_UNDER_WAY,
+        check_quorum: true,
+        pre_vote: true,
+        min_election_tick: timeout,
+        max_election_tick: timeout + 1,
+        batch_append: true,
+        max_uncommitted_size: UNCOMMITTED_BYTES,
+        max_committed_size_per_ready: APPLY_BYTES,
+        ..raft::Config::default()
+    };
+    raft_config.validate().map_err(|error| StartError::Config(error.to_string()))?;
+    Ok(raft_config)
+}
+
+/// Whether a message is one that members send each other, in a form that Raft takes for granted.
+/// Proposals are not: a member passes requests on itself. Snapshots come as an offer.
+fn is_expected(message: &RaftMessage) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgAppend => {
+            let mut next = message.index;
+            message.entries.iter().all(|entry| {
+                next = next.saturating_add(1);
+                entry.index == next && entry.term <= message.term
+            })
+        }
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => message.entries.len() == 1,
+        MessageType::MsgAppendResponse
+        | MessageType::MsgRequestVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgHeartbeat
+        | MessageType::MsgHeartbeatResponse
+        | MessageType::MsgTimeoutNow
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestPreVoteResponse => true,
+        MessageType::MsgHup
+        | MessageType::MsgBeat
+        | MessageType::MsgPropose
+        | MessageType::MsgSnapshot
+        | MessageType::MsgUnreachable
+        | MessageType::MsgSnapStatus
+        | MessageType::MsgCheckQuorum
+        | MessageType::MsgTransferLeader => false,
+    }
+}

@@ -1,0 +1,38 @@
+//! The cluster as the state machine that `consensus` replicates.
+
+use consensus::{Applied, RestoreError, StateMachine};
+use proto::status::ErrorCode;
+
+use super::cluster::Cluster;
+use super::commands::{Command, Output};
+
+impl StateMachine for Cluster {
+    type Output = Output;
+    type Snapshot = Cluster;
+
+    fn apply(&mut self, at: &Applied, command: &[u8]) -> Output {
+        match Command::decode(command) {
+            Some(command) => Cluster::apply(self, at.index, at.log_time.0, command),
+            None => Output::refused(
+                ErrorCode::Malformed,
+                "the log has a command that this version does not know",
+            ),
+        }
+    }
+
+    fn snapshot(&self) -> Cluster {
+        self.clone()
+    }
+
+    fn encode(snapshot: &Cluster) -> Vec<u8> {
+        postcard::to_stdvec(snapshot).expect("the state has an encoding")
+    }
+
+    fn restore(bytes: &[u8]) -> Result<Cluster, RestoreError> {
+        postcard::from_bytes(bytes).map_err(|error| RestoreError(error.to_string()))
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        *blake3::hash(&Cluster::encode(self)).as_bytes()
+    }
+}

@@ -1,0 +1,257 @@
+//! One master on a real disk, driven event by event: a job from its submission to its end, and the
+//! same job again after a restart.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use consensus::{Disk, Identity, Member, MemberId};
+use master::logic::cluster::Cluster;
+use master::logic::{Effect, Event, Master, Setting};
+use node::files::{Files, RealFiles};
+use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
+use proto::description::{JobDescription, Noop, Runtime};
+use proto::ids::{ClusterId, Incarnation, JobId, NodeId, RequestId};
+use proto::messages::job::{JobAccepted, JobQuery, JobStatus, JobSubmit};
+use proto::messages::node::{
+    FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered, RunsLost,
+    RunsUnfinished,
+};
+use proto::messages::session::ErrorReply;
+use proto::messages::task::{TaskRun, WorkerStatus, WorkerStatusReply};
+use proto::record::{Message, Record, Records, encode, set_request_id, stamp};
+use proto::status::{FeedKind, JobState, ProgramKind, Role, TaskState};
+use proto::time::{Duration, Instant};
+use proto::wire::{bytes_of, items_of};
+
+const CLUSTER: ClusterId = ClusterId(1 << 70);
+const CLIENT: Link = Link(101);
+const BALANCER: Link = Link(102);
+const WORKER: Link = Link(103);
+
+/// A master and its disk, in virtual time.
+struct Driven {
+    master: Master,
+    disk: Disk,
+    now: Instant,
+    /// What the master sent, by link.
+    sent: Vec<(Link, Vec<u8>)>,
+    last_request: u64,
+}
+
+impl Driven {
+    fn bootstrap(folder: &Path) {
+        let files: Arc<dyn Files> = Arc::new(RealFiles);
+        let identity = Identity::new(CLUSTER, MemberId(7), 99);
+        Disk::bootstrap(&files, folder, &identity, "tcp://127.0.0.1:1", &Cluster::default())
+            .expect("an empty folder is made a member's");
+    }
+
+    fn start(folder: &Path, incarnation: u64) -> Driven {
+        let files: Arc<dyn Files> = Arc::new(RealFiles);
+        let (disk, recovered) = Disk::open(&files, folder).expect("the folder is a member's");
+        let config = consensus::Config {
+            incarnation: Incarnation(incarnation),
+            ..consensus::Config::default()
+        };
+        let now = Instant(1);
+        let random = fastrand::Rng::with_seed(5);
+        let member = Member::new(config, recovered, Cluster::default(), random.clone(), now)
+            .expect("a member starts from its disk");
+        let setting = Setting {
+            node: NodeId(1),
+            incarnation: Incarnation(incarnation),
+            member: MemberId(7),
+            address: "tcp://127.0.0.1:1".into(),
+            telemetry_address: String::new(),
+            zone: String::new(),
+            join: Vec::new(),
+        };
+        let master = Master::new(setting, CLUSTER, member, random);
+        let mut driven = Driven { master, disk, now, sent: Vec::new(), last_request: 0 };
+        driven.run(|driven| driven.master.leads());
+        driven
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        let mut effects = Vec::new();
+        self.master.handle(self.now, event, &mut effects);
+        self.master.check_invariants();
+        let mut jobs = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Network(NetworkEffect::Send { to: Peer::Link(link), record }) => {
+                    self.sent.push((link, record));
+                }
+                Effect::Disk(job) => jobs.push(*job),
+                Effect::Halt(reason) => panic!("the master stopped itself: {reason}"),
+                Effect::Network(_) | Effect::Greet(_) => {}
+            }
+        }
+        for done in self.disk.perform::<Cluster>(jobs) {
+            self.handle(Event::Disk(done));
+        }
+    }
+
+    /// Lets virtual time pass until something holds.
+    fn run(&mut self, is_so: impl Fn(&Driven) -> bool) {
+        for _ in 0..1_000 {
+            if is_so(self) {
+                return;
+            }
+            let next = self.master.next_deadline().unwrap_or(self.now);
+            self.now = next.max(self.now + Duration::from_millis(1));
+            self.handle(Event::Tick);
+        }
+        panic!("it did not come to that within a thousand deadlines");
+    }
+
+    /// Sends a record as one of the peers.
+    fn say(&mut self, link: Link, mut record: Vec<u8>) {
+        self.last_request += 1;
+        let (node, role) = match link {
+            CLIENT => (NodeId(500), Role::Client),
+            BALANCER => (NodeId(600), Role::Balancer),
+            _ => (NodeId(700), Role::Worker),
+        };
+        set_request_id(&mut record, RequestId(self.last_request));
+        stamp(&mut record, node, 1, self.last_request);
+        let incarnation = Incarnation(u64::from(role != Role::Client));
+        let sender = Sender { peer: Peer::Link(link), node, role, incarnation };
+        let record = Records::of(&record).next().expect("one").expect("a record");
+        self.handle(Event::Network(NetworkEvent::Record { sender, record }));
+    }
+
+    /// The last record of a type that a peer was sent, read by `read`.
+    fn heard<T: Message, R>(&mut self, link: Link, read: impl FnOnce(&Record<'_>, T) -> R) -> R {
+        let at = self.sent.iter().rposition(|(to, record)| *to == link && record[0] == T::TYPE);
+        let Some(at) = at else { panic!("no {} in {:?}", T::NAME, self.names()) };
+        let (_, bytes) = self.sent.remove(at);
+        let record = Records::of(&bytes).next().expect("one").expect("a record");
+        read(&record, record.read::<T>().expect("of that type"))
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.sent.iter().map(|(_, record)| proto::catalogue::name(record[0])).collect()
+    }
+}
+
+fn submission(job: JobId, task_count: u64) -> Vec<u8> {
+    let description = JobDescription::new(Runtime::Noop(Noop::default()));
+    let submit = JobSubmit {
+        job_uuid: job.to_wire(),
+        task_count,
+        program_kind: ProgramKind::Described.to_wire(),
+        ..JobSubmit::default()
+    };
+    encode(&submit, &[b"", b"", &description.encode().expect("short")])
+}
+
+fn registration(role: Role) -> Vec<u8> {
+    let register =
+        NodeRegister { role: role.to_wire(), incarnation: 1, slot_count: 2, ..Default::default() };
+    encode(&register, &[b"tcp://127.0.0.1:2", b"", b""])
+}
+
+fn query(job: JobId, until_final: bool) -> Vec<u8> {
+    let query = JobQuery {
+        job_uuid: job.to_wire(),
+        until_final: u8::from(until_final),
+        ..JobQuery::default()
+    };
+    encode(&query, &[b""])
+}
+
+#[test]
+fn a_job_goes_from_submission_to_its_end_and_survives_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let job = JobId(77);
+    {
+        let mut driven = Driven::start(&path, 1);
+        driven.say(BALANCER, registration(Role::Balancer));
+        let group = driven.heard(BALANCER, |record, registered: NodeRegistered| {
+            let [balancers] = record.parts().expect("addresses");
+            assert_eq!(balancers, b"tcp://127.0.0.1:2");
+            assert_eq!((registered.is_primary, { registered.epoch }), (1, 1));
+            registered.group
+        });
+        driven.say(WORKER, registration(Role::Worker));
+        driven
+            .heard(WORKER, |_, registered: NodeRegistered| assert_eq!({ registered.group }, group));
+
+        driven.say(BALANCER, encode(&FeedPull { group, ..FeedPull::default() }, &[]));
+        let after = driven.heard(BALANCER, |_, batch: FeedBatch| {
+            assert_eq!((batch.is_complete, { batch.item_count }), (1, 0));
+            batch.up_to_index
+        });
+        let pull = FeedPull { group, after_index: after, ..FeedPull::default() };
+        driven.say(BALANCER, encode(&pull, &[]));
+        assert!(!driven.names().contains(&"feed_batch"), "nothing new: the pull is parked");
+
+        driven.say(CLIENT, submission(job, 100));
+        driven.heard(CLIENT, |_, accepted: JobAccepted| assert!({ accepted.index } > 0));
+        driven.heard(BALANCER, |record, batch: FeedBatch| {
+            let [items, jobs] = record.parts().expect("items and jobs");
+            let items = items_of::<FeedItem>(items).expect("items");
+            assert_eq!(items.len(), 1);
+            assert_eq!(items[0].kind, FeedKind::Grant.to_wire());
+            assert_eq!(({ items[0].first_task }, { items[0].task_count }), (0, 100));
+            assert!(!jobs.is_empty() && batch.is_complete == 0);
+        });
+        driven.say(CLIENT, query(job, true));
+        assert!(!driven.names().contains(&"job_status"), "the job is not final: parked");
+
+        let status = |position, first_task, task_count, state: TaskState| {
+            let status = WorkerStatus {
+                job_uuid: job.to_wire(),
+                state: state.to_wire(),
+                first_task,
+                task_count,
+                attempt: (1 << 32) | 1,
+                exit_code: i32::from(state == TaskState::Failed),
+                worker_incarnation: 1,
+                frame: 1,
+                frame_position: position,
+                frame_count: 2,
+                ..WorkerStatus::default()
+            };
+            encode(&status, &[])
+        };
+        driven.say(WORKER, status(0, 0, 60, TaskState::Done));
+        driven.say(WORKER, status(1, 60, 1, TaskState::Failed));
+        driven.heard(WORKER, |_, reply: WorkerStatusReply| {
+            assert_eq!(({ reply.frame }, { reply.run_count }), (1, 0));
+        });
+    }
+    // The process is gone; everything that was acknowledged is on the disk.
+    let mut driven = Driven::start(&path, 2);
+    driven.say(CLIENT, query(job, false));
+    driven.heard(CLIENT, |_, status: JobStatus| {
+        assert_eq!(JobState::from_wire(status.state), Some(JobState::Running));
+        assert_eq!(({ status.done_count }, { status.failed_count }), (60, 1));
+    });
+    driven.say(BALANCER, encode(&LeaseRenew { group: 1, epoch: 1, ..Default::default() }, &[b""]));
+    driven.run(|driven| driven.names().contains(&"lease_reply"));
+    driven.heard(BALANCER, |_, lease: LeaseReply| assert_eq!(lease.is_primary, 1));
+    // Tasks of a worker that fell silent: the leader tells which are to be dealt again.
+    let lost = TaskRun {
+        job_uuid: job.to_wire(),
+        first_task: 50,
+        task_count: 50,
+        attempt: (1 << 32) | 2,
+        state: TaskState::Lost.to_wire(),
+    };
+    let message = RunsLost { group: 1, epoch: 1, ..RunsLost::default() };
+    driven.say(BALANCER, encode(&message, &[bytes_of(&[lost])]));
+    driven.heard(BALANCER, |record, _: RunsUnfinished| {
+        let [runs] = record.parts().expect("runs");
+        let runs = items_of::<TaskRun>(runs).expect("runs");
+        let ranges: Vec<_> =
+            runs.iter().map(|run| ({ run.first_task }, { run.task_count })).collect();
+        assert_eq!(ranges, [(61, 39)]);
+    });
+    let old = RunsLost { group: 1, epoch: 0, ..RunsLost::default() };
+    driven.say(BALANCER, encode(&old, &[bytes_of(&[lost])]));
+    driven.heard(BALANCER, |_, error: ErrorReply| assert_eq!({ error.code }, 108));
+}

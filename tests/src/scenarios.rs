@@ -1,0 +1,62 @@
+//! Named stories: what a test wants to see once, exactly so, in an otherwise calm cluster.
+
+use proto::time::{Duration, Instant};
+
+use crate::faults::{Death, Fault, Swarm};
+use crate::process::ProcessId;
+use crate::runs::Outcome;
+use crate::trace::Print;
+use crate::world::World;
+
+fn second(second: u64) -> Instant {
+    Instant(second * 1_000_000)
+}
+
+fn told(seed: u64, faults: impl Fn(&[ProcessId]) -> Vec<(Instant, Fault)>) -> Outcome {
+    let mut world = World::with(seed, Swarm::calm(), Print::Nothing);
+    for (at, fault) in faults(&world.members()) {
+        world.enter(at, fault);
+    }
+    world.run()
+}
+
+/// Nothing goes wrong.
+#[must_use]
+pub fn calm(seed: u64) -> Outcome {
+    told(seed, |_| Vec::new())
+}
+
+/// One member after the other dies and is started again only when the next one died; the last one
+/// stays dead until the end. So each of them led or followed a leader that stayed dead.
+#[must_use]
+pub fn each_member_dies_in_turn(seed: u64) -> Outcome {
+    told(seed, |members| {
+        let deaths = members.iter().zip([10, 25, 40]);
+        let crash = |(&process, at): (&ProcessId, u64)| {
+            let down = Duration::from_secs(14);
+            (second(at), Fault::Crash { process, death: Death::PowerLoss, down })
+        };
+        deaths.map(crash).collect()
+    })
+}
+
+/// The first member, which began the cluster, loses its disk and is replaced.
+#[must_use]
+pub fn the_founder_loses_its_disk(seed: u64) -> Outcome {
+    told(seed, |members| {
+        let (death, down) = (Death::DiskLoss, Duration::from_secs(2));
+        vec![(second(20), Fault::Crash { process: members[0], death, down })]
+    })
+}
+
+/// While a member is down, a bit of its log flips. It must not start from that.
+#[must_use]
+pub fn a_bit_of_the_log_flips(seed: u64) -> Outcome {
+    told(seed, |members| {
+        let (process, down) = (members[1], Duration::from_secs(2));
+        vec![
+            (second(20), Fault::Crash { process, death: Death::Killed, down }),
+            (second(21), Fault::BitRot { process, file: "/log-", offset: 100 }),
+        ]
+    })
+}

@@ -1,0 +1,275 @@
+//! What finished tasks used, on its way into segments.
+//!
+//! Entries arrive here once the masters recorded the outcome of their task, so that only a task's
+//! winner is kept. A segment is made within two seconds or at 64 KiB, and of all there is behind one
+//! that is being stored. Deliberately not here: storing it.
+
+use std::collections::BTreeMap;
+
+use proto::digest::Digest;
+use proto::ids::{FileId, JobId};
+use proto::messages::task::TaskRun;
+use proto::segment::{self, AccountingEntry, ENTRY_BYTES};
+use proto::status::BlockKind;
+use proto::time::{Duration, Instant};
+
+use super::results::StoredSegment;
+
+/// How long an entry waits for others.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Entries that make a segment at once: 64 KiB.
+const ENOUGH: usize = (64 << 10) / ENTRY_BYTES;
+
+/// Most entries of one segment: 1 MiB, so that making and hashing it costs the loop no more than a
+/// millisecond.
+const MOST: usize = (1 << 20) / ENTRY_BYTES;
+
+/// Most runs of one segment, so that its report fits a status frame.
+const MOST_RUNS: usize = 1_000;
+
+/// How long to wait after a segment could not be stored.
+const REST: Duration = Duration::from_secs(1);
+
+/// Bytes of entries at which the worker takes no new tasks.
+pub const ACCOUNTING_BYTES: usize = 64 << 20;
+
+/// A segment that is being stored.
+#[derive(Clone, Debug)]
+struct Storing {
+    ticket: u64,
+    segment: StoredSegment,
+    content: Vec<u8>,
+    /// When it is to be tried again; `None` while it is under way.
+    again_at: Option<Instant>,
+}
+
+/// A segment to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSegment {
+    /// Names it in the answer.
+    pub ticket: u64,
+    /// Its name, made from its bytes.
+    pub file: FileId,
+    /// Its bytes: a file of one block.
+    pub content: Vec<u8>,
+}
+
+/// Entries that wait, and the segment that is being stored.
+#[derive(Clone, Debug, Default)]
+pub struct Accounting {
+    waiting: BTreeMap<JobId, Vec<AccountingEntry>>,
+    waiting_count: usize,
+    /// When the oldest of them must go.
+    due: Option<Instant>,
+    storing: Option<Storing>,
+    last_ticket: u64,
+    is_urgent: bool,
+}
+
+impl Accounting {
+    /// Adds entries of tasks whose outcome is recorded.
+    pub fn add(&mut self, now: Instant, job: JobId, mut entries: Vec<AccountingEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        self.due.get_or_insert(now + LONGEST_WAIT);
+        self.waiting_count += entries.len();
+        self.waiting.entry(job).or_default().append(&mut entries);
+    }
+
+    /// From now on nothing waits for more: the worker stops.
+    pub fn hurry(&mut self) {
+        self.is_urgent = true;
+    }
+
+    /// Bytes that are not durable.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let storing = self.storing.as_ref().map_or(0, |storing| storing.content.len());
+        self.waiting_count * ENTRY_BYTES + storing
+    }
+
+    /// True where everything is stored.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting_count == 0 && self.storing.is_none()
+    }
+
+    /// The segment to store now, if it is time for one; answered by [`Accounting::stored`].
+    pub fn next_segment(&mut self, now: Instant) -> Option<NewSegment> {
+        if self.storing.is_none() {
+            let is_time = self.waiting_count >= ENOUGH
+                || self.is_urgent
+                || self.due.is_some_and(|due| now >= due);
+            if !is_time || self.waiting_count == 0 {
+                return None;
+            }
+            self.storing = Some(self.make_segment(now));
+        }
+        let storing = self.storing.as_mut()?;
+        if storing.again_at.is_none_or(|again| now < again) {
+            return None;
+        }
+        self.last_ticket += 1;
+        storing.ticket = self.last_ticket;
+        storing.again_at = None;
+        let (file, content) = (storing.segment.file, storing.content.clone());
+        Some(NewSegment { ticket: storing.ticket, file, content })
+    }
+
+    fn make_segment(&mut self, now: Instant) -> Storing {
+        let mut sections: Vec<(JobId, Vec<AccountingEntry>)> = Vec::new();
+        let mut runs: Vec<TaskRun> = Vec::new();
+        let mut room = MOST;
+        while room > 0
+            && runs.len() < MOST_RUNS
+            && let Some(mut job) = self.waiting.first_entry()
+        {
+            let entries = job.get_mut();
+            entries.sort_unstable_by_key(|entry| (entry.task_index, entry.attempt));
+            let mut taken = 0;
+            for entry in entries.iter().take(room) {
+                let task = entry.task_index;
+                let job_uuid = job.key().to_wire();
+                match runs.last_mut() {
+                    Some(run) if run.job_uuid == job_uuid && run.first_task + run.task_count == task => {
+                        run.task_count += 1;
+                    }
+                    _ if runs.len() == MOST_RUNS => break,
+                    _ => runs.push(TaskRun {
+                        job_uuid,
+                        first_task: task,
+                        task_count: 1,
+                        ..TaskRun::default()
+                    }),
+                }
+                taken += 1;
+            }
+            let id = *job.key();
+            let entries = if taken == job.get().len() {
+                job.remove()
+            } else {
+                job.get_mut().drain(..taken).collect()
+            };
+            room -= taken;
+            self.waiting_count -= taken;
+            if taken > 0 {
+                sections.push((id, entries));
+            }
+        }
+        self.due = (self.waiting_count > 0).then_some(now + LONGEST_WAIT);
+        let parts: Vec<(JobId, &[AccountingEntry])> =
+            sections.iter().map(|(job, entries)| (*job, entries.as_slice())).collect();
+        let content = segment::encode(&parts);
+        let file = Digest::of(BlockKind::Content, &content).file_id();
+        let segment = StoredSegment { file, runs };
+        Storing { ticket: 0, segment, content, again_at: Some(now) }
+    }
+
+    /// A segment is durable, or could not be stored and is tried again after a rest. Returns what
+    /// the masters are to be told.
+    pub fn stored(&mut self, now: Instant, ticket: u64, is_durable: bool) -> Option<StoredSegment> {
+        let storing = self.storing.as_mut().filter(|storing| storing.ticket == ticket)?;
+        if !is_durable {
+            storing.again_at = Some(now + REST);
+            return None;
+        }
+        self.storing.take().map(|storing| storing.segment)
+    }
+
+    /// When [`Accounting::next_segment`] has something.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match &self.storing {
+            Some(storing) => storing.again_at,
+            None => self.due,
+        }
+    }
+
+    /// Walks everything and panics on a broken invariant.
+    pub fn check_invariants(&self) {
+        let waiting: usize = self.waiting.values().map(Vec::len).sum();
+        assert_eq!(waiting, self.waiting_count, "the count of entries");
+        assert!(self.waiting.values().all(|entries| !entries.is_empty()), "a job without entries");
+        assert_eq!(self.due.is_some(), waiting > 0, "entries that wait have a time to go");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proto::segment::Segment;
+
+    use super::*;
+
+    fn entries(tasks: Range<u64>) -> Vec<AccountingEntry> {
+        let entry = |task_index| AccountingEntry { task_index, ..Default::default() };
+        tasks.map(entry).collect()
+    }
+
+    fn tasks(stored: &StoredSegment) -> Vec<(u64, u64)> {
+        stored.runs.iter().map(|run| (run.first_task, run.task_count)).collect()
+    }
+
+    #[test]
+    fn few_entries_wait_two_seconds_and_many_do_not() {
+        let mut accounting = Accounting::default();
+        accounting.add(Instant(5), JobId(2), entries(0..10));
+        assert_eq!(accounting.next_segment(Instant(5)), None);
+        let due = accounting.next_deadline().unwrap();
+        assert_eq!(due.since(Instant(5)), LONGEST_WAIT);
+        let segment = accounting.next_segment(due).unwrap();
+        assert_eq!(Segment::open(&segment.content).unwrap().sections().len(), 1);
+
+        // Behind one that is being stored everything is collected, however much.
+        accounting.add(due, JobId(2), entries(100..1_500));
+        accounting.add(due, JobId(1), entries(7..8));
+        assert_eq!(accounting.next_segment(due + LONGEST_WAIT), None);
+        let stored = accounting.stored(due, segment.ticket, true).unwrap();
+        assert_eq!((stored.file, tasks(&stored)), (segment.file, vec![(0, 10)]));
+        let segment = accounting.next_segment(due).unwrap();
+        let stored = accounting.stored(due, segment.ticket, true).unwrap();
+        assert_eq!(tasks(&stored), [(7, 1), (100, 1_400)]);
+        assert!(accounting.is_empty());
+        assert_eq!((accounting.bytes(), accounting.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn what_could_not_be_stored_is_stored_later_unchanged() {
+        let mut accounting = Accounting::default();
+        accounting.add(Instant(5), JobId(1), entries(0..2_000));
+        let first = accounting.next_segment(Instant(5)).unwrap();
+        assert_eq!(accounting.stored(Instant(9), first.ticket, false), None);
+        assert_eq!(accounting.next_segment(Instant(9)), None);
+        let again = accounting.next_segment(accounting.next_deadline().unwrap()).unwrap();
+        assert_eq!((again.file, &again.content), (first.file, &first.content));
+        assert_eq!(accounting.stored(Instant(9), first.ticket, true), None, "an earlier answer");
+        assert!(accounting.stored(Instant(9), again.ticket, true).is_some());
+    }
+
+    #[test]
+    fn segments_are_bounded_in_entries_and_runs_and_nothing_is_left_out() {
+        let mut accounting = Accounting::default();
+        let now = Instant(5);
+        for job in 0..3 {
+            accounting.add(now, JobId(job), entries(0..20_000));
+        }
+        let scattered = (0..5_000).flat_map(|n| entries(3 * n..3 * n + 1)).rev().collect();
+        accounting.add(now, JobId(9), scattered);
+        accounting.hurry();
+        let mut seen = 0;
+        while let Some(segment) = accounting.next_segment(now) {
+            let read = Segment::open(&segment.content).unwrap();
+            let count: usize = read.sections().iter().map(|(_, entries)| entries.len()).sum();
+            let stored = accounting.stored(now, segment.ticket, true).unwrap();
+            let named: u64 = stored.runs.iter().map(|run| run.task_count).sum();
+            assert_eq!(named, count as u64);
+            assert!(count <= MOST && stored.runs.len() <= MOST_RUNS);
+            seen += count;
+            accounting.check_invariants();
+        }
+        assert_eq!(seen, 65_000);
+    }
+}

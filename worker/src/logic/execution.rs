@@ -1,0 +1,143 @@
+//! Which slot executes what, and what follows from how it ended.
+
+use node::logic::network::NetworkEffect;
+use proto::ids::FileId;
+use proto::messages::task::TaskFree;
+use proto::record::encode;
+use proto::segment::AccountingEntry;
+use proto::status::{Cause, TaskState};
+use proto::time::Duration;
+use proto::wire::bytes_of;
+
+use super::held::{WaitingRun, task_run};
+use super::results::Outcome;
+use super::{Effect, MEANS, TaskEnd, Worker};
+
+/// Short tasks are handed to a slot in pieces that take about this long, so that the hand-over
+/// costs little and a recall still finds what has not begun.
+pub const PIECE: Duration = Duration::from_millis(2);
+
+/// Most tasks of a piece.
+const PIECE_TASKS: u64 = 1_024;
+
+/// Weight of the newest task in a job's mean duration.
+const MEAN_WEIGHT: f64 = 0.1;
+
+impl Worker {
+    pub(super) fn on_end(&mut self, end: &TaskEnd) {
+        let Some(started) = self.held.started(end.slot) else { return };
+        let (job, attempt, task) = (started.spec.job, started.attempt, started.tasks.start);
+        let description = &started.spec.description;
+        let needs = (u64::from(description.cpu_milli), description.memory_bytes);
+        debug_assert_eq!(task, end.task.0, "a slot's tasks end in order");
+        let is_shutdown = end.state == TaskState::Lost && self.stop_at.is_some();
+        let wall_us = end.wall.as_micros();
+        let entry = AccountingEntry {
+            task_index: task,
+            attempt,
+            start_unix_us: end.start_unix_us,
+            wall_us,
+            cpu_us: end.cpu.as_micros(),
+            peak_memory_bytes: end.peak_memory_bytes,
+            node_uuid: self.setting.node.to_wire(),
+        };
+        self.results.add(Outcome {
+            job,
+            tasks: task..task + 1,
+            attempt,
+            state: end.state,
+            exit_code: end.exit_code,
+            cause: if is_shutdown { Cause::Shutdown } else { end.cause },
+            segment: FileId(0),
+            entries: vec![entry],
+        });
+        let mean = self.means.entry(job).or_insert(wall_us as f64);
+        *mean += MEAN_WEIGHT * (wall_us as f64 - *mean);
+        let (busy_us, runs) = self.freed.entry(job).or_default();
+        *busy_us += wall_us;
+        let state = end.state.to_wire();
+        match runs.last_mut() {
+            Some(last)
+                if last.first_task + last.task_count == task
+                    && (last.attempt, last.state) == (attempt, state) =>
+            {
+                last.task_count += 1;
+            }
+            _ => runs.push(task_run(job, &(task..task + 1), attempt, state)),
+        }
+        if self.held.end(end.slot) {
+            self.free(end.slot, needs);
+        }
+    }
+
+    fn free(&mut self, slot: u32, (cpu, memory): (u64, u64)) {
+        self.free_slots.insert(slot);
+        self.cpu_used -= cpu;
+        self.memory_used -= memory;
+    }
+
+    /// A cancelled slot does not begin what it has left: what nobody ordered to kill waits again,
+    /// or is given back by a worker that stops.
+    pub(super) fn on_given_up(&mut self, slot: u32, network: &mut Vec<NetworkEffect>) {
+        let Some((started, wanted)) = self.held.give_up(slot) else { return };
+        let description = &started.spec.description;
+        self.free(slot, (u64::from(description.cpu_milli), description.memory_bytes));
+        if self.stop_at.is_some() {
+            let job = started.spec.job;
+            let run = |tasks| task_run(job, tasks, started.attempt, 0);
+            let returned: Vec<_> = wanted.iter().map(run).collect();
+            self.return_to_all(&returned, network);
+            return;
+        }
+        for tasks in wanted.into_iter().rev() {
+            let (spec, attempt) = (started.spec.clone(), started.attempt);
+            self.held.wait_first(WaitingRun { spec, tasks, attempt });
+        }
+    }
+
+    /// Fills the free slots with what waits, in the order in which it was dealt.
+    pub(super) fn start_tasks(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(&slot) = self.free_slots.first() {
+            let Some(run) = self.held.next() else { break };
+            let cpu = u64::from(run.spec.description.cpu_milli);
+            let memory = run.spec.description.memory_bytes;
+            let fits = self.cpu_used + cpu <= self.setting.cpu_milli
+                && self.memory_used + memory <= self.setting.memory_bytes;
+            if !fits {
+                break;
+            }
+            let piece = match self.means.get(&run.spec.job) {
+                Some(mean) => (PIECE.as_micros() as f64 / mean.max(1.0)) as u64,
+                None => 1,
+            };
+            // What waits is shared by the free slots before one of them gets much of it.
+            let share = self.held.waiting_count().div_ceil(self.free_slots.len() as u64);
+            let limit = piece.clamp(1, PIECE_TASKS).min(share);
+            let Some(started) = self.held.start(slot, limit) else { break };
+            self.free_slots.remove(&slot);
+            self.cpu_used += cpu;
+            self.memory_used += memory;
+            effects.push(Effect::Start {
+                slot,
+                spec: started.spec,
+                tasks: started.tasks,
+                attempt: started.attempt,
+            });
+        }
+    }
+
+    /// Tells the balancers which slots became free, at once: they may have more for them.
+    pub(super) fn tell_freed(&mut self, network: &mut Vec<NetworkEffect>) {
+        for (_, (busy_us, runs)) in std::mem::take(&mut self.freed) {
+            let free = TaskFree {
+                worker_incarnation: self.setting.incarnation.0,
+                busy_us,
+                ..TaskFree::default()
+            };
+            self.balancers.send_all(&encode(&free, &[bytes_of(&runs)]), network);
+        }
+        if self.means.len() > MEANS {
+            self.means.clear();
+        }
+    }
+}

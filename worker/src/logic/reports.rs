@@ -1,0 +1,197 @@
+//! What the masters are told, and what they answer: registration and status frames.
+
+use std::ops::Range;
+
+use node::logic::network::NetworkEffect;
+use node::logic::refusal::Refusal;
+use proto::ids::Epoch;
+use proto::messages::node::{NodeRegister, NodeRegistered};
+use proto::messages::task::{TaskRun, TaskSettled, WorkerStatusReply};
+use proto::record::{Envelope, Message, Record, RecordError, encode};
+use proto::status::{ErrorCode, Role, TaskState, Verdict};
+use proto::time::{Duration, Instant};
+use proto::wire::bytes_of;
+
+use super::Worker;
+use super::held::{task_run, tasks_of, without};
+use super::results::Outcome;
+
+/// How long a status frame may stay unanswered before another master is asked.
+const FRAME_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How long a registration may stay unanswered before another master is asked, and how soon it is
+/// repeated while there is no balancer.
+const REGISTER_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// How often a registered worker asks again who its balancers are.
+const REGISTER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a busy master may ask for at most.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+
+impl Worker {
+    pub(super) fn on_registered(
+        &mut self,
+        now: Instant,
+        registered: &NodeRegistered,
+        balancers: &[u8],
+        network: &mut Vec<NetworkEffect>,
+    ) {
+        self.is_register_pending = false;
+        self.last_refusal = None;
+        if registered.index > self.assignment {
+            // Epochs are compared under one assignment only.
+            self.epoch = Epoch(registered.epoch);
+            (self.assignment, self.group) = (registered.index, registered.group);
+            self.balancers.hurry(now);
+        }
+        if registered.index == self.assignment {
+            // An older answer, of a master that lags, would lead back to an older group.
+            let addresses = String::from_utf8_lossy(balancers);
+            self.balancers.set_addresses(now, &addresses, network);
+        }
+        let soon = self.balancers.is_empty();
+        self.register_due = now + if soon { REGISTER_TIMEOUT } else { REGISTER_INTERVAL };
+    }
+
+    /// A master refuses: another one is asked, unless it says how long to wait.
+    pub(super) fn on_refused(
+        &mut self,
+        now: Instant,
+        record: &Record<'_>,
+        network: &mut Vec<NetworkEffect>,
+    ) -> Result<(), RecordError> {
+        let refusal = Refusal::from_record(record)?;
+        let hold = refusal.retry_after.max(Duration::from_millis(10)).min(LONGEST_HOLD);
+        let is_register = refusal.refused_type == NodeRegister::TYPE;
+        if refusal.code == ErrorCode::Busy && is_register {
+            self.is_register_pending = false;
+            self.register_due = now + hold;
+        } else if refusal.code == ErrorCode::Busy {
+            if self.results.under_way().is_some() {
+                self.frame_due = None;
+                self.frame_not_before = Some(now + hold);
+            }
+        } else {
+            self.frame_due = None;
+            match refusal.instead.as_str() {
+                "" => self.masters.fail(now, network),
+                instead => self.masters.follow(now, instead, network),
+            }
+        }
+        self.last_refusal = Some(refusal.text);
+        Ok(())
+    }
+
+    /// Sends the next status frame where none is under way, or the one under way again where the
+    /// link is new.
+    pub(super) fn send_frame(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+        if self.frame_not_before.is_some_and(|due| now >= due) {
+            self.frame_not_before = None;
+        }
+        // The masters know frames by the registration.
+        let may_send = self.masters.is_connected() && self.assignment != 0;
+        if !may_send || self.frame_due.is_some() || self.frame_not_before.is_some() {
+            return;
+        }
+        self.results.next_frame();
+        if self.results.under_way().is_none() {
+            return;
+        }
+        let request = self.next_request();
+        let Some(frame) = self.results.under_way() else { return };
+        for record in frame.records(self.setting.incarnation, request) {
+            self.masters.send(record, network);
+        }
+        self.frame_due = Some(now + FRAME_TIMEOUT);
+    }
+
+    pub(super) fn on_acknowledged(
+        &mut self,
+        now: Instant,
+        reply: &WorkerStatusReply,
+        refused: &[TaskRun],
+        network: &mut Vec<NetworkEffect>,
+    ) {
+        if reply.worker_incarnation != self.setting.incarnation.0 {
+            return;
+        }
+        let Some(frame) = self.results.acknowledge(reply.frame) else { return };
+        (self.frame_due, self.frame_not_before) = (None, None);
+        let mut runs = Vec::new();
+        for run in refused {
+            let verdict = Verdict::from_wire(run.state).unwrap_or(Verdict::Again);
+            runs.push(TaskRun { state: verdict.to_wire(), ..*run });
+        }
+        for outcome in frame.outcomes {
+            self.held.settle(outcome.job, &outcome.tasks, outcome.attempt);
+            let holes: Vec<Range<u64>> = refused
+                .iter()
+                .filter(|run| (run.job_uuid, run.attempt) == (outcome.job.to_wire(), outcome.attempt))
+                .map(tasks_of)
+                .collect();
+            let accepted = without(outcome.tasks.clone(), &holes);
+            let settled = Verdict::Final.to_wire();
+            let run = |tasks| task_run(outcome.job, tasks, outcome.attempt, settled);
+            runs.extend(accepted.iter().map(run));
+            self.account(now, outcome, &accepted);
+        }
+        if runs.is_empty() {
+            return;
+        }
+        let worker_incarnation = self.setting.incarnation.0;
+        let message = TaskSettled { worker_incarnation, ..TaskSettled::default() };
+        self.balancers.send_all(&encode(&message, &[bytes_of(&runs)]), network);
+    }
+
+    /// Keeps what the accepted tasks used, for the next segment.
+    fn account(&mut self, now: Instant, outcome: Outcome, accepted: &[Range<u64>]) {
+        if !matches!(outcome.state, TaskState::Done | TaskState::Failed) {
+            return;
+        }
+        let mut entries = outcome.entries;
+        if accepted.first() != Some(&outcome.tasks) {
+            let mut pieces = accepted.iter().peekable();
+            entries.retain(|entry| {
+                while pieces.next_if(|piece| piece.end <= entry.task_index).is_some() {}
+                pieces.peek().is_some_and(|piece| piece.contains(&{ entry.task_index }))
+            });
+        }
+        self.accounting.add(now, outcome.job, entries);
+    }
+
+    /// What is due at its time: registration, frames without answer, the link.
+    pub(super) fn tick_masters(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+        if self.frame_due.is_some_and(|due| now >= due) {
+            self.frame_due = None;
+            self.masters.fail(now, network);
+        }
+        if self.masters.is_connected() && now >= self.register_due {
+            if self.is_register_pending {
+                self.is_register_pending = false;
+                self.masters.fail(now, network);
+            } else {
+                self.is_register_pending = true;
+                self.register_due = now + REGISTER_TIMEOUT;
+                let registration = self.registration();
+                self.masters.send(registration, network);
+            }
+        }
+        self.masters.tick(now, network);
+    }
+
+    fn registration(&mut self) -> Vec<u8> {
+        let register = NodeRegister {
+            envelope: Envelope { request_id: self.next_request().0, ..Envelope::default() },
+            role: Role::Worker.to_wire(),
+            incarnation: self.setting.incarnation.0,
+            slot_count: self.setting.slot_count,
+            cpu_milli: self.setting.cpu_milli,
+            capacity_bytes: self.setting.memory_bytes,
+            ..NodeRegister::default()
+        };
+        let setting = &self.setting;
+        let parts = [&setting.address, &setting.telemetry_address, &setting.zone];
+        encode(&register, &parts.map(|part| part.as_bytes()))
+    }
+}
