@@ -7,6 +7,7 @@ mod commands;
 mod dev;
 mod failure;
 mod flags;
+mod identity;
 mod output;
 
 use std::process::ExitCode;

@@ -1,6 +1,29 @@
 //! The Rust client library of a Remuda cluster.
 //!
-//! [`logic`] decides: how masters are found, how requests are repeated, where blocks go and come
-//! from. It is pure, and the worker, the mount and the simulator drive it inside their own loops.
+//! - [`logic`] decides: how masters are found, how requests are repeated, where blocks go and come
+//!   from. It is pure; the worker, the mount and the simulator drive it inside their own loops.
+//! - [`Client`] is the face for programs: one thread drives the same logic over real sockets. Its
+//!   `begin_…` methods return futures that any executor can await.
+//! - [`find`] says which cluster is meant.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let found = client::find::Surroundings::of_process(None).find()?;
+//! let client = client::Client::connect(found.addresses)?;
+//! let file = client.put_bytes(b"some input".as_slice())?;
+//! assert_eq!(client.get_bytes(file)?, b"some input");
+//! # Ok(())
+//! # }
+//! ```
 
+mod blocking;
+mod completion;
+mod error;
+pub mod find;
 pub mod logic;
+mod service;
+mod source;
+
+pub use blocking::{Begun, Client, MEMORY_LIMIT, PATIENCE, Page, Piece, Pieces};
+pub use completion::{Closed, Pending};
+pub use error::ClientError;

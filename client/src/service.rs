@@ -21,9 +21,10 @@ use proto::time::{Duration, Instant};
 
 use crate::completion::{Closed, Completer};
 use crate::error::ClientError;
+use crate::logic::answers::Answer;
 use crate::logic::client::{Client, Done};
 use crate::logic::files::{BlockSource, FilePlan};
-use crate::logic::jobs::{Answer, Request};
+use crate::logic::jobs::Request;
 use crate::logic::session::{CallId, NotCalled};
 use crate::logic::transfer::{GetId, Output, Pin, PutId, PutReport, TransferError};
 use crate::source::Source;
@@ -293,9 +294,9 @@ impl Service {
         }
     }
 
-    /// Sends calls that wait, as long as the window has room.
+    /// Sends calls that wait, as far as the window has room for their kind.
     fn send_waiting(&mut self, now: Instant) {
-        while let Some(call) = self.waiting.pop_front() {
+        for call in std::mem::take(&mut self.waiting) {
             let WaitingCall { request, patience, since, reply } = call;
             let left = (since + patience).since(now);
             match self.client.call(now, request, left, &mut self.effects) {
@@ -304,8 +305,7 @@ impl Service {
                 }
                 Err(NotCalled::NotSendable(error)) => reply.complete(Err(error.into())),
                 Err(NotCalled::Full(request)) => {
-                    self.waiting.push_front(WaitingCall { request, patience, since, reply });
-                    return;
+                    self.waiting.push_back(WaitingCall { request, patience, since, reply });
                 }
             }
         }
@@ -435,6 +435,8 @@ impl Service {
         self.effects.clear();
         let now = self.clock.now();
         self.client.begin_as_new_node(now, random, &mut self.effects);
+        // Who woke the old network in between did so in vain.
+        self.network.waker().wake();
     }
 }
 

@@ -59,12 +59,12 @@ impl Source for LocalFile {
 
 /// Names a file of this machine by reading all of it.
 pub(crate) fn plan_file(path: &Path) -> Result<FilePlan, ClientError> {
-    let failed = |operation| {
-        move |source| ClientError::File { operation, path: path.to_owned(), source }
-    };
+    let failed =
+        |operation| move |source| ClientError::File { operation, path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed("open"))?;
     let length = file.metadata().map_err(failed("look at"))?.len();
-    let mut buffer = vec![0; BLOCK_BYTES.min(usize::try_from(length).unwrap_or(BLOCK_BYTES).max(1))];
+    let mut buffer =
+        vec![0; BLOCK_BYTES.min(usize::try_from(length).unwrap_or(BLOCK_BYTES).max(1))];
     let mut planner = FilePlanner::new();
     loop {
         let count = std::io::Read::read(&mut file, &mut buffer).map_err(failed("read"))?;

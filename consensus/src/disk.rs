@@ -389,9 +389,8 @@ impl SnapshotDisk {
                 Some(self.write(&head, &content, Done::SnapshotWritten { index, length }))
             }
             Job::StoreSnapshot { index, term, content } => {
-                let length = content.len() as u64;
                 let id = SnapshotId { index, term };
-                Some(self.write(id, &content, Done::SnapshotStored { index, length }))
+                Some(self.write(id, &content, Done::SnapshotStored { index }))
             }
             Job::ReadSnapshot { transfer, index, term, offset, length } => {
                 let id = SnapshotId { index, term };
@@ -412,6 +411,3 @@ impl SnapshotDisk {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

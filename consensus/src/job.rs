@@ -74,8 +74,6 @@ pub enum Done {
     SnapshotStored {
         /// The last entry that it contains.
         index: LogIndex,
-        /// Bytes of the file.
-        length: u64,
     },
     /// A snapshot could not be written, for instance because the disk is full. Nothing is lost: the
     /// log still has what it would have replaced.

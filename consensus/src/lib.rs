@@ -29,6 +29,8 @@ mod logic;
 mod record;
 mod snapshot;
 mod state_machine;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{Disk, DiskError, Recovered};
 pub use disk_thread::DiskThread;

@@ -443,6 +443,3 @@ fn read_file(
     }
     Ok(Found { end: offset as u64, count, previous: previous.unwrap_or(0), highest })
 }
-
-#[cfg(test)]
-mod tests;

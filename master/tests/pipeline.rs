@@ -227,6 +227,7 @@ fn a_job_goes_from_submission_to_its_end_and_survives_a_restart() {
     // The process is gone; everything that was acknowledged is on the disk.
     let mut driven = Driven::start(&path, 2);
     driven.say(CLIENT, query(job, false));
+    driven.run(|driven| driven.names().contains(&"job_status"));
     driven.heard(CLIENT, |_, status: JobStatus| {
         assert_eq!(JobState::from_wire(status.state), Some(JobState::Running));
         assert_eq!(({ status.done_count }, { status.failed_count }), (60, 1));

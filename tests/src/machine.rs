@@ -69,6 +69,8 @@ pub(crate) struct Machine {
     pub(crate) wakes: (Instant, u32),
     /// The process's disk thread.
     pub(crate) disk: DiskThread,
+    /// It loses power when its disk thread works next, for so long.
+    pub(crate) doom: Option<Duration>,
     /// What its disk takes longer at present.
     pub(crate) slow_disk: Duration,
     /// Whether its disk has no room at present.
@@ -97,6 +99,7 @@ impl Machine {
             alarm: None,
             wakes: (Instant(0), 0),
             disk: DiskThread::default(),
+            doom: None,
             slow_disk: Duration::ZERO,
             is_full: false,
             has_folder: false,
@@ -117,6 +120,7 @@ impl Machine {
         self.pause = None;
         self.held.clear();
         self.alarm = None;
+        self.doom = None;
         self.disk = DiskThread::default();
     }
 }

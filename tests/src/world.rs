@@ -399,6 +399,10 @@ impl World {
             machine.held.push_back(Delivery::Work { process, life });
             return Ok(());
         }
+        if let Some(down) = machine.doom.take() {
+            self.meet_doom(process, down);
+            return Ok(());
+        }
         let Some(running) = &mut machine.process else { return Ok(()) };
         let done = running.work(machine.disk.jobs.drain(..));
         let (low, _) = self.swarm.disk;

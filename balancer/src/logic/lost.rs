@@ -1,16 +1,18 @@
 //! Tasks whose fate only the masters can tell: their worker is silent, or a deal was lost on its
 //! way. One question is under way at a time and is repeated until it is answered.
+//!
+//! Which tasks those are stands in `tasks.rs`, so none can be forgotten here. Only the primary
+//! asks; an auxiliary keeps its questions for the day on which it becomes one.
 
-use std::collections::VecDeque;
-
-use node::logic::network::NetworkEffect;
-use node::logic::rotation::Rotation;
-use proto::ids::{Epoch, NodeId, RequestId};
+use proto::ids::{Epoch, JobId, NodeId, RequestId};
 use proto::messages::node::RunsLost;
 use proto::messages::task::TaskRun;
 use proto::record::{encode, set_request_id};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
+
+use super::ranges::Ranges;
+use super::tasks::Tasks;
 
 /// Runs of one question: about 64 KiB.
 const RUNS: usize = 1_000;
@@ -28,59 +30,62 @@ struct Question {
     repeat_at: Instant,
 }
 
-/// What is asked, and what waits to be asked. Bounded by what the group was granted: a task is
-/// dealt, waits, or is in question.
+/// The question that is under way.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lost {
-    waiting: VecDeque<(NodeId, TaskRun)>,
     under_way: Option<Question>,
-    last_request: u64,
+}
+
+/// What the masters say of a run that they were asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has its outcome.
+    Final(TaskRun),
+    /// It has none.
+    Unfinished(TaskRun),
 }
 
 impl Lost {
-    pub(super) fn add(&mut self, worker: NodeId, run: TaskRun) {
-        self.waiting.push_back((worker, run));
+    pub(super) fn disconnected(&mut self) {
+        self.repeat_at(Instant(0));
     }
 
-    pub(super) fn disconnected(&mut self) {
+    /// The question under way is repeated then.
+    pub(super) fn repeat_at(&mut self, at: Instant) {
         if let Some(question) = &mut self.under_way {
-            question.repeat_at = Instant(0);
+            question.repeat_at = at;
         }
     }
 
-    pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.next_deadline().is_some_and(|due| now >= due)
+    /// True where this is the request of the question under way.
+    pub(super) fn is_asked_by(&self, request: RequestId) -> bool {
+        self.under_way.as_ref().is_some_and(|question| question.request == request)
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    /// When there is something to send.
+    pub(super) fn next_deadline(&self, tasks: &Tasks) -> Option<Instant> {
         match &self.under_way {
             Some(question) => Some(question.repeat_at),
-            None => (!self.waiting.is_empty()).then_some(Instant(0)),
+            None => tasks.has_questions().then_some(Instant(0)),
         }
     }
 
-    pub(super) fn send(
+    /// The question that is due, as a record: the one under way again, or the next under `request`.
+    pub(super) fn ask(
         &mut self,
         now: Instant,
-        group: u64,
-        epoch: Epoch,
-        masters: &Rotation,
-        effects: &mut Vec<NetworkEffect>,
-    ) {
+        tasks: &Tasks,
+        (group, epoch): (u64, Epoch),
+        request: RequestId,
+    ) -> Option<Vec<u8>> {
+        if self.next_deadline(tasks).is_none_or(|due| now < due) {
+            return None;
+        }
         if self.under_way.is_none() {
-            let Some(&(worker, _)) = self.waiting.front() else {
-                return;
-            };
-            let same = self.waiting.iter().take(RUNS).take_while(|(other, _)| *other == worker);
-            let count = same.count();
-            let runs = self.waiting.drain(..count).map(|(_, run)| run).collect();
-            self.last_request += 1;
-            let request = RequestId(self.last_request);
+            let (worker, runs) = tasks.questions(RUNS)?;
             self.under_way = Some(Question { request, worker, runs, repeat_at: now });
         }
-        let Some(question) = &mut self.under_way else {
-            return;
-        };
+        let question = self.under_way.as_mut()?;
         question.repeat_at = now + REPEAT;
         let message = RunsLost {
             group,
@@ -90,23 +95,38 @@ impl Lost {
         };
         let mut record = encode(&message, &[bytes_of(&question.runs)]);
         set_request_id(&mut record, question.request);
-        masters.send(record, effects);
+        Some(record)
     }
 
-    /// The runs of an answered question, cut into those that are unfinished and those that are
-    /// final (`true`).
-    pub(super) fn answered(
-        &mut self,
-        request: RequestId,
-        again: &[TaskRun],
-    ) -> Vec<(TaskRun, bool)> {
-        let is_it = self.under_way.as_ref().is_some_and(|question| question.request == request);
-        let Some(question) = self.under_way.take_if(|_| is_it) else {
+    /// What became of the runs of an answered question. `again` are those without outcome, of which
+    /// only what was asked counts; an answer to another question says nothing.
+    pub(super) fn answered(&mut self, request: RequestId, again: &[TaskRun]) -> Vec<Fate> {
+        if !self.is_asked_by(request) {
+            return Vec::new();
+        }
+        let Some(question) = self.under_way.take() else {
             return Vec::new();
         };
-        // Final first: what is unfinished is put back behind it.
-        let all = question.runs.iter().map(|&run| (run, true));
-        let unfinished = again.iter().map(|&run| (run, false));
-        all.chain(unfinished).collect()
+        let mut fates = Vec::new();
+        let mut unfinished = std::collections::BTreeMap::<(JobId, u64), Ranges>::new();
+        for run in again {
+            let key = (run.job_uuid.into(), run.attempt);
+            unfinished.entry(key).or_default().insert(super::range_of(run));
+        }
+        for run in question.runs {
+            let tasks = super::range_of(&run);
+            let of = |piece: std::ops::Range<u64>| TaskRun {
+                first_task: piece.start,
+                task_count: piece.end - piece.start,
+                ..run
+            };
+            let Some(ranges) = unfinished.get(&(run.job_uuid.into(), run.attempt)) else {
+                fates.push(Fate::Final(run));
+                continue;
+            };
+            fates.extend(ranges.missing(&tasks).into_iter().map(|piece| Fate::Final(of(piece))));
+            fates.extend(ranges.within(&tasks).into_iter().map(|it| Fate::Unfinished(of(it))));
+        }
+        fates
     }
 }

@@ -1,5 +1,5 @@
-//! What a balancer knows of the tasks that its group was granted: which wait, which are dealt to
-//! whom under which attempt.
+//! What a balancer knows of the tasks that its group was granted. Each is in one of three places:
+//! it waits, it is dealt (to whom, under which attempt, how far), or it has its outcome.
 //!
 //! Soft state: it is rebuilt from the masters' feed and the workers' inventories. It decides
 //! nothing; `plan.rs` does.
@@ -8,24 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use proto::ids::{JobId, LogIndex, NodeId};
+use proto::messages::task::TaskRun;
+use proto::status::TaskState;
 
-use super::plan::{Needs, WINDOW, WorkerView};
+use super::held::{Dealt, HeldIndex, Stage};
+use super::plan::{Needs, WINDOW};
 use super::ranges::Ranges;
-
-/// Tasks dealt together and not settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dealt {
-    /// Index behind the last task; the first is the key.
-    pub end: u64,
-    /// The attempt.
-    pub attempt: u64,
-    /// Who has them.
-    pub worker: NodeId,
-    /// Number of the deal on the worker's connection; 0 for one that was adopted.
-    pub deal: u64,
-    /// They ended; their outcome is on its way to the masters.
-    pub is_free: bool,
-}
 
 /// A job as a grant names it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +22,8 @@ pub struct GrantedJob<'a> {
     pub job: JobId,
     /// Its `job_submit` record.
     pub record: &'a [u8],
+    /// Number of its tasks.
+    pub task_count: u64,
     /// Higher is dealt first.
     pub priority: i32,
     /// What one task uses.
@@ -45,6 +35,8 @@ pub struct GrantedJob<'a> {
 pub struct JobTasks {
     /// The `job_submit` record.
     pub record: Vec<u8>,
+    /// Number of its tasks, those of other groups included.
+    pub task_count: u64,
     /// Log index of its first grant: older jobs of equal priority come first.
     pub index: LogIndex,
     /// Higher is dealt first.
@@ -57,7 +49,7 @@ pub struct JobTasks {
     pending: Ranges,
     /// What is dealt and not settled, by first task.
     dealt: BTreeMap<u64, Dealt>,
-    /// Number of tasks in `dealt` whose slot is not free.
+    /// Number of tasks in `dealt` that keep a slot.
     busy_count: u64,
     /// Mean time that a task keeps its slot, in microseconds; unknown until one ended.
     mean_us: Option<f64>,
@@ -66,10 +58,24 @@ pub struct JobTasks {
 /// Weight of the newest report in the mean: about the last ten count.
 const MEAN_WEIGHT: f64 = 0.2;
 
+/// Where one task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The group was not granted it.
+    Unknown,
+    /// It waits.
+    Waiting,
+    /// It is dealt.
+    Dealt(Dealt),
+    /// It has its outcome.
+    Settled,
+}
+
 impl JobTasks {
     fn new(job: &GrantedJob<'_>, index: LogIndex) -> JobTasks {
         JobTasks {
             record: job.record.to_vec(),
+            task_count: job.task_count,
             index,
             priority: job.priority,
             needs: job.needs,
@@ -99,27 +105,89 @@ impl JobTasks {
         self.mean_us
     }
 
-    /// Cuts what is dealt at the borders of `range` and returns the first tasks of the pieces that
-    /// lie inside.
-    fn cut(&mut self, range: &Range<u64>) -> Vec<u64> {
-        for border in [range.start, range.end] {
-            if let Some((_, before)) = self.dealt.range_mut(..border).next_back()
-                && before.end > border
-            {
-                let behind = *before;
-                before.end = border;
-                self.dealt.insert(border, behind);
-            }
+    /// Where a task stands.
+    #[must_use]
+    pub fn place(&self, task: u64) -> Place {
+        if let Some((_, dealt)) = self.overlaps(&(task..task.saturating_add(1))).first() {
+            return Place::Dealt(*dealt);
         }
-        self.dealt.range(range.clone()).map(|(&first, _)| first).collect()
+        let is_in = |set: &Ranges| !set.within(&(task..task.saturating_add(1))).is_empty();
+        match (is_in(&self.granted), is_in(&self.pending)) {
+            (false, _) => Place::Unknown,
+            (true, true) => Place::Waiting,
+            (true, false) => Place::Settled,
+        }
     }
 
-    fn take_dealt(&mut self, first: u64) -> Option<Dealt> {
-        let dealt = self.dealt.remove(&first)?;
-        if !dealt.is_free {
-            self.busy_count -= dealt.end - first;
+    fn clip(&self, range: &Range<u64>) -> Range<u64> {
+        range.start.min(self.task_count)..range.end.min(self.task_count)
+    }
+
+    /// The parts of dealt runs that lie in `range`, in order.
+    fn overlaps(&self, range: &Range<u64>) -> Vec<(Range<u64>, Dealt)> {
+        let before = self.dealt.range(..range.start).next_back().map(|(&first, _)| first);
+        self.dealt
+            .range(before.unwrap_or(range.start)..range.end.max(range.start))
+            .map(|(&first, dealt)| (first.max(range.start)..dealt.end.min(range.end), *dealt))
+            .filter(|(piece, _)| piece.start < piece.end)
+            .collect()
+    }
+}
+
+/// A job with the index in which its dealt runs are noted.
+struct Dealing<'a> {
+    id: JobId,
+    job: &'a mut JobTasks,
+    index: &'a mut HeldIndex,
+}
+
+impl Dealing<'_> {
+    fn put(&mut self, first: u64, dealt: Dealt) {
+        self.index.add(self.id, first, &dealt);
+        if dealt.stage == Stage::Busy {
+            self.job.busy_count += dealt.end - first;
+        }
+        self.job.dealt.insert(first, dealt);
+    }
+
+    fn take(&mut self, first: u64) -> Option<Dealt> {
+        let dealt = self.job.dealt.remove(&first)?;
+        self.index.remove(self.id, first, &dealt);
+        if dealt.stage == Stage::Busy {
+            self.job.busy_count -= dealt.end - first;
         }
         Some(dealt)
+    }
+
+    /// Takes out exactly `piece`, which lies in one dealt run; what the run has beside it stays.
+    fn take_piece(&mut self, piece: &Range<u64>) -> Option<Dealt> {
+        let (&first, _) = self.job.dealt.range(..=piece.start).next_back()?;
+        let whole = self.take(first)?;
+        if first < piece.start {
+            self.put(first, Dealt { end: piece.start, ..whole });
+        }
+        if piece.end < whole.end {
+            self.put(piece.end, whole);
+        }
+        Some(Dealt { end: piece.end, ..whole })
+    }
+
+    /// Puts a run in, joined with one before it that is in the same place.
+    fn put_joined(&mut self, first: u64, dealt: Dealt) {
+        let before = self.job.dealt.range(..first).next_back();
+        let joined = before
+            .filter(|(_, before)| before.end == first && before.is_like(&dealt))
+            .map(|(&before, _)| before);
+        match joined.and_then(|before| Some((before, self.take(before)?))) {
+            Some((before, run)) => self.put(before, Dealt { end: dealt.end, ..run }),
+            None => self.put(first, dealt),
+        }
+    }
+
+    fn set_stage(&mut self, piece: &Range<u64>, stage: Stage) {
+        if let Some(dealt) = self.take_piece(piece) {
+            self.put_joined(piece.start, Dealt { stage, ..dealt });
+        }
     }
 }
 
@@ -129,6 +197,9 @@ pub struct Tasks {
     jobs: BTreeMap<JobId, JobTasks>,
     /// Jobs with waiting tasks: highest priority first, then the oldest.
     waiting: BTreeSet<(std::cmp::Reverse<i32>, LogIndex, JobId)>,
+    index: HeldIndex,
+    /// A task that was dealt waits again, since this was last asked.
+    is_requeued: bool,
 }
 
 impl Tasks {
@@ -148,27 +219,54 @@ impl Tasks {
         self.waiting.iter().filter_map(|(_, _, id)| Some((*id, self.jobs.get(id)?)))
     }
 
+    /// True where no job has waiting tasks.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// True where no task keeps a slot.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.index.is_idle()
+    }
+
+    /// True once after a task that was dealt went back to the queue: the next deal needs a higher
+    /// attempt. Tasks that were never dealt may share the number of others, so it grows slowly.
+    pub fn take_requeued(&mut self) -> bool {
+        std::mem::take(&mut self.is_requeued)
+    }
+
+    fn dealing(&mut self, id: JobId) -> Option<Dealing<'_>> {
+        let job = self.jobs.get_mut(&id)?;
+        Some(Dealing { id, job, index: &mut self.index })
+    }
+
     /// Adds a granted range; what was granted before is passed over.
     pub fn grant(&mut self, granted: &GrantedJob<'_>, range: &Range<u64>, index: LogIndex) {
         let id = granted.job;
         let job = self.jobs.entry(id).or_insert_with(|| JobTasks::new(granted, index));
-        for piece in job.granted.missing(range) {
+        for piece in job.granted.missing(&job.clip(range)) {
             job.granted.insert(piece.clone());
-            let mut waiting = Ranges::default();
-            waiting.insert(piece.clone());
-            for (&first, dealt) in &job.dealt {
-                waiting.remove(first..dealt.end);
-            }
-            waiting.iter().for_each(|piece| job.pending.insert(piece));
+            job.pending.insert(piece);
         }
         self.note_waiting(id);
     }
 
-    /// Forgets a job that is in a final state. Workers that list tasks of it are told to drop them.
-    pub fn end_job(&mut self, id: JobId) {
-        if let Some(job) = self.jobs.remove(&id) {
-            self.waiting.remove(&(std::cmp::Reverse(job.priority), job.index, id));
+    /// Forgets a job that is in a final state. Returns what workers still execute of it.
+    pub fn end_job(&mut self, id: JobId) -> Vec<(NodeId, TaskRun)> {
+        let Some(job) = self.jobs.remove(&id) else {
+            return Vec::new();
+        };
+        self.waiting.remove(&(std::cmp::Reverse(job.priority), job.index, id));
+        let mut busy = Vec::new();
+        for (&first, dealt) in &job.dealt {
+            self.index.remove(id, first, dealt);
+            if dealt.stage == Stage::Busy {
+                busy.push((dealt.worker, run_of(id, &(first..dealt.end), dealt.attempt)));
+            }
         }
+        busy
     }
 
     /// Takes up to `limit` waiting tasks of a job for a deal.
@@ -178,185 +276,205 @@ impl Tasks {
         limit: u64,
         dealt: impl FnOnce(&Range<u64>) -> Dealt,
     ) -> Option<Range<u64>> {
-        let job = self.jobs.get_mut(&id)?;
-        let range = job.pending.take_first(limit)?;
+        let mut dealing = self.dealing(id)?;
+        let range = dealing.job.pending.take_first(limit)?;
         let entry = dealt(&range);
-        job.busy_count += range.end - range.start;
-        job.dealt.insert(range.start, entry);
+        dealing.put(range.start, entry);
         self.note_waiting(id);
         Some(range)
     }
 
-    /// Notes that a worker holds tasks that this balancer did not deal (it was restarted, or
-    /// follows). A later attempt elsewhere stays. Returns the pieces that the worker must drop.
+    /// Notes that a worker lists tasks: that it still has what it was dealt, or that it has what
+    /// this balancer did not deal (it was restarted, or follows). Returns the pieces that are
+    /// finished or dealt elsewhere, which the worker need not execute.
     pub fn adopt(&mut self, id: JobId, range: &Range<u64>, held: Dealt) -> Vec<Range<u64>> {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(mut dealing) = self.dealing(id) else {
             return vec![range.clone()];
         };
+        let range = dealing.job.clip(range);
         let mut superseded = Vec::new();
         let mut unknown = Ranges::default();
         unknown.insert(range.clone());
-        for first in job.cut(range) {
-            let Some(known) = job.dealt.get(&first).copied() else {
-                continue;
-            };
-            let piece = first..known.end;
+        for (piece, known) in dealing.job.overlaps(&range) {
+            unknown.remove(piece.clone());
             if (known.worker, known.attempt) == (held.worker, held.attempt) {
-                unknown.remove(piece);
-            } else if known.attempt > held.attempt {
-                superseded.push(piece.clone());
-                unknown.remove(piece);
+                if known.stage != held.stage {
+                    dealing.set_stage(&piece, held.stage);
+                }
+            } else if known.attempt >= held.attempt {
+                // One whose own worker lost it is in nobody's hands: whoever has it keeps it.
+                if !matches!(known.stage, Stage::Asked(_)) {
+                    superseded.push(piece);
+                }
             } else {
-                job.take_dealt(first);
+                dealing.take_piece(&piece);
+                dealing.put_joined(piece.start, Dealt { end: piece.end, ..held });
             }
         }
         for piece in unknown.iter() {
-            job.pending.remove(piece.clone());
-            job.granted.insert(piece.clone());
-            if !held.is_free {
-                job.busy_count += piece.end - piece.start;
+            let waiting = dealing.job.pending.within(&piece);
+            let foreign = dealing.job.granted.missing(&piece);
+            for taken in waiting.iter().chain(&foreign) {
+                dealing.job.pending.remove(taken.clone());
+                dealing.job.granted.insert(taken.clone());
+                dealing.put_joined(taken.start, Dealt { end: taken.end, ..held });
             }
-            job.dealt.insert(piece.start, Dealt { end: piece.end, ..held });
+            let mut settled = Ranges::default();
+            settled.insert(piece);
+            waiting.into_iter().chain(foreign).for_each(|taken| settled.remove(taken));
+            superseded.extend(settled.iter());
         }
         self.note_waiting(id);
         superseded
     }
 
-    /// The tasks' slots are free. `busy_us` is the time that they kept them, together. Returns
-    /// how many of them this balancer took for busy.
+    /// The tasks' slots are free. Returns how many of them this balancer took for busy.
     pub fn free(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> u64 {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return 0;
-        };
+        let Some(mut dealing) = self.dealing(id) else { return 0 };
         let mut freed = 0;
-        for first in job.cut(range) {
-            if let Some(dealt) = job.dealt.get_mut(&first)
-                && dealt.attempt == attempt
-                && !dealt.is_free
-            {
-                dealt.is_free = true;
-                freed += dealt.end - first;
+        for (piece, dealt) in dealing.job.overlaps(range) {
+            if dealt.attempt == attempt && dealt.stage != Stage::Free {
+                freed += piece.end - piece.start;
+                dealing.set_stage(&piece, Stage::Free);
             }
         }
-        job.busy_count -= freed;
         freed
     }
 
-    /// Takes a measured mean into a job's.
-    pub fn measure(&mut self, id: JobId, mean_us: f64) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            let old = job.mean_us.unwrap_or(mean_us);
+    /// Takes a measured mean into a job's. Returns true where it is the first.
+    pub fn measure(&mut self, id: JobId, mean_us: f64) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let old = job.mean_us.replace(mean_us);
+        if let Some(old) = old {
             job.mean_us = Some(old + MEAN_WEIGHT * (mean_us - old));
         }
+        old.is_none()
     }
 
     /// The outcome of tasks is recorded.
     pub fn settle_final(&mut self, id: JobId, range: &Range<u64>) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        for first in job.cut(range) {
-            job.take_dealt(first);
+        let Some(mut dealing) = self.dealing(id) else { return };
+        let range = dealing.job.clip(range);
+        for (piece, _) in dealing.job.overlaps(&range) {
+            dealing.take_piece(&piece);
         }
-        job.pending.remove(range.clone());
+        dealing.job.pending.remove(range.clone());
+        // Of what was not granted yet it is known as well.
+        dealing.job.granted.insert(range);
         self.note_waiting(id);
     }
 
-    /// Tasks of this attempt go back to the queue, unless a later attempt is dealt.
-    pub fn again(&mut self, id: JobId, range: &Range<u64>, attempt: u64) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let mut back = Ranges::default();
-        back.insert(range.clone());
-        for first in job.cut(range) {
-            let Some(dealt) = job.dealt.get(&first).copied() else {
-                continue;
-            };
-            if dealt.attempt > attempt {
-                back.remove(first..dealt.end);
-            } else {
-                job.take_dealt(first);
-            }
-        }
-        for piece in back.iter() {
-            for granted in job.granted.within(&piece) {
-                job.pending.insert(granted);
-            }
-        }
-        self.note_waiting(id);
+    /// Tasks of this attempt go back to the queue, unless they are dealt under a later one or have
+    /// their outcome. Returns true where one went back.
+    pub fn again(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> bool {
+        self.requeue(id, range, |dealt| dealt.attempt <= attempt)
     }
 
-    /// Tasks whose fate was asked for have no outcome: they go back to the queue, but for those that
-    /// a worker turned out to hold meanwhile.
-    pub fn unfinished(&mut self, id: JobId, range: &Range<u64>) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        let mut back = Ranges::default();
-        back.insert(range.clone());
-        for first in job.cut(range) {
-            if let Some(dealt) = job.dealt.get(&first) {
-                back.remove(first..dealt.end);
-            }
-        }
-        for piece in back.iter() {
-            for granted in job.granted.within(&piece) {
-                job.pending.insert(granted);
-            }
-        }
-        self.note_waiting(id);
+    /// Tasks whose fate was asked for under this attempt have no outcome: they go back to the
+    /// queue, but for those that a worker turned out to hold meanwhile.
+    pub fn unfinished(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> bool {
+        let is_asked = |dealt: &Dealt| matches!(dealt.stage, Stage::Asked(_));
+        self.requeue(id, range, |dealt| is_asked(dealt) && dealt.attempt == attempt)
     }
 
-    /// Takes dealt tasks out while their fate is asked for; they neither wait nor count as dealt.
-    /// Returns the pieces that were dealt under this attempt.
-    pub fn question(&mut self, id: JobId, range: &Range<u64>, attempt: u64) -> Vec<Range<u64>> {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return Vec::new();
-        };
-        let mut pieces = Vec::new();
-        for first in job.cut(range) {
-            if job.dealt.get(&first).is_some_and(|dealt| dealt.attempt == attempt)
-                && let Some(dealt) = job.take_dealt(first)
-            {
-                pieces.push(first..dealt.end);
+    fn requeue(
+        &mut self,
+        id: JobId,
+        range: &Range<u64>,
+        is_meant: impl Fn(&Dealt) -> bool,
+    ) -> bool {
+        let Some(mut dealing) = self.dealing(id) else { return false };
+        let mut is_any = false;
+        for (piece, dealt) in dealing.job.overlaps(range) {
+            if is_meant(&dealt) {
+                dealing.take_piece(&piece);
+                dealing.job.pending.insert(piece);
+                is_any = true;
             }
         }
-        pieces
+        self.is_requeued |= is_any;
+        self.note_waiting(id);
+        is_any
+    }
+
+    /// A worker does not have these tasks of this attempt: the masters are asked for their fate.
+    pub fn question(
+        &mut self,
+        worker: NodeId,
+        id: JobId,
+        range: &Range<u64>,
+        attempt: u64,
+        state: TaskState,
+    ) {
+        let Some(mut dealing) = self.dealing(id) else { return };
+        for (piece, dealt) in dealing.job.overlaps(range) {
+            let is_it = dealt.worker == worker && dealt.attempt == attempt;
+            if is_it && !matches!(dealt.stage, Stage::Asked(_)) {
+                dealing.set_stage(&piece, Stage::Asked(state));
+            }
+        }
+    }
+
+    /// Up to `limit` runs of one worker whose fate is to be asked.
+    #[must_use]
+    pub fn questions(&self, limit: usize) -> Option<(NodeId, Vec<TaskRun>)> {
+        let (worker, _, _) = self.index.asked().next()?;
+        let of_worker = self.index.asked().take_while(|(other, _, _)| *other == worker);
+        let runs = of_worker.take(limit).filter_map(|(_, id, first)| {
+            let dealt = self.jobs.get(&id)?.dealt.get(&first)?;
+            let Stage::Asked(state) = dealt.stage else { return None };
+            let run = run_of(id, &(first..dealt.end), dealt.attempt);
+            Some(TaskRun { state: state.to_wire(), ..run })
+        });
+        Some((worker, runs.collect()))
+    }
+
+    /// True where the fate of tasks is to be asked.
+    #[must_use]
+    pub fn has_questions(&self) -> bool {
+        self.index.asked().next().is_some()
     }
 
     /// What a worker holds, as far as this balancer knows, in the order of jobs and tasks.
     #[must_use]
     pub fn held_by(&self, worker: NodeId) -> Vec<(JobId, Range<u64>, Dealt)> {
-        let mut held = Vec::new();
-        for (&id, job) in &self.jobs {
-            for (&first, dealt) in &job.dealt {
-                if dealt.worker == worker {
-                    held.push((id, first..dealt.end, *dealt));
-                }
-            }
-        }
-        held
+        let run = |(id, first): (JobId, u64)| {
+            let dealt = self.jobs.get(&id)?.dealt.get(&first)?;
+            Some((id, first..dealt.end, *dealt))
+        };
+        self.index.runs_of(worker).filter_map(run).collect()
     }
 
-    /// Adds to each worker's view what it has to do.
-    pub fn add_load(&self, views: &mut BTreeMap<NodeId, WorkerView>) {
-        for job in self.jobs.values() {
-            for (&first, dealt) in job.dealt.iter().filter(|(_, dealt)| !dealt.is_free) {
-                if let Some(view) = views.get_mut(&dealt.worker) {
-                    let count = dealt.end - first;
-                    view.busy_count += count;
-                    // One task of unknown length may fill a slot for the whole window.
-                    let mean_us = job.mean_us.unwrap_or(WINDOW.as_micros() as f64);
-                    view.busy_us += count as f64 * mean_us;
-                }
+    /// A worker's connection is new: deals of the one before are in its next inventory or lost.
+    pub fn forget_deals(&mut self, worker: NodeId) {
+        let runs: Vec<(JobId, u64)> = self.index.runs_of(worker).collect();
+        for (id, first) in runs {
+            if let Some(dealt) = self.jobs.get_mut(&id).and_then(|job| job.dealt.get_mut(&first)) {
+                dealt.deal = 0;
             }
         }
+    }
+
+    /// What keeps a worker busy: number of tasks, what they use, and the microseconds that they
+    /// will take one after the other.
+    #[must_use]
+    pub fn load_of(&self, worker: NodeId) -> (u64, Needs, f64) {
+        let mut load = (0u64, Needs::default(), 0.0);
+        for (id, count) in self.index.busy_of(worker) {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            load.0 += count;
+            load.1 = load.1.plus(&job.needs.times(count));
+            // One task of unknown length may fill a slot for the whole window.
+            let mean_us = job.mean_us.unwrap_or(WINDOW.as_micros() as f64);
+            load.2 += count as f64 * mean_us.max(1.0);
+        }
+        load
     }
 
     /// Forgets everything, for a complete feed that follows.
     pub fn clear(&mut self) {
-        *self = Tasks::default();
+        // What was dealt will wait again, until the workers list it.
+        *self = Tasks { is_requeued: true, ..Tasks::default() };
     }
 
     fn note_waiting(&mut self, id: JobId) {
@@ -373,20 +491,39 @@ impl Tasks {
 
     /// Walks everything and panics on a broken invariant.
     pub fn check_invariants(&self) {
+        let mut index = HeldIndex::default();
         for (&id, job) in &self.jobs {
             let mut end_before = 0;
             let mut busy = 0;
             for (&first, dealt) in &job.dealt {
                 assert!(first >= end_before && first < dealt.end, "a task is dealt twice");
                 end_before = dealt.end;
-                if !dealt.is_free {
+                index.add(id, first, dealt);
+                if dealt.stage == Stage::Busy {
                     busy += dealt.end - first;
                 }
-                assert!(job.pending.within(&(first..dealt.end)).is_empty(), "dealt and waiting");
+                let range = first..dealt.end;
+                assert!(job.pending.within(&range).is_empty(), "dealt and waiting");
+                assert!(job.granted.missing(&range).is_empty(), "dealt and not granted");
+            }
+            for range in job.pending.iter() {
+                assert!(job.granted.missing(&range).is_empty(), "waits and was not granted");
             }
             assert_eq!(busy, job.busy_count, "the count of busy tasks");
             let key = (std::cmp::Reverse(job.priority), job.index, id);
             assert_eq!(self.waiting.contains(&key), !job.pending.is_empty(), "the waiting list");
         }
+        assert_eq!(index, self.index, "the index by worker");
+    }
+}
+
+/// A run as it travels; its state is for the caller to say.
+pub(super) fn run_of(job: JobId, tasks: &Range<u64>, attempt: u64) -> TaskRun {
+    TaskRun {
+        job_uuid: job.to_wire(),
+        first_task: tasks.start,
+        task_count: tasks.end - tasks.start,
+        attempt,
+        state: 0,
     }
 }

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
+use consensus::DiskError;
+use master::MasterError;
+use node::config::Loaded;
 use proto::ids::ClusterId;
 
-use crate::failure::Failure;
+use crate::failure::{During, Failure};
 use crate::flags::Cluster;
+use crate::identity::identity_of;
 use crate::output;
 
 /// Does what is asked of clusters.
@@ -30,6 +34,39 @@ pub(crate) enum Founding {
 }
 
 /// Makes a new cluster whose first master has this configuration, unless it has one already.
-pub(crate) fn found(_config: Option<&Path>) -> Result<Founding, Failure> {
-    Err(Failure::failed("this build has no master tier"))
+pub(crate) fn found(config: Option<&Path>) -> Result<Founding, Failure> {
+    let config: Loaded<master::Config> = super::serve::load(config, &[])?;
+    let data = &config.settings.node.data;
+    match master::init(&config.settings) {
+        Ok(cluster) => Ok(Founding::Now(cluster)),
+        Err(error) => {
+            let cluster = identity_of(data).and_then(|identity| identity.cluster);
+            match (&error, cluster) {
+                (MasterError::Disk(DiskError::AlreadyMade(_)), Some(cluster)) => {
+                    Ok(Founding::Before(cluster))
+                }
+                _ => Err(error).during(|| "make a cluster".into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_founded_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("master.toml");
+        let data = folder.path().join("data");
+        let text = format!("[node]\ndata = {data:?}\nlisten = \"tcp://127.0.0.1:7000\"\n");
+        std::fs::write(&config, text).unwrap();
+        let Founding::Now(cluster) = found(Some(&config)).unwrap() else {
+            panic!("there was no cluster before");
+        };
+        assert_eq!(found(Some(&config)).unwrap(), Founding::Before(cluster));
+        let refused = run(&Cluster::Init { config: Some(config) }).unwrap_err();
+        assert!(format!("{refused:?}").contains(&cluster.to_string()), "{refused:?}");
+    }
 }

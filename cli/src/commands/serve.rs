@@ -19,6 +19,7 @@ pub(crate) fn run(flags: &Serve) -> Result<(), Failure> {
         end_with(parent)?;
     }
     match flags.tier {
+        Tier::Master => serve(flags, |it: &master::Config| &it.node, master::run),
         Tier::Storage => serve(flags, |it: &storage::config::Config| &it.node, storage::run),
         tier => Err(Failure::failed(format!("this build has no {} tier", tier.role()))),
     }

@@ -7,6 +7,7 @@
 //! - `lock`, `registry`: that it runs, and how others find it.
 //! - `supervisor`: keeps processes running.
 //! - `start`, `detach`, `stop`, `status`: the commands.
+//! - `roster`: what a starting cluster still lacks.
 //! - `record`: what the supervisor tells others of its processes.
 
 mod detach;
@@ -14,12 +15,16 @@ mod lock;
 mod plan;
 mod record;
 mod registry;
+mod roster;
 mod start;
 mod status;
 mod stop;
 mod supervisor;
 
 use std::path::Path;
+
+use client::Client;
+use proto::time::Duration;
 
 pub(crate) use start::start;
 pub(crate) use status::status;
@@ -42,4 +47,11 @@ fn plan_of(folder: &Path) -> Result<Plan, Failure> {
         Failure::usage(format!("{} holds no local cluster", folder.display()))
             .hint("name its folder with --dir, or start one: remuda dev --detach")
     })
+}
+
+/// A client of the masters of a plan that gives up after `patience`.
+fn client_of(plan: &Plan, patience: Duration) -> Result<Client, Failure> {
+    let mut client = Client::connect(plan.masters()).during(|| "start a client".into())?;
+    client.set_patience(patience);
+    Ok(client)
 }

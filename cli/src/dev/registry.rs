@@ -8,16 +8,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use client::find::Surroundings;
 use proto::ids::ClusterId;
 
 use crate::failure::{During, Failure};
 
-/// The folder of links: `$XDG_RUNTIME_DIR/remuda`, else one of the user's own under /tmp.
+/// The folder of links, where clients look too.
 pub(crate) fn folder() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
-        Some(runtime) => PathBuf::from(runtime).join("remuda"),
-        None => PathBuf::from(format!("/tmp/remuda-{}", rustix::process::getuid().as_raw())),
-    }
+    Surroundings::of_process(None).registry
 }
 
 /// A cluster's entry; removed when this is dropped.

@@ -17,10 +17,10 @@ use super::lock::{self, Holder, Lock};
 use super::plan::{Plan, Planned};
 use super::record::Record;
 use super::registry::{self, Entry};
-use super::roster::{self, Roster};
+use super::roster;
 use super::supervisor::{Change, Program, Report, Restart, Supervisor};
 use crate::commands::cluster::{self, Founding};
-use crate::failure::{During, Failure};
+use crate::failure::{During, Failure, chain};
 use crate::flags::DevStart;
 use crate::output;
 
@@ -104,7 +104,6 @@ fn prepare(flags: &DevStart) -> Result<Made, Failure> {
     for planned in &plan.processes {
         write_config(&folder, &plan, planned, Some(cluster))?;
     }
-    write_address(&folder, &plan, cluster)?;
     Ok(Made { folder, plan, cluster, _lock: Arc::new(lock) })
 }
 
@@ -174,8 +173,9 @@ fn write_config(
     node.insert("data".into(), data.into());
     node.insert("listen".into(), planned.listen.clone().into());
     node.insert("telemetry".into(), planned.telemetry.clone().into());
-    // The first master is the one that the others join: it waits for nobody.
-    let masters = plan.masters();
+    // The first master is the one that the others join: it joins nobody.
+    let joins = planned.tier != Role::Master || planned.number > 1;
+    let masters = if joins { plan.masters() } else { Vec::new() };
     let others = masters.into_iter().filter(|address| *address != planned.listen);
     node.insert("masters".into(), others.collect::<Vec<_>>().into());
     if let Some(cluster) = cluster {
@@ -193,17 +193,6 @@ fn write_config(
     let head = "# Written by `remuda dev` at each start: not to be edited\n";
     super::replace(&path, &format!("{head}{text}"))?;
     Ok(path)
-}
-
-/// What a client needs to reach the cluster.
-const ADDRESS: &str = "cluster.toml";
-
-fn write_address(folder: &Path, plan: &Plan, cluster: ClusterId) -> Result<(), Failure> {
-    let mut table = toml::Table::new();
-    table.insert("cluster".into(), cluster.to_string().into());
-    table.insert("masters".into(), plan.masters().into());
-    let text = toml::to_string(&table).during(|| "write the cluster's address".into())?;
-    super::replace(&folder.join(ADDRESS), &text)
 }
 
 /// Masters end last, because all others tell them what they did.
@@ -287,9 +276,9 @@ fn announce(made: &Made, detached: bool, stop: &Stop) -> Result<(), Failure> {
 /// Nothing where the end was asked for meanwhile.
 fn wait_until_it_answers(made: &Made, stop: &Stop) -> Result<Option<()>, Failure> {
     let clock = Clock::start();
-    let mut roster = Roster::of(made.plan.masters(), QUESTION_PATIENCE)?;
+    let client = super::client_of(&made.plan, QUESTION_PATIENCE)?;
     loop {
-        let missing = match roster.nodes() {
+        let missing = match client.nodes() {
             Ok(nodes) => {
                 let lacks = roster::lacks(&made.plan, &made.folder, &nodes);
                 if lacks.is_empty() {
@@ -297,7 +286,7 @@ fn wait_until_it_answers(made: &Made, stop: &Stop) -> Result<Option<()>, Failure
                 }
                 format!("it lacks {}", lacks.join(", "))
             }
-            Err(error) => format!("no master answers: {error}"),
+            Err(error) => format!("no master answers: {}", chain(&error)),
         };
         if stop.is_requested() {
             return Ok(None);

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::lock;
 use super::plan::{Plan, Planned};
 use super::record::{self, Process};
-use super::roster::{Roster, identity_of};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
+use crate::identity::identity_of;
 use crate::output;
 use crate::output::human::Table;
 
@@ -73,11 +73,10 @@ pub(crate) fn status(folder: &Path, json: bool) -> Result<(), Failure> {
 
 /// The leading master and the primary balancers; `None` where no master answers.
 fn leaders(plan: &Plan) -> Result<Option<Vec<NodeId>>, Failure> {
-    let mut roster = Roster::of(plan.masters(), PATIENCE)?;
-    match roster.nodes() {
+    match super::client_of(plan, PATIENCE)?.nodes() {
         Ok(nodes) => Ok(Some(nodes.iter().filter(|it| it.leads).map(|it| it.node).collect())),
         Err(error) => {
-            eprintln!("who leads is not known: {error}");
+            eprintln!("who leads is not known: {}", chain(&error));
             Ok(None)
         }
     }

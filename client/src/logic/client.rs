@@ -9,7 +9,8 @@ use std::ops::Range;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent};
 use proto::time::{Duration, Instant};
 
-use super::jobs::{Answer, Request};
+use super::answers::Answer;
+use super::jobs::Request;
 use super::session::{CallId, Ended, NotCalled, Session};
 use super::transfer::{Output, Transfer};
 

@@ -1,5 +1,6 @@
 //! Decisions without sockets, clock or threads, the same under the simulator.
 
+pub mod answers;
 pub mod client;
 pub mod files;
 pub mod jobs;

@@ -8,7 +8,7 @@ use proto::ids::{NodeId, RingVersion};
 use proto::ring::Placement;
 use proto::time::{Duration, Instant};
 
-use super::jobs::RingAnswer;
+use super::answers::RingAnswer;
 
 /// Shortest time between two fetches: a node that refuses may know a version that the asked
 /// master has not applied yet.

@@ -3,7 +3,8 @@
 //!
 //! Responsible for what makes a request have the effect of one (invariant 11) and for never showing
 //! a state older than one seen before. When a socket is silent too long and where to ask next is
-//! [`Calls`]' matter, what requests and answers say is [`super::jobs`]'.
+//! [`Calls`]' matter, what requests and answers say is [`super::jobs`]' and
+//! [`super::answers`]'.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -18,7 +19,8 @@ use proto::record::{Record, encode};
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 
-use super::jobs::{Answer, AnswerReader, BadAnswer, NotSendable, Request};
+use super::answers::{Answer, AnswerReader, BadAnswer};
+use super::jobs::{NotSendable, Request};
 
 /// How long one attempt waits: longer than an election takes, so that a request which a follower
 /// forwarded is not asked again while it is on its way.
@@ -239,8 +241,13 @@ impl Session {
         // The last place is the ring's: without it no transfer goes on.
         let reserved = usize::from(*request != Request::Ring);
         let window = self.window();
-        self.pending.len() + reserved < window.max(2)
-            && (!request.is_changing() || self.has_room_for_change())
+        let is_free = self.pending.len() + reserved < window.max(2);
+        if request.is_parked() {
+            // Waiting for many jobs must not keep others from being submitted.
+            let parked = self.pending.values().filter(|it| it.request.is_parked()).count();
+            return is_free && parked < window / 2;
+        }
+        is_free && (!request.is_changing() || self.has_room_for_change())
     }
 
     /// The masters keep the replies of the last window of changing requests, so the oldest
@@ -363,9 +370,15 @@ impl Session {
         let mut failed = Vec::new();
         let handled = self.calls.handle(now, event, &mut self.effects, &mut failed);
         let is_ours = match event {
-            NetworkEvent::Connected { link, sender, cluster, applied_index, window, masters, .. }
-                if *link == self.link =>
-            {
+            NetworkEvent::Connected {
+                link,
+                sender,
+                cluster,
+                applied_index,
+                window,
+                masters,
+                ..
+            } if *link == self.link => {
                 self.cluster = *cluster;
                 let masters = masters.split(',').map(str::trim).filter(|it| !it.is_empty());
                 let masters: Vec<String> = masters.take(MASTERS).map(str::to_owned).collect();
@@ -397,9 +410,10 @@ impl Session {
         let mut failed = Vec::new();
         self.calls.tick(now, &mut self.effects, &mut failed);
         self.take_failed(now, failed);
-        let overdue = self.pending.iter().filter(|(_, it)| {
-            it.number.is_none() && now >= it.began + it.patience
-        });
+        let overdue = self
+            .pending
+            .iter()
+            .filter(|(_, it)| it.number.is_none() && now >= it.began + it.patience);
         let overdue: Vec<CallId> = overdue.map(|(call, _)| *call).collect();
         for call in overdue {
             let last = self.last_refusal.clone();
@@ -442,7 +456,10 @@ impl Session {
         assert_eq!(self.numbers.len(), in_flight, "every number belongs to a call");
         for (number, call) in &self.numbers {
             let pending = self.pending.get(call);
-            assert!(pending.is_some_and(|it| it.number == Some(*number)), "{number} is of {call:?}");
+            assert!(
+                pending.is_some_and(|it| it.number == Some(*number)),
+                "{number} is of {call:?}"
+            );
             assert!(self.calls.is_waiting(*number), "{number} is in flight");
             assert!(*number <= self.last_number, "numbers ascend");
         }
@@ -522,8 +539,7 @@ impl Session {
         }
         self.last_probe = now;
         let number = self.next_number();
-        let policy =
-            CallPolicy { timeout: PROBE_ATTEMPT, attempts: u32::MAX, patience: FOR_EVER };
+        let policy = CallPolicy { timeout: PROBE_ATTEMPT, attempts: u32::MAX, patience: FOR_EVER };
         let record = encode(&Ping::default(), &[]);
         let called = self.calls.call(now, number, self.link, record, policy, &mut self.effects);
         if called.is_ok() {

@@ -18,7 +18,7 @@ use super::member::{EffectOf, Member};
 use super::membership::{MemberChange, MemberInfo};
 use super::message::Message;
 use super::storage::size;
-use crate::ids::{MemberId, Ticket};
+use crate::ids::Ticket;
 use crate::state_machine::{Applied, RestoreError, StateMachine};
 
 /// The state within a snapshot's bytes.
@@ -115,6 +115,11 @@ impl<S: StateMachine> Member<S> {
                 return;
             }
         };
+        if self.is_leader() && self.node.raft.prs().get(self.me.0).is_none() {
+            // It came to lead while it was leaving. Raft would panic on its next entry.
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, raft::INVALID_ID);
+        }
         if let Some(stamped) = &stamped {
             self.log_time = self.log_time.max(stamped.log_time);
             if let Some(MemberChange::AddLearner { member, address }) =

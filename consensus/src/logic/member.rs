@@ -16,7 +16,7 @@ use super::apply::restore;
 use super::digests::{Digests, Mark};
 use super::effect::{Config, Effect, Event, Failure, HaltReason, Role, StartError};
 use super::entry::{Kind, Origin, Stamped};
-use super::image::{self, Configuration, SnapshotHead};
+use super::image::{Configuration, SnapshotHead};
 use super::log_clock::LogClock;
 use super::membership::{MemberChange, MemberInfo};
 use super::message::{Answer, Forwarded, Message, Reception};
@@ -24,12 +24,12 @@ use super::pending::Pending;
 use super::raft_logger;
 use super::reads::Reads;
 use super::ready::Outstanding;
-use super::storage::{Storage, size};
+use super::storage::Storage;
 use super::transfer::{Receiving, Sending, SnapshotPlace};
 use crate::disk::Recovered;
 use crate::identity::Identity;
 use crate::ids::{LogTime, MemberId, Term, Ticket, TransferId};
-use crate::job::{Done, Job};
+use crate::job::Done;
 use crate::state_machine::StateMachine;
 
 /// Raft sends at most this many bytes of entries in one message.
@@ -68,6 +68,8 @@ pub struct Member<S: StateMachine> {
     pub(super) node: RawNode<Storage>,
     pub(super) machine: S,
     rng: Rng,
+    /// In ticks; drawn anew with every new leader, term or role.
+    election_timeout: usize,
     pub(super) now: Instant,
     next_tick: Instant,
 
@@ -135,7 +137,9 @@ impl<S: StateMachine> Member<S> {
         }
         let mut hard_state = HardState::default();
         (hard_state.term, hard_state.vote, hard_state.commit) = (hard.term, hard.vote, hard.commit);
-        let raft_config = raft_config(&config, me, metadata.index, &mut rng)?;
+        let raft_config = raft_config(&config, me, metadata.index)?;
+        let ticks = config.election_ticks;
+        let election_timeout = rng.usize(ticks..2 * ticks);
         let (applied, applied_term) = (metadata.index, metadata.term);
         let storage = Storage::new(hard_state, metadata, entries);
         let node = RawNode::new(&raft_config, storage, &raft_logger::logger())
@@ -146,6 +150,7 @@ impl<S: StateMachine> Member<S> {
             node,
             machine,
             rng,
+            election_timeout,
             now,
             next_tick: now + config.tick,
             applied,
@@ -224,6 +229,9 @@ impl<S: StateMachine> Member<S> {
             // A member that waits for its disk does not campaign: Raft wants all of a candidate's
             // log durable, and it would be a slow leader.
             if self.is_leader() || self.outstanding.is_empty() {
+                // Raft drew one from the operating system, and a simulation must be able to repeat
+                // it. It is looked at in a tick and nowhere else.
+                self.node.raft.set_randomized_election_timeout(self.election_timeout);
                 self.node.tick();
             }
         }
@@ -459,6 +467,11 @@ impl<S: StateMachine> Member<S> {
             Ok(None) => return Some(Answer::AlreadySo),
             Err(failure) => return Some(Answer::No(failure)),
         };
+        if change.removes(self.me) {
+            // Raft cannot have a leader that is no member. The next one is asked again.
+            self.on_transfer(None);
+            return Some(Answer::No(Failure::Busy));
+        }
         let context = self.stamped(Kind::Change, origin, &change.encode());
         raft_change.set_context(context.into());
         let proposed = self.node.propose_conf_change(Vec::new(), raft_change);
@@ -489,19 +502,21 @@ impl<S: StateMachine> Member<S> {
     }
 
     fn on_transfer(&mut self, to: Option<MemberId>) {
-        if !self.is_leader() {
-            return;
-        }
-        let progress = self.node.raft.prs();
-        let others = self.members.iter().filter(|(id, info)| info.voter && **id != self.me);
-        let best = others
-            .filter_map(|(id, _)| Some((progress.get(id.0)?, *id)))
-            .filter(|(progress, _)| progress.recent_active)
-            .max_by_key(|(progress, _)| progress.matched)
-            .map(|(_, id)| id);
-        if let Some(to) = to.or(best) {
+        if self.is_leader()
+            && let Some(to) = to.or_else(|| self.successor())
+        {
             self.node.transfer_leader(to.0);
         }
+    }
+
+    /// The voter that could lead soonest.
+    fn successor(&self) -> Option<MemberId> {
+        let progress = self.node.raft.prs();
+        let others = self.members.iter().filter(|(id, info)| info.voter && **id != self.me);
+        others
+            .filter_map(|(id, _)| Some((progress.get(id.0)?, *id)))
+            .max_by_key(|(progress, _)| (progress.recent_active, progress.matched))
+            .map(|(_, id)| id)
     }
 
     fn on_done(&mut self, done: Done, effects: &mut Vec<EffectOf<S>>) {
@@ -510,9 +525,7 @@ impl<S: StateMachine> Member<S> {
             Done::SnapshotWritten { index, length } => {
                 self.on_snapshot_written(index, length, effects);
             }
-            Done::SnapshotStored { index, length } => {
-                self.on_snapshot_stored(index, length, effects);
-            }
+            Done::SnapshotStored { index } => self.on_snapshot_stored(index, effects),
             Done::SnapshotFailed { index, error } => {
                 tracing::warn!(%index, error, "a snapshot could not be written");
                 if self.writing.take_if(|head| head.index == index).is_some() {
@@ -580,11 +593,8 @@ impl<S: StateMachine> Member<S> {
         } else {
             self.sendings.clear();
         }
-        // Raft would draw the timeout from the operating system, and a simulation must be able to
-        // repeat it.
         let ticks = self.config.election_ticks;
-        let timeout = self.rng.usize(ticks..2 * ticks);
-        self.node.raft.set_randomized_election_timeout(timeout);
+        self.election_timeout = self.rng.usize(ticks..2 * ticks);
         effects.push(Effect::LeaderChanged { leader, term, role });
     }
 
@@ -753,6 +763,28 @@ impl<S: StateMachine> Member<S> {
         self.pending.len()
     }
 
+    /// Answers "what is it doing?" in one line, for people.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let leader = self.leader().map_or("nobody".to_owned(), |leader| leader.to_string());
+        format!(
+            "member {}: {:?} in term {} under {leader}; applied {}, committed {}, last {}; {} \
+             portions wait for the disk; {} requests pending; {} snapshots going out, {} coming in; \
+             halted: {}",
+            self.me,
+            self.role(),
+            self.term(),
+            self.applied,
+            self.committed_index(),
+            self.last_index(),
+            self.outstanding.len(),
+            self.pending.len(),
+            self.sendings.len(),
+            usize::from(self.receiving.is_some()),
+            self.halted
+        )
+    }
+
     /// Walks the whole member and panics on a broken invariant.
     pub fn check_invariants(&self) {
         self.pending.check_invariants();
@@ -773,9 +805,9 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    /// Stands in for a broken state machine in tests of the digest.
+    /// Breaks the state behind the log's back.
     #[cfg(test)]
-    pub(super) fn state_mut(&mut self) -> &mut S {
+    pub(crate) fn state_mut(&mut self) -> &mut S {
         &mut self.machine
     }
 }
@@ -788,14 +820,11 @@ fn raft_config(
     config: &Config,
     me: MemberId,
     applied: u64,
-    rng: &mut Rng,
 ) -> Result<raft::Config, StartError> {
     let ticks = config.election_ticks;
     if config.tick.as_micros() == 0 || ticks == 0 || me.0 == 0 {
         return Err(StartError::Config("a tick, an election and a member are not 0".to_owned()));
     }
-    // A range of one value, so that Raft's own draw decides nothing.
-    let timeout = rng.usize(ticks..2 * ticks);
     let raft_config = raft::Config {
         id: me.0,
         election_tick: ticks,
@@ -805,8 +834,8 @@ fn raft_config(
         max_inflight_msgs: APPENDS_UNDER_WAY,
         check_quorum: true,
         pre_vote: true,
-        min_election_tick: timeout,
-        max_election_tick: timeout + 1,
+        min_election_tick: ticks,
+        max_election_tick: 2 * ticks,
         batch_append: true,
         max_uncommitted_size: UNCOMMITTED_BYTES,
         max_committed_size_per_ready: APPLY_BYTES,

@@ -169,6 +169,15 @@ impl MemberChange {
         (!change.changes.is_empty()).then_some(change)
     }
 
+    /// Whether a member leaves by it.
+    pub(super) fn removes(&self, member: MemberId) -> bool {
+        match self {
+            MemberChange::AddLearner { .. } => false,
+            MemberChange::Promote { removed, .. } => removed.contains(&member),
+            MemberChange::Remove { member: removed } => *removed == member,
+        }
+    }
+
     /// Whether voters would remain.
     pub(super) fn leaves_a_voter(&self, members: &BTreeMap<MemberId, MemberInfo>) -> bool {
         let (added, removed): (&[MemberId], &[MemberId]) = match self {

@@ -26,6 +26,3 @@ pub(crate) use image::Configuration;
 pub use image::SnapshotHead;
 pub use member::{EffectOf, Member};
 pub use membership::{MemberChange, MemberInfo};
-
-#[cfg(test)]
-mod tests;

@@ -245,6 +245,7 @@ impl<S: StateMachine> Member<S> {
             return;
         };
         let metadata = message.get_snapshot().get_metadata();
+        let index = LogIndex(metadata.index);
         let log = &self.node.raft.raft_log;
         if metadata.index <= log.committed || log.match_term(metadata.index, metadata.term) {
             // Raft takes nothing from it but its index.
@@ -254,7 +255,7 @@ impl<S: StateMachine> Member<S> {
             effects.push(done(Reception::Done));
             return;
         }
-        match Receiving::new(transfer, length, raft, self.now) {
+        match Receiving::new(transfer, index, length, raft, self.now) {
             Some(receiving) => self.receiving = Some((from, receiving)),
             None => effects.push(done(Reception::Stopped)),
         }
@@ -332,18 +333,14 @@ impl<S: StateMachine> Member<S> {
     pub(super) fn on_snapshot_stored(
         &mut self,
         index: LogIndex,
-        length: u64,
         effects: &mut Vec<EffectOf<S>>,
     ) {
         let complete = |one: &mut (MemberId, Receiving)| {
-            one.1.complete.as_ref().is_some_and(|content| content.len() as u64 == length)
+            one.1.index == index && one.1.complete.is_some()
         };
         let Some((from, receiving)) = self.receiving.take_if(complete) else { return };
         self.credit(from, &receiving, Reception::Done, effects);
         let Some(message) = self.offered(from, &receiving.raft) else { return };
-        if message.get_snapshot().get_metadata().index != index.0 {
-            return;
-        }
         // Raft decides whether it still needs it; then the next portion drained has it, and
         // `install` finds the content here.
         self.receiving = Some((from, receiving));

@@ -104,11 +104,6 @@ impl Storage {
         self.wanted.set(false);
     }
 
-    /// The newest snapshot's metadata.
-    pub(super) fn snapshot_metadata(&self) -> &SnapshotMetadata {
-        &self.snapshot
-    }
-
     /// Whether a newer snapshot is needed for somebody.
     pub(super) fn is_snapshot_wanted(&self) -> bool {
         self.wanted.get()

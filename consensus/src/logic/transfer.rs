@@ -73,6 +73,8 @@ impl Sending {
 #[derive(Debug)]
 pub(super) struct Receiving {
     pub(super) transfer: TransferId,
+    /// The snapshot's last entry, as Raft's message says.
+    pub(super) index: LogIndex,
     /// Raft's message, which comes into force at the end.
     pub(super) raft: Vec<u8>,
     length: u64,
@@ -86,6 +88,7 @@ impl Receiving {
     /// Prepares for a snapshot; `None` for one that is too large.
     pub(super) fn new(
         transfer: TransferId,
+        index: LogIndex,
         length: u64,
         raft: &[u8],
         now: Instant,
@@ -93,6 +96,7 @@ impl Receiving {
         let trusted = usize::try_from(length.min(TRUSTED_BYTES)).ok()?;
         (length <= SNAPSHOT_BYTES_MAX).then(|| Receiving {
             transfer,
+            index,
             raft: raft.to_vec(),
             length,
             content: Vec::with_capacity(trusted),
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_piece_out_of_place_is_not_taken() {
-        let mut receiving = Receiving::new(TransferId(1), 6, b"", Instant(0)).unwrap();
+        let mut receiving = Receiving::new(TransferId(1), LogIndex(1), 6, b"", Instant(0)).unwrap();
         assert!(receiving.add(0, b"abc", Instant(0)));
         assert!(!receiving.add(4, b"ef", Instant(0)));
         assert!(!receiving.add(3, b"defg", Instant(0)));
@@ -161,6 +165,6 @@ mod tests {
         assert!(receiving.add(3, b"def", Instant(0)));
         assert_eq!(receiving.finish().unwrap().as_slice(), b"abcdef");
         assert_eq!(receiving.finish(), None);
-        assert!(Receiving::new(TransferId(1), u64::MAX, b"", Instant(0)).is_none());
+        assert!(Receiving::new(TransferId(1), LogIndex(1), u64::MAX, b"", Instant(0)).is_none());
     }
 }

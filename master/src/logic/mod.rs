@@ -113,6 +113,8 @@ enum Waiting {
     Lost { peer: Peer, request: RequestId },
     /// A balancer, for its lease.
     Lease { peer: Peer, request: RequestId, node: NodeId, incarnation: Incarnation, epoch: Epoch },
+    /// Anybody, for an answer from a state that has all that was acknowledged before.
+    Question(Asked),
     /// A new master, for its place.
     Join { peer: Peer, request: RequestId },
     /// This master, for members that it promoted.
@@ -268,7 +270,14 @@ impl Master {
     ) -> Result<(), RecordError> {
         if let Some((query, seen)) = Query::of(record)? {
             let asked = Asked { peer: sender.peer, request: record.request_id(), query };
-            self.ask(seen, asked, effects);
+            if seen == LogIndex(0) {
+                // Somebody who has seen nothing must not be told less than another was before.
+                let ticket = self.next_ticket();
+                self.waiting.insert(ticket, Waiting::Question(asked));
+                self.consensus(now, consensus::Event::Read { ticket }, effects);
+            } else {
+                self.ask(seen, asked, effects);
+            }
             return Ok(());
         }
         match record.message_type() {
@@ -607,7 +616,7 @@ impl Master {
                 }
                 consensus::Effect::ReadReady { ticket, .. } => {
                     if let Some(who) = self.waiting.remove(&ticket) {
-                        self.on_read_ready(&who, effects);
+                        self.on_read_ready(who, effects);
                     }
                 }
                 consensus::Effect::Applied { .. } | consensus::Effect::Installed { .. } => {
@@ -656,7 +665,10 @@ impl Master {
                 self.is_registered = true;
                 return;
             }
-            Waiting::Lease { .. } | Waiting::Join { .. } | Waiting::Promotion => return,
+            Waiting::Lease { .. }
+            | Waiting::Question(_)
+            | Waiting::Join { .. }
+            | Waiting::Promotion => return,
         };
         match (who, output) {
             (_, refusal @ Output::Refused { .. }) => {
@@ -719,7 +731,8 @@ impl Master {
             | Waiting::Frame { peer, request, .. }
             | Waiting::Lost { peer, request }
             | Waiting::Lease { peer, request, .. }
-            | Waiting::Join { peer, request } => (*peer, *request),
+            | Waiting::Join { peer, request }
+            | Waiting::Question(Asked { peer, request, .. }) => (*peer, *request),
             Waiting::OwnRegistration => {
                 self.register_due = now + Duration::from_millis(500);
                 return;
@@ -738,15 +751,21 @@ impl Master {
         self.send_refusal(peer, request, refused, &refusal, effects);
     }
 
-    fn on_read_ready(&mut self, who: &Waiting, effects: &mut Vec<Effect>) {
-        let Waiting::Lease { peer, request, node, incarnation, epoch } = who else { return };
+    fn on_read_ready(&mut self, who: Waiting, effects: &mut Vec<Effect>) {
+        let (peer, request, node, incarnation, epoch) = match who {
+            Waiting::Question(asked) => return self.ask(LogIndex(0), asked, effects),
+            Waiting::Lease { peer, request, node, incarnation, epoch } => {
+                (peer, request, node, incarnation, epoch)
+            }
+            _ => return,
+        };
         let cluster = self.cluster();
-        let Some(known) = cluster.nodes.nodes.get(node) else { return };
+        let Some(known) = cluster.nodes.nodes.get(&node) else { return };
         let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
-        let is_this_one = known.registration.incarnation == *incarnation;
+        let is_this_one = known.registration.incarnation == incarnation;
         let is_primary = is_this_one
-            && group.primary == Some(*node)
-            && (*epoch == group.epoch || *epoch == Epoch(0));
+            && group.primary == Some(node)
+            && (epoch == group.epoch || epoch == Epoch(0));
         let reply = LeaseReply {
             epoch: group.epoch.0,
             is_primary: u8::from(is_primary),
@@ -754,7 +773,7 @@ impl Master {
             feed_index: cluster.feed_index().0,
             ..LeaseReply::default()
         };
-        send(*peer, *request, encode(&reply, &[]), effects);
+        send(peer, request, encode(&reply, &[]), effects);
     }
 
     /// The state is newer: answers what waited for that.
@@ -779,6 +798,7 @@ impl Master {
         }
         self.watched = applied;
         self.answer_feeds(effects);
+        self.greet(effects);
     }
 
     fn answer_feeds(&mut self, effects: &mut Vec<Effect>) {

@@ -18,7 +18,7 @@ use crate::files::FakeFiles;
 const LIMITS: DiskLimits = DiskLimits {
     inline_bytes: 1000,
     prepared_bytes: 700,
-    sync_threads: 1,
+    file_threads: 1,
     volume_bytes: 6000,
     volume_records: 6,
     volume_files: 2,

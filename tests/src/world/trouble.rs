@@ -14,7 +14,7 @@ use crate::world::{Delivery, Mend, SAFETY, World};
 /// Operations on files that a start may take; where within them a crash in recovery falls.
 const OPERATIONS_OF_A_START: u64 = 60;
 
-/// Operations on files that one job may take.
+/// Operations on files that one job may take; an ordinary one writes and syncs.
 const OPERATIONS_OF_A_JOB: u64 = 10;
 
 impl World {
@@ -43,6 +43,10 @@ impl World {
             Fault::Crash { process, death, down } => {
                 let is_too_much = death == Death::DiskLoss && !self.is_complete();
                 if self.machines[process.0].process.is_none() || is_too_much {
+                    return Ok(());
+                }
+                if death == Death::PowerLoss && chance(&mut self.faults_rng, 500) {
+                    self.machines[process.0].doom = Some(down);
                     return Ok(());
                 }
                 self.crash(process, death);
@@ -143,6 +147,12 @@ impl World {
         self.set_alarm(process);
     }
 
+    /// A process dies while its disk thread works.
+    pub(super) fn meet_doom(&mut self, process: ProcessId, down: Duration) {
+        self.crash(process, Death::PowerLoss);
+        self.agenda.after(down, Delivery::Mend(Mend::Start(process)));
+    }
+
     /// A process dies at once, perhaps in the middle of a job of its disk thread.
     fn crash(&mut self, process: ProcessId, death: Death) {
         self.trace(process, "dies", &[death as u64], || format!("{death:?}"));
@@ -152,7 +162,8 @@ impl World {
             && let Some(running) = &mut machine.process
             && chance(&mut self.disk_rng, 700)
         {
-            machine.files.fail_after(self.disk_rng.u64(0..OPERATIONS_OF_A_JOB));
+            let most = if self.disk_rng.bool() { 3 } else { OPERATIONS_OF_A_JOB };
+            machine.files.fail_after(self.disk_rng.u64(0..most));
             // What it answers reaches nobody any more.
             drop(running.work(machine.disk.jobs.drain(..)));
         }

@@ -126,27 +126,16 @@ impl Accounting {
             && runs.len() < MOST_RUNS
             && let Some(mut job) = self.waiting.first_entry()
         {
+            let id = *job.key();
             let entries = job.get_mut();
             entries.sort_unstable_by_key(|entry| (entry.task_index, entry.attempt));
             let mut taken = 0;
             for entry in entries.iter().take(room) {
-                let task = entry.task_index;
-                let job_uuid = job.key().to_wire();
-                match runs.last_mut() {
-                    Some(run) if run.job_uuid == job_uuid && run.first_task + run.task_count == task => {
-                        run.task_count += 1;
-                    }
-                    _ if runs.len() == MOST_RUNS => break,
-                    _ => runs.push(TaskRun {
-                        job_uuid,
-                        first_task: task,
-                        task_count: 1,
-                        ..TaskRun::default()
-                    }),
+                if !extend(&mut runs, id, entry.task_index) {
+                    break;
                 }
                 taken += 1;
             }
-            let id = *job.key();
             let entries = if taken == job.get().len() {
                 job.remove()
             } else {
@@ -154,9 +143,10 @@ impl Accounting {
             };
             room -= taken;
             self.waiting_count -= taken;
-            if taken > 0 {
-                sections.push((id, entries));
+            if taken == 0 {
+                break;
             }
+            sections.push((id, entries));
         }
         self.due = (self.waiting_count > 0).then_some(now + LONGEST_WAIT);
         let parts: Vec<(JobId, &[AccountingEntry])> =
@@ -194,6 +184,23 @@ impl Accounting {
         assert!(self.waiting.values().all(|entries| !entries.is_empty()), "a job without entries");
         assert_eq!(self.due.is_some(), waiting > 0, "entries that wait have a time to go");
     }
+}
+
+/// Adds a task behind the last run, or to it. False where there is no room for another run.
+fn extend(runs: &mut Vec<TaskRun>, job: JobId, task: u64) -> bool {
+    let job_uuid = job.to_wire();
+    if let Some(run) = runs.last_mut()
+        && run.job_uuid == job_uuid
+        && run.first_task + run.task_count == task
+    {
+        run.task_count += 1;
+        return true;
+    }
+    let has_room = runs.len() < MOST_RUNS;
+    if has_room {
+        runs.push(TaskRun { job_uuid, first_task: task, task_count: 1, ..TaskRun::default() });
+    }
+    has_room
 }
 
 #[cfg(test)]

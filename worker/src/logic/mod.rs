@@ -2,7 +2,7 @@
 //!
 //! - `deals.rs`: what balancers say: deals, recalls, orders
 //! - `execution.rs`: which slot gets what, and what its ends mean
-//! - `reports.rs`: status frames to the masters, registration, segments
+//! - `reports.rs`: status frames to the masters, registration; `storing.rs`: segments to the ring
 //! - [`held`], [`job`], [`results`], [`accounting`]: what is remembered
 //!
 //! Pure: no sockets, clock, threads or randomness of its own. It does not know how a task is
@@ -16,6 +16,7 @@ pub mod held;
 pub mod job;
 mod reports;
 pub mod results;
+mod storing;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +24,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use client::logic::jobs::read_ring;
 use fastrand::Rng;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer};
 use node::logic::rotation::Rotation;
 use proto::ids::{ClusterId, Epoch, Incarnation, JobId, NodeId, RequestId, TaskIndex};
-use proto::messages::node::NodeRegistered;
+use proto::messages::node::{NodeRegistered, RingReply};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{
     TaskRecall, TaskRun, WorkerHeartbeatReply, WorkerRequest, WorkerStatusReply,
@@ -42,6 +44,7 @@ use self::balancers::{Balancers, Heartbeat};
 use self::held::Held;
 use self::job::JobSpec;
 use self::results::{RESULT_BYTES, Results};
+use self::storing::Storing;
 
 /// The link to a master.
 const MASTER_LINK: Link = Link(0);
@@ -115,13 +118,6 @@ pub enum Event<'a> {
         /// Slots that were cancelled and do not begin what they have left beside these.
         given_up: Vec<u32>,
     },
-    /// A segment is durable, or could not be stored.
-    Stored {
-        /// Of [`Effect::StoreSegment`].
-        ticket: u64,
-        /// True where it is durable.
-        is_durable: bool,
-    },
     /// A deadline passed.
     Tick,
     /// The operator stops the worker: what has not begun is given back, what runs is lost.
@@ -149,8 +145,6 @@ pub enum Effect {
         /// The slot.
         slot: u32,
     },
-    /// Store a file of one block on the ring; answered by [`Event::Stored`].
-    StoreSegment(accounting::NewSegment),
     /// The data folder belongs to this cluster from now on.
     Join {
         /// The cluster.
@@ -184,6 +178,7 @@ pub struct Worker {
     /// A busy master is not sent the frame before this.
     frame_not_before: Option<Instant>,
     accounting: Accounting,
+    storing: Storing,
     /// What became free since the balancers were last told: by job, with the time it took.
     freed: BTreeMap<JobId, (u64, Vec<TaskRun>)>,
     /// What the balancers were last told of whether this worker takes tasks.
@@ -219,6 +214,7 @@ impl Worker {
             frame_due: None,
             frame_not_before: None,
             accounting: Accounting::default(),
+            storing: Storing::new(),
             freed: BTreeMap::new(),
             told_refusing: 0,
             last_request: RequestId(0),
@@ -237,31 +233,29 @@ impl Worker {
                 ends.iter().for_each(|end| self.on_end(end));
                 given_up.iter().for_each(|&slot| self.on_given_up(slot, &mut network));
             }
-            Event::Stored { ticket, is_durable } => {
-                if let Some(segment) = self.accounting.stored(now, ticket, is_durable) {
-                    self.results.add_segment(segment);
-                }
-            }
             Event::Tick => {}
             Event::Stop => self.stop(now, effects, &mut network),
         }
         self.start_tasks(effects);
         self.tell_freed(&mut network);
         self.tick_masters(now, &mut network);
+        self.store_segments(now, &mut network);
         self.send_frame(now, &mut network);
         self.tick_balancers(now, &mut network);
-        effects.extend(self.accounting.next_segment(now).map(Effect::StoreSegment));
         effects.extend(network.into_iter().map(Effect::Network));
     }
 
     /// When to call [`Worker::handle`] with [`Event::Tick`] if nothing else happens.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let register = self.masters.is_connected().then_some(self.register_due);
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let has_master = self.masters.is_connected();
+        let register = has_master.then_some(self.register_due);
         let frame = self.frame_not_before.or(self.frame_due);
         let balancers = self.balancers.next_deadline().filter(|_| self.assignment != 0);
+        let storing = self.storing.next_deadline(now, has_master);
+        let segments = [self.accounting.next_deadline(), storing];
         let all = [self.masters.next_deadline(), register, frame, balancers, self.stop_at];
-        all.into_iter().chain([self.accounting.next_deadline()]).flatten().min()
+        all.into_iter().chain(segments).flatten().min()
     }
 
     /// True where a stopping worker has nothing left to deliver, or tried for long enough.
@@ -324,6 +318,7 @@ impl Worker {
         self.held.check_invariants();
         self.results.check_invariants();
         self.accounting.check_invariants();
+        self.storing.check_invariants();
         let busy = self.held.slots().count();
         assert_eq!(
             busy + self.free_slots.len(),
@@ -351,9 +346,13 @@ impl Worker {
         effects: &mut Vec<Effect>,
         network: &mut Vec<NetworkEffect>,
     ) {
+        if self.storing.handle(now, &event, network) {
+            return;
+        }
         match event {
             NetworkEvent::Connected { link: MASTER_LINK, masters, cluster, .. } => {
                 self.masters.connected(&masters);
+                self.storing.master_changed(now);
                 self.is_register_pending = false;
                 self.register_due = now;
                 (self.frame_due, self.frame_not_before) = (None, None);
@@ -401,6 +400,7 @@ impl Worker {
                 let (reply, [runs]) = record.open::<WorkerStatusReply, 1>()?;
                 self.on_acknowledged(now, &reply, items_of(runs).unwrap_or_default(), network);
             }
+            RingReply::TYPE => self.storing.ring_answered(now, read_ring(record).ok(), network),
             ErrorReply::TYPE => self.on_refused(now, record, network)?,
             _ => {}
         }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use node::logic::network::NetworkEffect;
 use node::logic::refusal::Refusal;
 use proto::ids::Epoch;
-use proto::messages::node::{NodeRegister, NodeRegistered};
+use proto::messages::node::{NodeRegister, NodeRegistered, RingQuery};
 use proto::messages::task::{TaskRun, TaskSettled, WorkerStatusReply};
-use proto::record::{Envelope, Message, Record, RecordError, encode};
+use proto::record::{Envelope, Message, Record, RecordError, encode, set_request_id};
 use proto::status::{ErrorCode, Role, TaskState, Verdict};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
@@ -64,7 +64,9 @@ impl Worker {
         let refusal = Refusal::from_record(record)?;
         let hold = refusal.retry_after.max(Duration::from_millis(10)).min(LONGEST_HOLD);
         let is_register = refusal.refused_type == NodeRegister::TYPE;
-        if refusal.code == ErrorCode::Busy && is_register {
+        if refusal.refused_type == RingQuery::TYPE {
+            self.storing.ring_refused(now + hold);
+        } else if refusal.code == ErrorCode::Busy && is_register {
             self.is_register_pending = false;
             self.register_due = now + hold;
         } else if refusal.code == ErrorCode::Busy {
@@ -178,6 +180,28 @@ impl Worker {
             }
         }
         self.masters.tick(now, network);
+    }
+
+    /// Hands the next segment to the storage nodes, and takes what became of the one before.
+    pub(super) fn store_segments(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+        self.storing.tick(now, network);
+        loop {
+            if let Some(stored) = self.storing.take_stored(now, network) {
+                let segment = self.accounting.stored(now, stored.ticket, stored.is_durable);
+                segment.into_iter().for_each(|segment| self.results.add_segment(segment));
+            } else if let Some(segment) = self.accounting.next_segment(now) {
+                self.storing.store(now, segment, network);
+            } else {
+                break;
+            }
+        }
+        if self.masters.is_connected()
+            && let Some(query) = self.storing.ring_query(now)
+        {
+            let mut record = encode(&query, &[]);
+            set_request_id(&mut record, self.next_request());
+            self.masters.send(record, network);
+        }
     }
 
     fn registration(&mut self) -> Vec<u8> {

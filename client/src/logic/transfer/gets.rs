@@ -63,10 +63,7 @@ struct Fetch {
 #[derive(Debug)]
 enum Target {
     Block,
-    File {
-        file: FileId,
-        range: Range<u64>,
-    },
+    File { file: FileId, range: Range<u64> },
 }
 
 #[derive(Debug)]
@@ -205,10 +202,12 @@ impl Transfer {
             };
             let rank = |(at, (node, _)): &(usize, &(NodeId, Tried))| {
                 let state = self.nodes.get(*node);
-                let (down, suspect, bytes) = state.map_or((false, false, 0), |it| it.read_rank(now));
+                let (down, suspect, bytes) =
+                    state.map_or((false, false, 0), |it| it.read_rank(now));
                 (down, suspect, *at >= fetch.owner_count, bytes, *at)
             };
-            let open = fetch.places.iter().enumerate().filter(|(_, (_, tried))| *tried == Tried::No);
+            let open =
+                fetch.places.iter().enumerate().filter(|(_, (_, tried))| *tried == Tried::No);
             let Some((at, &(node, _))) = open.min_by_key(rank) else {
                 return self.rest_get(now, key, why);
             };

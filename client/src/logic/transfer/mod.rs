@@ -27,7 +27,7 @@ use proto::record::{Message, Record, RecordError};
 use proto::status::{BlockKind, ErrorCode};
 use proto::time::{Duration, Instant};
 
-use super::jobs::RingAnswer;
+use super::answers::RingAnswer;
 use super::ring_view::RingView;
 use gets::Gets;
 use nodes::{Asked, Nodes, Overdue};
@@ -578,13 +578,7 @@ impl Transfer {
         }
     }
 
-    fn take_refusal(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        request: RequestId,
-        refusal: Refusal,
-    ) {
+    fn take_refusal(&mut self, now: Instant, node: NodeId, request: RequestId, refusal: Refusal) {
         let Refusal { code, text, retry_after, .. } = refusal;
         let Some(asked) = self.nodes.answered(now, node, request) else {
             self.unexpected_records += 1;
@@ -644,7 +638,6 @@ impl Transfer {
             }
         }
     }
-
 }
 
 /// Says in words that bytes are other ones than those that were asked for.

@@ -204,8 +204,8 @@ impl Transfer {
     fn add_place(&mut self, now: Instant, key: BlockKey, node: NodeId, hand_off: NodeId) {
         let is_down = self.nodes.get(node).is_some_and(|it| it.is_down(now));
         let address = self.view.address(node).map(str::to_owned);
-        let is_reached = !is_down
-            && address.is_some_and(|address| self.nodes.reach(node, &address).is_some());
+        let is_reached =
+            !is_down && address.is_some_and(|address| self.nodes.reach(node, &address).is_some());
         let state = if is_reached { PlaceState::Asked } else { PlaceState::Failed };
         if let Some(block) = self.puts.active.get_mut(&key) {
             block.places.push(Place { node, hand_off, state });
@@ -463,7 +463,8 @@ impl Transfer {
                 return true;
             }
         }
-        let has_room = |node: &NodeId| self.nodes.get(*node).is_some_and(|it| it.has_room(now, length));
+        let has_room =
+            |node: &NodeId| self.nodes.get(*node).is_some_and(|it| it.has_room(now, length));
         if !targets.iter().all(has_room) {
             return false;
         }

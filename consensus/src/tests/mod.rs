@@ -1,0 +1,10 @@
+//! Tests of several parts together: the log under damage, and clusters of members in one thread.
+
+mod cluster;
+mod disk;
+mod ledger;
+mod log;
+mod members;
+mod memory_files;
+mod replication;
+mod snapshots;

@@ -1,0 +1,153 @@
+//! What executes a task: one trait, one implementation for each runtime.
+//!
+//! A slot is a thread that executes one task after the other and may block in it. Outcome, start
+//! and end are taken per task, the same way for every runtime. Deliberately not here: which task is
+//! executed where.
+
+mod noop;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+
+use node::clock::Clock;
+use proto::description::Runtime as RuntimeKind;
+use proto::ids::TaskIndex;
+use proto::status::{Cause, TaskState};
+use proto::time::{Duration, Instant};
+
+use crate::logic::job::JobSpec;
+use crate::logic::{EXIT_NOT_STARTED, TaskEnd};
+use noop::NoopRuntime;
+
+/// Asks a slot's task to end. Shared by the loop, which asks, and the slot, which looks.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    is_cancelled: Arc<AtomicBool>,
+    slot: Thread,
+}
+
+impl Cancel {
+    /// For what a slot's thread is about to execute.
+    #[must_use]
+    pub fn new(slot: Thread) -> Cancel {
+        Cancel { is_cancelled: Arc::default(), slot }
+    }
+
+    /// Asks, and wakes the slot where it waits.
+    pub fn cancel(&self) {
+        // Relaxed: the flag carries no data, and unparking orders it before the slot's next look.
+        self.is_cancelled.store(true, Ordering::Relaxed);
+        self.slot.unpark();
+    }
+
+    /// True once it was asked.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Waits on the slot's thread until a moment, or until it is asked.
+    fn wait(&self, clock: Clock, until: Instant) {
+        while !self.is_cancelled() {
+            let left = until.since(clock.now());
+            if left == Duration::ZERO {
+                break;
+            }
+            std::thread::park_timeout(left.to_std());
+        }
+    }
+}
+
+/// One task to execute.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// Its job.
+    pub spec: &'a JobSpec,
+    /// Which of its tasks.
+    pub index: TaskIndex,
+    /// The attempt.
+    pub attempt: u64,
+    /// When it began.
+    pub started: Instant,
+}
+
+/// How a task ended, before it is put beside its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Done, failed or lost.
+    pub state: TaskState,
+    /// Exit code, minus the signal's number where one ended it.
+    pub exit_code: i32,
+    /// Why, where the state alone does not say it.
+    pub cause: Cause,
+    /// CPU time that it used.
+    pub cpu: Duration,
+    /// Largest resident memory that it had, in bytes.
+    pub peak_memory_bytes: u64,
+}
+
+impl Ending {
+    /// Of a task that ended by itself.
+    #[must_use]
+    pub fn exit(exit_code: i32) -> Ending {
+        let state = if exit_code == 0 { TaskState::Done } else { TaskState::Failed };
+        Ending { state, exit_code, cause: Cause::None, cpu: Duration::ZERO, peak_memory_bytes: 0 }
+    }
+
+    /// Of a task that did not end by itself.
+    #[must_use]
+    pub fn of(state: TaskState, exit_code: i32, cause: Cause) -> Ending {
+        Ending { state, cause, ..Ending::exit(exit_code) }
+    }
+}
+
+/// Executes tasks of one kind, one at a time, on the thread of one slot.
+pub trait Runtime: Send {
+    /// Executes a task and returns when it ended. A cancelled one ends soon, as lost.
+    fn execute(&mut self, task: &Task<'_>, cancel: &Cancel) -> Ending;
+}
+
+/// The runtimes of one slot.
+#[derive(Debug)]
+pub struct Runtimes {
+    clock: Clock,
+    noop: NoopRuntime,
+}
+
+impl Runtimes {
+    /// All that this worker has.
+    #[must_use]
+    pub fn new(clock: Clock) -> Runtimes {
+        Runtimes { clock, noop: NoopRuntime::new(clock) }
+    }
+
+    fn of(&mut self, kind: &RuntimeKind) -> Option<&mut dyn Runtime> {
+        match kind {
+            RuntimeKind::Noop(_) => Some(&mut self.noop),
+            RuntimeKind::Command { .. } => None,
+        }
+    }
+
+    /// Executes a task and takes its times. A runtime that this worker lacks fails the task as one
+    /// that could not be started. `epoch` is the time of day at which the clock read zero.
+    pub fn execute(&mut self, slot: u32, task: Task<'_>, epoch: Duration, cancel: &Cancel) -> TaskEnd {
+        let started = self.clock.now();
+        let task = Task { started, ..task };
+        let ending = match self.of(&task.spec.description.runtime) {
+            Some(runtime) => runtime.execute(&task, cancel),
+            None => Ending::of(TaskState::Failed, EXIT_NOT_STARTED, Cause::NotStarted),
+        };
+        TaskEnd {
+            slot,
+            task: task.index,
+            state: ending.state,
+            exit_code: ending.exit_code,
+            cause: ending.cause,
+            start_unix_us: epoch.as_micros().saturating_add(started.0),
+            wall: self.clock.now().since(started),
+            cpu: ending.cpu,
+            peak_memory_bytes: ending.peak_memory_bytes,
+        }
+    }
+}
