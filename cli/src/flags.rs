@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::ids::JobId;
 use proto::status::Role;
 
 /// Runs many tasks on many machines and loses none of them.
@@ -20,13 +21,164 @@ pub(crate) struct Flags {
 /// What is asked for.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Submit a job and print its UUID
+    Submit(Submit),
+    /// Wait until a job is done; exit code 1 where it failed or was cancelled
+    Wait(OneJob),
+    /// Show the state of a job
+    Status(OneJobListed),
+    /// List the jobs, newest first
+    Jobs(Jobs),
+    /// List what became of a job's tasks
+    Tasks(Tasks),
+    /// Cancel what has no outcome of a job
+    Cancel(OneJobListed),
+    /// Store a file and print what it is called there
+    Put(Put),
+    /// Fetch a file
+    Get(Get),
+    /// Print a file
+    Cat(Cat),
+    /// List the nodes of the cluster
+    Nodes(Listing),
+    /// Run a whole cluster on this machine
+    Dev(Dev),
     /// Run one node of a tier in the foreground
     Serve(Serve),
     /// Make a cluster
     #[command(subcommand)]
     Cluster(Cluster),
-    /// Run a whole cluster on this machine
-    Dev(Dev),
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// Cluster: addresses of any of its nodes (tcp://HOST:PORT, separated by commas), the folder of
+    /// a local one, a file, or a name [default: $REMUDA_CLUSTER, the nearest .remuda, or the only
+    /// local one that runs]
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// `remuda submit`.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// Name of the job, for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Numbers of the tasks, both ends included [default: a single task]
+    #[arg(long, value_name = "A-B[:STEP]", allow_hyphen_values = true)]
+    pub(crate) array: Option<String>,
+    /// Wait until it is done, as `remuda wait` does
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// UUID of the job: submitting the same under it again is harmless [default: a new one]
+    #[arg(long, value_name = "UUID")]
+    pub(crate) job: Option<JobId>,
+    /// Tasks that do nothing, for measuring; their outcomes follow from the seed
+    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "0")]
+    pub(crate) noop: Option<u64>,
+    /// Shortest duration of a noop task in microseconds
+    #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
+    pub(crate) noop_shortest: u64,
+    /// Longest duration of a noop task in microseconds
+    #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
+    pub(crate) noop_longest: u64,
+    /// Noop tasks of a million that fail
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
+    pub(crate) noop_failed: u32,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// A command about one job.
+#[derive(Debug, Args)]
+pub(crate) struct OneJob {
+    /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// A command that shows one job.
+#[derive(Debug, Args)]
+pub(crate) struct OneJobListed {
+    /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
+    #[arg(default_value = "last")]
+    pub(crate) job: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda jobs`.
+#[derive(Debug, Args)]
+pub(crate) struct Jobs {
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: u32,
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda tasks`.
+#[derive(Debug, Args)]
+pub(crate) struct Tasks {
+    /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
+    #[arg(default_value = "last")]
+    pub(crate) job: String,
+    /// Only tasks in this state
+    #[arg(long, value_parser = ["queued", "running", "done", "failed", "cancelled"])]
+    pub(crate) state: Option<String>,
+    /// Print one JSON array of runs of consecutive tasks with the same outcome
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// A listing without choice.
+#[derive(Debug, Args)]
+pub(crate) struct Listing {
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda put`.
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// The file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The file, as file:UUID
+    pub(crate) source: String,
+    /// Where to: a file, or a folder for a file named by the UUID [default: this folder]
+    pub(crate) to: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda cat`.
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// The file, as file:UUID
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
 }
 
 /// The tiers that can be served.

@@ -319,7 +319,10 @@ fn join_log(snapshot: (u64, u64), replay: Replay) -> Result<Joined, String> {
     hard.commit = hard.commit.max(index);
     if hard.commit > last.0 {
         let known = hard.commit;
-        return Err(format!("entries up to {known} were committed, but the log ends at {}", last.0));
+        return Err(format!(
+            "entries up to {known} were committed, but the log ends at {}",
+            last.0
+        ));
     }
     Ok(Joined { hard, entries, begins_anew })
 }
@@ -405,9 +408,10 @@ impl SnapshotDisk {
         let id = id.into();
         match self.snapshots.write(id, content) {
             Ok(()) => done,
-            Err(error) => {
-                Done::SnapshotFailed { index: id.index, error: format!("write a snapshot: {error}") }
-            }
+            Err(error) => Done::SnapshotFailed {
+                index: id.index,
+                error: format!("write a snapshot: {error}"),
+            },
         }
     }
 }

@@ -83,7 +83,8 @@ impl<P: Send + 'static> DiskThread<P> {
             DiskThread { log: log.clone(), snapshots: snapshots.clone(), threads: Vec::new() };
         let tell_log = tell.clone();
         started.spawn("log", move || run_log(log_disk, &log, &tell_log))?;
-        started.spawn("snapshots", move || run_snapshots::<S>(&snapshot_disk, &snapshots, &tell))?;
+        started
+            .spawn("snapshots", move || run_snapshots::<S>(&snapshot_disk, &snapshots, &tell))?;
         Ok(started)
     }
 

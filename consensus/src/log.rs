@@ -168,9 +168,8 @@ impl Log {
     /// # Errors
     /// What the disk says.
     pub fn create(files: &dyn Files, folder: &Path, shape: LogShape) -> Result<(), LogError> {
-        let failed = |operation| {
-            move |source| LogError::Io { operation, folder: folder.to_owned(), source }
-        };
+        let failed =
+            |operation| move |source| LogError::Io { operation, folder: folder.to_owned(), source };
         files.create_dir_all(folder).map_err(failed("create"))?;
         for found in files.list(folder).map_err(failed("list"))? {
             files.remove(&folder.join(found)).map_err(failed("remove"))?;
@@ -190,9 +189,8 @@ impl Log {
         shape: LogShape,
         each: &mut dyn FnMut(&[u8]) -> Result<LogIndex, String>,
     ) -> Result<Log, LogError> {
-        let failed = |operation| {
-            move |source| LogError::Io { operation, folder: folder.to_owned(), source }
-        };
+        let failed =
+            |operation| move |source| LogError::Io { operation, folder: folder.to_owned(), source };
         let numbers = take_stock(files.as_ref(), folder).map_err(failed("list"))?;
         let Some(&first) = numbers.first() else {
             let text = "there is no log file".to_owned();

@@ -83,7 +83,7 @@ pub(crate) struct Replay {
     pub(crate) entries: Vec<Entry>,
 }
 
-fn take<'a, T: Pod>(rest: &mut &'a [u8]) -> Result<T, String> {
+fn take<T: Pod>(rest: &mut &[u8]) -> Result<T, String> {
     let (head, tail) = rest.split_at_checked(size_of::<T>()).ok_or("a record is too short")?;
     *rest = tail;
     Ok(bytemuck::pod_read_unaligned(head))
@@ -150,11 +150,7 @@ mod tests {
     use crate::ids::BatchId;
 
     fn entry(index: u64, term: u64) -> Entry {
-        let mut entry = Entry::default();
-        entry.index = index;
-        entry.term = term;
-        entry.data = vec![index as u8; 5].into();
-        entry
+        Entry { index, term, data: vec![index as u8; 5].into(), ..Entry::default() }
     }
 
     fn batch(reset: Option<(u64, u64)>, entries: Vec<Entry>) -> Batch {

@@ -232,18 +232,13 @@ impl Disk {
         let mut rest = &waiting[..];
         while !rest.is_empty() {
             let result = if self.is_full() { self.roll() } else { Ok(()) };
-            let (group, behind) = match result {
-                Ok(()) => rest.split_at(self.group_size(rest)),
-                Err(_) => (rest, &[][..]),
-            };
-            match result {
-                Ok(()) => self.store_group(group, &mut done),
-                Err(error) => {
-                    let error = self.put_error(&error, "begin the next volume");
-                    let failed = |put: &Put| PutDone { ticket: put.ticket, result: Err(error) };
-                    done.extend(group.iter().map(failed));
-                }
+            if let Err(error) = result {
+                let failed = |put: &Put| PutDone { ticket: put.ticket, result: Err(error) };
+                done.extend(rest.iter().map(failed));
+                break;
             }
+            let (group, behind) = rest.split_at(self.group_size(rest));
+            self.store_group(group, &mut done);
             rest = behind;
         }
         for copy in copies {
@@ -389,9 +384,12 @@ impl Disk {
         let folder = self.shared.own_files(self.tail.volume);
         if self.tail.file_count == 0 {
             let made = self.shared.files.create_dir_all(&folder);
-            let made = made.and_then(|()| self.shared.files.sync_dir(&self.shared.folder));
+            let made = made.map_err(|error| self.put_error(&error, "make a folder"));
+            let made = made.and_then(|()| {
+                let synced = self.shared.files.sync_dir(&self.shared.folder);
+                synced.map_err(|error| self.sync_failed(&error))
+            });
             if let Err(error) = made {
-                let error = self.put_error(&error, "make a folder");
                 own.iter().for_each(|&(at, _)| results[at] = Err(error));
                 return;
             }
@@ -451,18 +449,19 @@ impl Disk {
     }
 
     /// Seals the volume and begins the next one.
-    fn roll(&mut self) -> io::Result<()> {
+    fn roll(&mut self) -> Result<(), PutError> {
         let volume = self.tail.volume;
-        self.tail.file.set_len(self.tail.end)?;
+        // First: once there is a next volume, this one counts as cut to its end and synced.
+        let cut = self.tail.file.set_len(self.tail.end);
+        cut.map_err(|error| self.put_error(&error, "cut a volume"))?;
         self.tail.prepared = self.tail.end;
-        if let Err(error) = self.tail.file.sync_data() {
-            self.has_failed = true;
-            return Err(error);
-        }
-        let next = volume.checked_add(1).ok_or(ErrorKind::FileTooLarge)?;
-        let file = self.shared.files.open(&self.shared.volume_path(next), Open::Either)?;
-        file.set_len(0)?;
-        self.shared.files.sync_dir(&self.shared.folder)?;
+        self.tail.file.sync_data().map_err(|error| self.sync_failed(&error))?;
+        let next = volume.checked_add(1).ok_or(PutError::DiskFull)?;
+        let file = self.shared.files.open(&self.shared.volume_path(next), Open::Either);
+        let file = file.and_then(|file| file.set_len(0).map(|()| file));
+        let file = file.map_err(|error| self.put_error(&error, "begin a volume"))?;
+        let synced = self.shared.files.sync_dir(&self.shared.folder);
+        synced.map_err(|error| self.sync_failed(&error))?;
         // Damaged blocks were forgotten meanwhile and must not come back through the table.
         let is_current = |&(block, entry): &(BlockId, Entry)| self.shared.get(block) == Some(entry);
         let entries = std::mem::take(&mut self.tail.entries);

@@ -30,6 +30,9 @@ const POOL_CAPACITY: usize = 512;
 /// Why a storage node cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// No address of a master is configured.
+    #[error("a storage node needs the address of a master: set masters in table [node]")]
+    NoMaster,
     /// The data folder is another's, in use, or unreadable.
     #[error("open the data folder")]
     DataFolder(#[source] DataFolderError),
@@ -67,6 +70,9 @@ fn room(path: &Path) -> io::Result<(u64, u64)> {
 /// cluster than its folder.
 pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     let Config { node: settings, storage } = config;
+    if settings.masters.is_empty() {
+        return Err(StorageError::NoMaster);
+    }
     let opened = DataFolder::open(&settings.data, Role::Storage, settings.cluster);
     let folder = opened.map_err(StorageError::DataFolder)?;
     let path = folder.path().to_owned();

@@ -141,11 +141,7 @@ impl Swarm {
                 high_water_mark: 1_000,
             },
             limits: NetworkLimits::NODE,
-            tuning: Tuning {
-                log_file_bytes: 32 << 10,
-                snapshot_after: 20_000,
-                trailing: 1_000,
-            },
+            tuning: Tuning { log_file_bytes: 32 << 10, snapshot_after: 20_000, trailing: 1_000 },
             disk: (Duration(200), Duration(400)),
             survival: 500,
             drift: 0,
@@ -184,7 +180,8 @@ impl Swarm {
                 vec![Fault::Crash { process: member, death: Death::PowerLoss, down: lasts }]
             }
             Kind::Blackout => {
-                let crash = |&process| Fault::Crash { process, death: Death::PowerLoss, down: lasts };
+                let crash =
+                    |&process| Fault::Crash { process, death: Death::PowerLoss, down: lasts };
                 members.iter().map(crash).collect()
             }
             Kind::Pause => vec![Fault::Pause { process: all[rng.usize(0..all.len())], lasts }],

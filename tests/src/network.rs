@@ -485,9 +485,7 @@ impl Network {
         let ends = |socket: &Socket| (socket.opener, socket.listener);
         let sockets = self.sockets.iter();
         sockets
-            .filter(|(_, socket)| {
-                ends(socket) == (a, Some(b)) || ends(socket) == (b, Some(a))
-            })
+            .filter(|(_, socket)| ends(socket) == (a, Some(b)) || ends(socket) == (b, Some(a)))
             .map(|(&id, _)| id)
             .collect()
     }
@@ -512,9 +510,8 @@ impl Network {
         report: &mut Report,
         process: ProcessId,
     ) {
-        let touching = |socket: &Socket| {
-            socket.opener == process || socket.listener == Some(process)
-        };
+        let touching =
+            |socket: &Socket| socket.opener == process || socket.listener == Some(process);
         let sockets = self.sockets.iter().filter(|(_, socket)| touching(socket));
         for id in sockets.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.lose(agenda, report, id);
@@ -576,9 +573,8 @@ impl Network {
         process: ProcessId,
     ) {
         self.listening.remove(&process);
-        let touching = |socket: &Socket| {
-            socket.opener == process || socket.listener == Some(process)
-        };
+        let touching =
+            |socket: &Socket| socket.opener == process || socket.listener == Some(process);
         let sockets = self.sockets.iter().filter(|(_, socket)| touching(socket));
         for id in sockets.map(|(&id, _)| id).collect::<Vec<_>>() {
             let Some(socket) = self.sockets.get_mut(&id) else { continue };
@@ -621,11 +617,8 @@ mod tests {
 
     impl Pair {
         fn new(seed: u64) -> Pair {
-            let weather = Weather {
-                latency: Duration(100),
-                jitter: Duration(2_000),
-                high_water_mark: 100,
-            };
+            let weather =
+                Weather { latency: Duration(100), jitter: Duration(2_000), high_water_mark: 100 };
             let mut network = Network::new(Rng::with_seed(seed), weather);
             network.listen(B, "sim://b");
             let (agenda, report) = (Agenda::new(), Report::default());

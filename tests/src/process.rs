@@ -9,6 +9,7 @@ mod edge;
 pub(crate) mod member;
 
 use node::logic::network::NetworkLimits;
+use proto::ids::NodeId;
 use proto::time::Instant;
 
 use crate::bank::{Answer, Transfer};
@@ -56,6 +57,20 @@ impl Recipe {
             Recipe::Client { .. } => String::new(),
         }
     }
+}
+
+/// Number of a process within the run: its kind's letter, its place from 1, its life. People read
+/// it in the trace.
+pub(crate) fn node_id(recipe_name: &str, place: usize, life: u64) -> NodeId {
+    let kind = recipe_name.bytes().next().unwrap_or(b'?');
+    NodeId(u128::from(kind) << 64 | (place as u128 + 1) << 32 | u128::from(life))
+}
+
+/// The process that a routing id means, as `m2.1` for the first life of the second member.
+pub(crate) fn name_of(routing_id: &[u8]) -> String {
+    let id = routing_id.iter().skip(1).fold(0_u128, |id, &byte| id << 8 | u128::from(byte));
+    let kind = char::from((id >> 64) as u8);
+    format!("{kind}{}.{}", (id >> 32) as u32, id as u32)
 }
 
 /// What a starting process finds.

@@ -24,7 +24,7 @@ use crate::disk::SimFiles;
 use crate::faults::{Fault, Swarm};
 use crate::machine::Machine;
 use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
-use crate::process::{Done, Event, Note, Process, ProcessId, Recipe, Request};
+use crate::process::{Done, Event, Note, Process, ProcessId, Recipe, Request, name_of};
 use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
 use crate::runs::Outcome;
@@ -440,7 +440,9 @@ impl World {
                 }
             }
             Note::Restored { index, state } => {
-                self.trace(process, "restored", &[index, state], || format!("{index} {state:016x}"));
+                self.trace(process, "restored", &[index, state], || {
+                    format!("{index} {state:016x}")
+                });
                 self.history.restored(process.0, index, state)?;
             }
             Note::Leads { term } => match self.leaders.leads(process.0, term)? {
@@ -534,8 +536,7 @@ fn records_in(source: &Source, frame: &[u8]) -> String {
     match source {
         Source::Link { link, .. } => format!("link {link}: {}", names.join(", ")),
         Source::Inbound { routing_id } => {
-            let tail: Vec<String> = routing_id.iter().rev().take(4).rev().map(|b| format!("{b:02x}")).collect();
-            format!("from {}: {}", tail.concat(), names.join(", "))
+            format!("from {}: {}", name_of(routing_id), names.join(", "))
         }
     }
 }

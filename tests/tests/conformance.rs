@@ -7,23 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("a workspace")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").join(path)
 }
 
 /// Runs a program to its end and returns what it printed; fails with what it complained about.
 fn run(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}: {complaint}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?}: {}: {complaint}", output.status);
     String::from_utf8(output.stdout).expect("it prints UTF-8")
 }
 
@@ -49,10 +40,7 @@ fn a_c_program_agrees_about_the_golden_bytes() {
         .arg(repository("tests/c/golden.c")));
     let golden = repository("proto/tests/golden.txt");
     assert_eq!(run(Command::new(&program).arg(golden)), "5 records\n");
-    let refused = Command::new(&program)
-        .arg(spoilt("spoilt-c.txt"))
-        .output()
-        .expect("it starts");
+    let refused = Command::new(&program).arg(spoilt("spoilt-c.txt")).output().expect("it starts");
     assert_eq!(refused.status.code(), Some(1), "spoilt bytes are noticed");
 }
 
@@ -66,8 +54,6 @@ fn a_python_script_agrees_about_the_golden_bytes() {
     };
     let golden = repository("proto/tests/golden.txt");
     assert_eq!(run(&mut python(golden)), "5 records\n");
-    let refused = python(spoilt("spoilt-python.txt"))
-        .output()
-        .expect("it starts");
+    let refused = python(spoilt("spoilt-python.txt")).output().expect("it starts");
     assert_eq!(refused.status.code(), Some(1), "spoilt bytes are noticed");
 }

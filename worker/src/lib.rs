@@ -1,3 +1,14 @@
 //! A worker: executes tasks in slots and reports what became of them, straight to the masters.
+//!
+//! - [`logic`]: which deals are taken, which slot executes what, what is reported to whom; pure
+//! - [`slots`]: the threads that execute, and how their work comes back
+//! - [`runtime`]: what executing means, one implementation for each runtime
+//! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
 
+pub mod config;
 pub mod logic;
+pub mod runtime;
+mod service;
+pub mod slots;
+
+pub use service::{WorkerError, run};

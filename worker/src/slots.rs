@@ -82,7 +82,8 @@ impl Slots {
         for number in 0..count {
             let shared = Arc::new(Shared::default());
             let thread = std::thread::Builder::new().name(format!("slot {number}"));
-            let run = Executor { number, clock, shared: shared.clone(), wake: wake.clone() };
+            let wake = WakeAtEnd(wake.clone());
+            let run = Executor { number, clock, shared: shared.clone(), wake };
             let thread = Some(thread.spawn(move || run.run())?);
             slots.slots.push(Slot { shared, thread, cancel: None, left: 0 });
         }
@@ -115,6 +116,9 @@ impl Slots {
     }
 
     /// What ended since the last look.
+    ///
+    /// # Panics
+    /// If a slot's thread did: a bug of ours, and its task would never end.
     pub fn take(&mut self) -> Option<Event<'static>> {
         let (mut ends, mut given_up) = (Vec::new(), Vec::new());
         let mut is_long_piece_out = false;
@@ -130,6 +134,12 @@ impl Slots {
                 given_up.push(number);
             }
             is_long_piece_out |= slot.left > 1;
+            drop(state);
+            if slot.thread.as_ref().is_some_and(JoinHandle::is_finished)
+                && let Some(Err(panic)) = slot.thread.take().map(JoinHandle::join)
+            {
+                std::panic::resume_unwind(panic);
+            }
         }
         self.look_at = is_long_piece_out.then(|| self.clock.now() + PIECE);
         let is_any = !ends.is_empty() || !given_up.is_empty();
@@ -162,12 +172,21 @@ impl Drop for Slots {
     }
 }
 
+/// Wakes the loop, at the latest when its thread ends.
+struct WakeAtEnd<W: Fn()>(W);
+
+impl<W: Fn()> Drop for WakeAtEnd<W> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// One slot's thread.
-struct Executor<W> {
+struct Executor<W: Fn()> {
     number: u32,
     clock: Clock,
     shared: Arc<Shared>,
-    wake: W,
+    wake: WakeAtEnd<W>,
 }
 
 impl<W: Fn()> Executor<W> {
@@ -191,7 +210,7 @@ impl<W: Fn()> Executor<W> {
             if has_given_up {
                 self.shared.state().has_given_up = true;
             }
-            (self.wake)();
+            (self.wake.0)();
         }
     }
 

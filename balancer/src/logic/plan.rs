@@ -28,6 +28,24 @@ impl Needs {
     pub fn holds(&self, task: &Needs) -> bool {
         task.cpu_milli <= self.cpu_milli && task.memory_bytes <= self.memory_bytes
     }
+
+    /// What `count` tasks use together.
+    #[must_use]
+    pub fn times(&self, count: u64) -> Needs {
+        Needs {
+            cpu_milli: self.cpu_milli.saturating_mul(count),
+            memory_bytes: self.memory_bytes.saturating_mul(count),
+        }
+    }
+
+    /// What both use together.
+    #[must_use]
+    pub fn plus(&self, other: &Needs) -> Needs {
+        Needs {
+            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+        }
+    }
 }
 
 /// A worker that takes tasks.
@@ -39,10 +57,42 @@ pub struct WorkerView {
     pub slot_count: u64,
     /// What its tasks may use together.
     pub room: Needs,
+    /// What the tasks that it holds use together.
+    pub used: Needs,
     /// Tasks that it holds and that keep, or will keep, a slot.
     pub busy_count: u64,
     /// Time that those will take all its slots together, as far as the jobs' rates are known.
     pub busy_us: f64,
+}
+
+impl WorkerView {
+    /// Slots without a task.
+    #[must_use]
+    pub fn idle_slots(&self) -> u64 {
+        self.slot_count.saturating_sub(self.busy_count)
+    }
+
+    /// Tasks beyond its slots.
+    #[must_use]
+    pub fn surplus(&self) -> u64 {
+        self.busy_count.saturating_sub(self.slot_count)
+    }
+
+    /// Tasks of these needs that it could begin at once.
+    #[must_use]
+    pub fn free_lanes(&self, needs: &Needs) -> u64 {
+        let lanes = |room: u64, used: u64, need: u64| {
+            room.saturating_sub(used).checked_div(need).unwrap_or(u64::MAX)
+        };
+        let cpu = lanes(self.room.cpu_milli, self.used.cpu_milli, needs.cpu_milli);
+        let memory = lanes(self.room.memory_bytes, self.used.memory_bytes, needs.memory_bytes);
+        self.idle_slots().min(cpu).min(memory)
+    }
+
+    /// How much of its window is filled.
+    fn filled(&self) -> f64 {
+        self.busy_us / window_us(self)
+    }
 }
 
 /// A job with waiting tasks; in the view, highest priority first, then the oldest.
@@ -89,11 +139,18 @@ pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
             workers.swap_remove(at);
             continue;
         };
+        let task_count = share(&workers[at], job);
+        if task_count == 0 {
+            // The job comes first and has no room now: what is narrower waits, or it never got any.
+            workers.swap_remove(at);
+            continue;
+        }
         let worker = &mut workers[at];
-        let task_count = share(worker, job);
         deals.push(Deal { worker: worker.worker, job: job.job, task_count });
         worker.busy_count += task_count;
-        worker.busy_us += task_count as f64 * job.mean_us.unwrap_or(window_us(worker));
+        worker.used = worker.used.plus(&job.needs.times(task_count));
+        let mean_us = job.mean_us.unwrap_or(window_us(worker));
+        worker.busy_us += task_count as f64 * mean_us.max(1.0);
         job.busy_count += task_count;
         job.pending_count -= task_count;
     }
@@ -115,13 +172,9 @@ fn window_us(worker: &WorkerView) -> f64 {
 /// The worker with the least to do for its slots, of those that need something: a slot is empty,
 /// or less than half of the window is left.
 fn neediest(workers: &[WorkerView]) -> Option<usize> {
-    let load = |worker: &WorkerView| {
-        let is_occupied = worker.busy_count >= worker.slot_count;
-        (is_occupied, worker.busy_us / window_us(worker))
-    };
+    let load = |worker: &WorkerView| (worker.idle_slots() == 0, worker.filled());
     let in_need = workers.iter().enumerate().filter(|(_, worker)| {
-        let (is_occupied, filled) = load(worker);
-        !is_occupied || filled < 0.5
+        worker.idle_slots() > 0 || (worker.filled() < 0.5 && worker.busy_count < WINDOW_TASKS)
     });
     let order = |left: &WorkerView, right: &WorkerView| {
         load(left).partial_cmp(&load(right)).unwrap_or(std::cmp::Ordering::Equal)
@@ -129,19 +182,20 @@ fn neediest(workers: &[WorkerView]) -> Option<usize> {
     in_need.min_by(|(_, left), (_, right)| order(left, right)).map(|(at, _)| at)
 }
 
-/// How many tasks of a job a worker gets: one where nothing is known, else what fills its window.
+/// How many tasks of a job a worker gets: one for each free slot, and where the job's rate is known
+/// what fills the window.
 fn share(worker: &WorkerView, job: &JobView) -> u64 {
-    let free_slots = worker.slot_count.saturating_sub(worker.busy_count);
-    let wanted = match job.mean_us {
-        None => free_slots,
-        Some(mean_us) => {
+    let free = worker.free_lanes(&job.needs);
+    let ahead = match job.mean_us {
+        Some(mean_us) if worker.filled() < 0.5 => {
             let left_us = (window_us(worker) - worker.busy_us).max(0.0);
             // Shorter than a microsecond is as good as a microsecond: the window is full of tasks.
             let by_time = (left_us / mean_us.max(1.0)) as u64;
-            by_time.min(WINDOW_TASKS.saturating_sub(worker.busy_count)).max(free_slots)
+            by_time.min(WINDOW_TASKS.saturating_sub(worker.busy_count))
         }
+        _ => 0,
     };
-    wanted.clamp(1, job.pending_count)
+    ahead.max(free).min(job.pending_count)
 }
 
 #[cfg(test)]
@@ -150,7 +204,8 @@ mod tests {
 
     fn worker(id: u128, slot_count: u64, busy_count: u64, busy_us: f64) -> WorkerView {
         let room = Needs { cpu_milli: 1000 * slot_count, memory_bytes: 1 << 30 };
-        WorkerView { worker: NodeId(id), slot_count, room, busy_count, busy_us }
+        let used = Needs { cpu_milli: 1000 * busy_count, memory_bytes: 0 };
+        WorkerView { worker: NodeId(id), slot_count, room, used, busy_count, busy_us }
     }
 
     fn job(id: u128, pending_count: u64, busy_count: u64, mean_us: Option<f64>) -> JobView {
@@ -214,6 +269,15 @@ mod tests {
         let to = |id: u128| deals.iter().filter(move |deal| deal.worker == NodeId(id));
         assert!(to(1).all(|deal| deal.job == JobId(8)), "{deals:?}");
         assert!(to(2).any(|deal| deal.job == JobId(9)), "{deals:?}");
+    }
+
+    #[test]
+    fn wide_tasks_are_spread_instead_of_queued() {
+        let needs = Needs { cpu_milli: 4000, memory_bytes: 0 };
+        let wide = JobView { needs, ..job(9, 4, 0, None) };
+        let deals = plan(&[worker(1, 4, 0, 0.0), worker(2, 4, 0, 0.0)], &[wide]);
+        let counts: Vec<_> = deals.iter().map(|deal| (deal.worker.0, deal.task_count)).collect();
+        assert_eq!(counts, [(1, 1), (2, 1)]);
     }
 
     #[test]

@@ -3,15 +3,42 @@
 use std::collections::BTreeMap;
 
 use node::logic::network::{Inbound, Peer};
-use proto::ids::{Incarnation, NodeId};
+use proto::ids::{Epoch, Incarnation, NodeId};
 use proto::messages::task::WorkerHeartbeat;
 use proto::time::{Duration, Instant};
 
 use super::plan::{Needs, WorkerView};
 use super::tasks::Tasks;
 
+/// How long a worker may be silent before its tasks are dealt again.
+pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a silent worker is counted among those that cannot be reached.
+const FORGET: Duration = Duration::from_secs(600);
+
+/// Workers that a balancer knows: as many as the network remembers peers.
+const WORKERS: usize = 20_000;
+
 /// How long an unanswered recall keeps the next one back.
 const RECALL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Whether a worker can be dealt tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It takes tasks.
+    Takes,
+    /// Its unacknowledged results reached their bound.
+    Full,
+    /// It is shutting down.
+    Leaves,
+    /// It gave back or refused what it was dealt, or could not be sent more: until its next
+    /// heartbeat says why.
+    Paused,
+    /// Its connection ended; its next heartbeat comes on a new one.
+    Disconnected,
+    /// It was not heard of within the worker timeout.
+    Silent,
+}
 
 /// One worker.
 #[derive(Clone, Debug)]
@@ -19,20 +46,38 @@ pub(super) struct Worker {
     pub(super) incarnation: Incarnation,
     /// Number of the log entry that gave it to the group.
     pub(super) assignment: u64,
-    peer: Inbound,
+    /// The highest epoch that it has seen: it refuses lower ones.
+    epoch: Epoch,
+    pub(super) peer: Inbound,
     heard_at: Instant,
     slot_count: u32,
     room: Needs,
-    is_refusing: bool,
+    pub(super) standing: Standing,
     /// Number of the last deal on this connection.
-    last_deal: u64,
+    pub(super) last_deal: u64,
+    /// Until then its answer to a recall is waited for.
     recall_until: Instant,
 }
 
-/// All workers that were heard of within the worker timeout.
+/// What a heartbeat shows beside its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It comes from an incarnation that is over, or from one worker too many.
+    Refused,
+    /// The worker is known on this connection.
+    Known,
+    /// The connection is new.
+    NewConnection,
+    /// The worker was restarted: what its predecessor held died with it.
+    Restarted,
+}
+
+/// All workers that were heard of lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Workers {
     workers: BTreeMap<NodeId, Worker>,
+    /// No worker falls silent before.
+    check_at: Option<Instant>,
 }
 
 impl Workers {
@@ -40,20 +85,22 @@ impl Workers {
         self.workers.len()
     }
 
+    fn reachable(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| worker.standing != Standing::Silent)
+    }
+
+    /// Number of workers that were heard of within the worker timeout.
+    pub(super) fn reachable_count(&self) -> usize {
+        self.reachable().count()
+    }
+
+    /// Slots of those.
     pub(super) fn slot_count(&self) -> u32 {
-        self.workers.values().map(|worker| worker.slot_count).sum()
+        self.reachable().fold(0u32, |sum, worker| sum.saturating_add(worker.slot_count))
     }
 
-    pub(super) fn incarnation(&self, worker: NodeId) -> Option<Incarnation> {
-        self.workers.get(&worker).map(|worker| worker.incarnation)
-    }
-
-    pub(super) fn last_deal(&self, worker: NodeId) -> u64 {
-        self.workers.get(&worker).map_or(0, |worker| worker.last_deal)
-    }
-
-    pub(super) fn peer(&self, worker: NodeId) -> Option<Inbound> {
-        self.workers.get(&worker).map(|worker| worker.peer)
+    pub(super) fn get(&self, worker: NodeId) -> Option<&Worker> {
+        self.workers.get(&worker)
     }
 
     pub(super) fn heard(&mut self, worker: NodeId, now: Instant) {
@@ -68,88 +115,159 @@ impl Workers {
         node: NodeId,
         peer: Inbound,
         heartbeat: &WorkerHeartbeat,
-    ) {
-        let before = self.workers.get(&node).filter(|before| before.peer == peer);
+    ) -> Heard {
+        let incarnation = Incarnation(heartbeat.worker_incarnation);
+        let known = self.workers.get(&node);
+        let heard = match known {
+            Some(known) if incarnation < known.incarnation => return Heard::Refused,
+            None if self.workers.len() >= WORKERS => return Heard::Refused,
+            Some(known) if incarnation > known.incarnation => Heard::Restarted,
+            Some(known) if known.peer == peer => Heard::Known,
+            _ => Heard::NewConnection,
+        };
+        let before = known.filter(|_| heard == Heard::Known);
         let worker = Worker {
-            incarnation: Incarnation(heartbeat.worker_incarnation),
+            incarnation,
             assignment: heartbeat.assignment,
+            epoch: Epoch(heartbeat.epoch),
             peer,
             heard_at: now,
             slot_count: heartbeat.slot_count,
             room: Needs { cpu_milli: heartbeat.cpu_milli, memory_bytes: heartbeat.memory_bytes },
-            is_refusing: heartbeat.refusing != 0,
+            standing: match heartbeat.refusing {
+                0 => Standing::Takes,
+                1 => Standing::Full,
+                _ => Standing::Leaves,
+            },
             last_deal: before.map_or(0, |before| before.last_deal),
             recall_until: before.map_or(Instant(0), |before| before.recall_until),
         };
         self.workers.insert(node, worker);
+        let silent_at = now + WORKER_TIMEOUT;
+        self.check_at = Some(self.check_at.map_or(silent_at, |at| at.min(silent_at)));
+        heard
     }
 
-    /// A connection ended; the worker's next heartbeat brings the new one. Until then nothing can
-    /// be dealt to it.
-    pub(super) fn disconnected(&mut self, peer: Peer) {
-        for worker in self.workers.values_mut() {
-            if Peer::Inbound(worker.peer) == peer {
-                worker.is_refusing = true;
-            }
+    /// A connection ended; the worker's next heartbeat brings the new one.
+    pub(super) fn disconnected(&mut self, worker: NodeId, peer: Peer) {
+        self.stand(worker, peer, Standing::Disconnected);
+    }
+
+    /// The worker gets nothing before its next heartbeat.
+    pub(super) fn pause(&mut self, worker: NodeId) {
+        if let Some(worker) = self.workers.get_mut(&worker)
+            && worker.standing == Standing::Takes
+        {
+            worker.standing = Standing::Paused;
         }
     }
 
-    pub(super) fn remove(&mut self, worker: NodeId) {
-        self.workers.remove(&worker);
+    /// Records to a worker were dropped: it gets nothing before its next heartbeat.
+    pub(super) fn overflowing(&mut self, peer: Peer) {
+        let node = self.workers.iter().find(|(_, worker)| Peer::Inbound(worker.peer) == peer);
+        if let Some((&node, _)) = node {
+            self.pause(node);
+        }
     }
 
-    /// Workers that were not heard of for `timeout`.
-    pub(super) fn silent(&self, now: Instant, timeout: Duration) -> Vec<NodeId> {
-        let silent = self.workers.iter().filter(|(_, worker)| now >= worker.heard_at + timeout);
-        silent.map(|(&id, _)| id).collect()
+    fn stand(&mut self, worker: NodeId, peer: Peer, standing: Standing) {
+        if let Some(worker) = self.workers.get_mut(&worker)
+            && Peer::Inbound(worker.peer) == peer
+            && worker.standing != Standing::Silent
+        {
+            worker.standing = standing;
+        }
+    }
+
+    /// Workers that fell silent by now.
+    pub(super) fn fall_silent(&mut self, now: Instant) -> Vec<NodeId> {
+        if self.check_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let mut silent = Vec::new();
+        self.check_at = None;
+        for (&node, worker) in &mut self.workers {
+            let until = match worker.standing {
+                Standing::Silent => worker.heard_at + FORGET,
+                _ => worker.heard_at + WORKER_TIMEOUT,
+            };
+            if worker.standing != Standing::Silent && now >= until {
+                worker.standing = Standing::Silent;
+                silent.push(node);
+            }
+            let next = match worker.standing {
+                Standing::Silent => worker.heard_at + FORGET,
+                _ => until,
+            };
+            self.check_at = Some(self.check_at.map_or(next, |at| at.min(next)));
+        }
+        self.workers.retain(|_, worker| {
+            worker.standing != Standing::Silent || now < worker.heard_at + FORGET
+        });
+        silent
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.workers.values().map(|worker| worker.heard_at + super::WORKER_TIMEOUT).min()
+        self.check_at
     }
 
     /// The next deal to a worker: where to, under which number.
-    pub(super) fn next_deal(&mut self, worker: NodeId) -> Option<(Inbound, u64, Worker)> {
+    pub(super) fn next_deal(&mut self, worker: NodeId) -> Option<&Worker> {
         let worker = self.workers.get_mut(&worker)?;
         worker.last_deal += 1;
-        Some((worker.peer, worker.last_deal, worker.clone()))
+        Some(worker)
     }
 
-    pub(super) fn may_recall(&mut self, now: Instant, worker: NodeId) -> bool {
-        let Some(worker) = self.workers.get_mut(&worker) else {
-            return false;
-        };
-        let may = now >= worker.recall_until;
-        if may {
+    /// Notes that a worker is asked to give tasks back. False while an earlier answer is awaited.
+    pub(super) fn recall(&mut self, now: Instant, worker: NodeId) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
             worker.recall_until = now + RECALL_PAUSE;
         }
-        may
     }
 
-    pub(super) fn recall_answered(&mut self, worker: NodeId) {
-        if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.recall_until = Instant(0);
+    /// Tasks came back. True where they were asked for.
+    pub(super) fn recall_answered(&mut self, now: Instant, worker: NodeId) -> bool {
+        let Some(worker) = self.workers.get_mut(&worker) else { return false };
+        let is_awaited = now < worker.recall_until;
+        worker.recall_until = Instant(0);
+        is_awaited
+    }
+
+    /// Nodes of the workers.
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.workers.keys().copied().collect()
+    }
+
+    /// What the plan sees of a worker, where it takes tasks under this epoch.
+    pub(super) fn view(&self, node: NodeId, epoch: Epoch, tasks: &Tasks) -> Option<WorkerView> {
+        let worker = self.workers.get(&node)?;
+        let takes = worker.standing == Standing::Takes && worker.epoch <= epoch;
+        takes.then(|| worker.view(node, tasks))
+    }
+
+    /// The worker with the most tasks beyond its slots, of those that can be asked to give some
+    /// back now.
+    pub(super) fn busiest(&self, now: Instant, tasks: &Tasks) -> Option<WorkerView> {
+        let can_be_asked = |worker: &Worker| {
+            let is_there = !matches!(worker.standing, Standing::Disconnected | Standing::Silent);
+            is_there && now >= worker.recall_until
+        };
+        let asked = self.workers.iter().filter(|(_, worker)| can_be_asked(worker));
+        let views = asked.map(|(&node, worker)| worker.view(node, tasks));
+        views.filter(|view| view.surplus() > 0).max_by_key(WorkerView::surplus)
+    }
+}
+
+impl Worker {
+    fn view(&self, node: NodeId, tasks: &Tasks) -> WorkerView {
+        let (busy_count, used, busy_us) = tasks.load_of(node);
+        WorkerView {
+            worker: node,
+            slot_count: u64::from(self.slot_count),
+            room: self.room,
+            used,
+            busy_count,
+            busy_us,
         }
-    }
-
-    /// What the plan sees of the workers that take tasks.
-    pub(super) fn views(&self, tasks: &Tasks) -> Vec<WorkerView> {
-        let mut views: BTreeMap<NodeId, WorkerView> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| !worker.is_refusing)
-            .map(|(&id, worker)| {
-                let view = WorkerView {
-                    worker: id,
-                    slot_count: u64::from(worker.slot_count),
-                    room: worker.room,
-                    busy_count: 0,
-                    busy_us: 0.0,
-                };
-                (id, view)
-            })
-            .collect();
-        tasks.add_load(&mut views);
-        views.into_values().collect()
     }
 }

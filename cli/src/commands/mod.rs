@@ -1,7 +1,12 @@
 //! What each command does, one file per noun.
 
 pub(crate) mod cluster;
+pub(crate) mod connect;
+mod files;
+pub(crate) mod jobs;
+mod nodes;
 pub(crate) mod serve;
+mod submit;
 
 use crate::dev;
 use crate::failure::Failure;
@@ -10,12 +15,22 @@ use crate::flags::{Command, DevCommand, Flags};
 /// Does what the command line asks for.
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
     match flags.command {
-        Command::Serve(flags) => serve::run(&flags),
-        Command::Cluster(flags) => cluster::run(&flags),
+        Command::Submit(flags) => submit::run(&flags),
+        Command::Wait(flags) => jobs::wait(&flags),
+        Command::Status(flags) => jobs::status(&flags),
+        Command::Jobs(flags) => jobs::list(&flags),
+        Command::Tasks(flags) => jobs::tasks(&flags),
+        Command::Cancel(flags) => jobs::cancel(&flags),
+        Command::Put(flags) => files::put(&flags),
+        Command::Get(flags) => files::get(&flags),
+        Command::Cat(flags) => files::cat(&flags),
+        Command::Nodes(flags) => nodes::list(&flags),
         Command::Dev(flags) => match flags.command {
             None => dev::start(&flags.start),
             Some(DevCommand::Stop(folder)) => dev::stop(&folder.dir),
             Some(DevCommand::Status { folder, json }) => dev::status(&folder.dir, json),
         },
+        Command::Serve(flags) => serve::run(&flags),
+        Command::Cluster(flags) => cluster::run(&flags),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use client::logic::jobs::NodeSummary;
+use client::logic::answers::NodeSummary;
 use proto::status::Role;
 
 use super::plan::Plan;

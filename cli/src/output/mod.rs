@@ -6,6 +6,7 @@
 
 pub(crate) mod human;
 pub(crate) mod json;
+pub(crate) mod progress;
 
 use std::io::Write;
 

@@ -12,7 +12,7 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
 use super::digests::Mark;
 use super::effect::{Effect, Failure, HaltReason};
-use super::entry::{Kind, Stamped, Verdict};
+use super::entry::{Kind, Origin, Stamped, Verdict};
 use super::image::Configuration;
 use super::member::{EffectOf, Member};
 use super::membership::{MemberChange, MemberInfo};
@@ -55,19 +55,13 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    fn apply_stamped(
-        &mut self,
-        index: u64,
-        stamped: &Stamped<'_>,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
+    fn apply_stamped(&mut self, index: u64, stamped: &Stamped<'_>, effects: &mut Vec<EffectOf<S>>) {
         self.log_time = self.log_time.max(stamped.log_time);
         match stamped.kind {
             Kind::Command => {
                 let origin = stamped.origin.member;
                 let (index, log_time) = (LogIndex(index), self.log_time);
-                let output =
-                    self.machine.apply(&Applied { index, log_time, origin }, stamped.body);
+                let output = self.machine.apply(&Applied { index, log_time, origin }, stamped.body);
                 self.digests.command_applied();
                 if let Some(ticket) = self.asked_here(stamped) {
                     effects.push(Effect::Completed { ticket, index, output });
@@ -111,7 +105,10 @@ impl<S: StateMachine> Member<S> {
             Err(error) => {
                 // The same at every member: the configuration stays.
                 tracing::warn!(%error, index = entry.index, "a change of members is impossible");
-                self.end_change(stamped.as_ref(), Err(Failure::Refused), effects);
+                if let Some(ticket) = stamped.and_then(|stamped| self.asked_here(&stamped)) {
+                    let failure = Failure::Refused;
+                    effects.push(Effect::Failed { ticket, failure });
+                }
                 return;
             }
         };
@@ -130,7 +127,15 @@ impl<S: StateMachine> Member<S> {
         }
         self.configure(configuration);
         effects.push(Effect::MembersChanged { members: self.members.clone() });
-        self.end_change(stamped.as_ref(), Ok(LogIndex(entry.index)), effects);
+        // A change in two steps is done after the second.
+        let asked = stamped.map(|stamped| stamped.origin).filter(|origin| self.is_mine(*origin));
+        let ticket = asked.map(|origin| origin.ticket).or_else(|| self.leaving.take());
+        if self.configuration.is_joint() {
+            self.leaving = ticket;
+            ticket.into_iter().for_each(|ticket| self.pending.hold(ticket));
+        } else if let Some(ticket) = ticket.filter(|&ticket| self.pending.remove(ticket)) {
+            effects.push(Effect::Changed { ticket, index: LogIndex(entry.index) });
+        }
     }
 
     fn configure(&mut self, configuration: Configuration) {
@@ -142,24 +147,14 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    fn end_change(
-        &mut self,
-        stamped: Option<&Stamped<'_>>,
-        outcome: Result<LogIndex, Failure>,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
-        let Some(ticket) = stamped.and_then(|stamped| self.asked_here(stamped)) else { return };
-        effects.push(match outcome {
-            Ok(index) => Effect::Changed { ticket, index },
-            Err(failure) => Effect::Failed { ticket, failure },
-        });
+    fn is_mine(&self, origin: Origin) -> bool {
+        (origin.member, origin.incarnation) == (self.me, self.config.incarnation.0)
     }
 
     /// The ticket of an entry that somebody waits for at this member.
     fn asked_here(&mut self, stamped: &Stamped<'_>) -> Option<Ticket> {
         let origin = stamped.origin;
-        let here = (origin.member, origin.incarnation) == (self.me, self.config.incarnation.0);
-        (here && self.pending.remove(origin.ticket)).then_some(origin.ticket)
+        (self.is_mine(origin) && self.pending.remove(origin.ticket)).then_some(origin.ticket)
     }
 
     pub(super) fn fail_pending_as_unknown(&mut self, effects: &mut Vec<EffectOf<S>>) {
@@ -175,3 +170,19 @@ pub(super) fn fenced(bytes: &[u8], term: u64) -> Option<Stamped<'_>> {
     Stamped::decode(bytes).filter(|stamped| stamped.proposer_term == term)
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{LogTime, MemberId};
+
+    #[test]
+    fn what_a_deposed_leader_proposed_has_no_effect_in_another_term() {
+        let origin = Origin { member: MemberId(1), incarnation: 1, ticket: Ticket(1) };
+        let (kind, log_time, body) = (Kind::Command, LogTime(1), &b"command"[..]);
+        let stamped = Stamped { kind, origin, proposer_term: 4, log_time, body };
+        let bytes = stamped.encode();
+        assert_eq!(fenced(&bytes, 4), Some(stamped));
+        assert_eq!(fenced(&bytes, 5), None);
+        assert_eq!(fenced(b"", 4), None);
+    }
+}

@@ -72,11 +72,8 @@ impl Digests {
         let mine = self.last.filter(|_| !self.judged)?;
         let mut counts: BTreeMap<[u8; 32], usize> = BTreeMap::new();
         for &voter in voters {
-            let digest = if voter == me.0 {
-                Some(&mine.digest)
-            } else {
-                self.others.get(&MemberId(voter))
-            };
+            let digest =
+                if voter == me.0 { Some(&mine.digest) } else { self.others.get(&MemberId(voter)) };
             if let Some(&digest) = digest {
                 *counts.entry(digest).or_default() += 1;
             }

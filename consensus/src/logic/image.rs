@@ -74,13 +74,19 @@ impl From<&ConfState> for Configuration {
 
 impl Configuration {
     pub(crate) fn to_raft(&self) -> ConfState {
-        let mut state = ConfState::default();
-        state.voters.clone_from(&self.voters);
-        state.learners.clone_from(&self.learners);
-        state.voters_outgoing.clone_from(&self.outgoing);
-        state.learners_next.clone_from(&self.next);
-        state.auto_leave = self.auto_leave;
-        state
+        ConfState {
+            voters: self.voters.clone(),
+            learners: self.learners.clone(),
+            voters_outgoing: self.outgoing.clone(),
+            learners_next: self.next.clone(),
+            auto_leave: self.auto_leave,
+            ..ConfState::default()
+        }
+    }
+
+    /// Between two configurations: both must agree.
+    pub(crate) fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
     /// Everybody in it.
@@ -106,9 +112,8 @@ pub struct SnapshotHead {
 
 impl SnapshotHead {
     pub(crate) fn metadata(&self) -> SnapshotMetadata {
-        let mut metadata = SnapshotMetadata::default();
-        metadata.index = self.index.0;
-        metadata.term = self.term.0;
+        let (index, term) = (self.index.0, self.term.0);
+        let mut metadata = SnapshotMetadata { index, term, ..SnapshotMetadata::default() };
         metadata.set_conf_state(self.configuration.to_raft());
         metadata
     }

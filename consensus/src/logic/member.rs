@@ -82,6 +82,8 @@ pub struct Member<S: StateMachine> {
     /// Stamps entries; of the term in which this member last led.
     clock: Option<(u64, LogClock)>,
     pub(super) pending: Pending,
+    /// The change of members that is done when the joint configuration is left.
+    pub(super) leaving: Option<Ticket>,
     pub(super) reads: Reads,
     pub(super) digests: Digests,
 
@@ -135,8 +137,8 @@ impl<S: StateMachine> Member<S> {
             latest = Some(SnapshotPlace { index, term, length });
             SnapshotHead { members, configuration, log_time, .. } = head;
         }
-        let mut hard_state = HardState::default();
-        (hard_state.term, hard_state.vote, hard_state.commit) = (hard.term, hard.vote, hard.commit);
+        let (term, vote, commit) = (hard.term, hard.vote, hard.commit);
+        let hard_state = HardState { term, vote, commit, ..HardState::default() };
         let raft_config = raft_config(&config, me, metadata.index)?;
         let ticks = config.election_ticks;
         let election_timeout = rng.usize(ticks..2 * ticks);
@@ -160,6 +162,7 @@ impl<S: StateMachine> Member<S> {
             configuration,
             clock: None,
             pending: Pending::new(config.pending_max, config.pending_bytes_max),
+            leaving: None,
             reads: Reads::new(me, config.incarnation.0, config.pending_max),
             digests: Digests::new(config.digest_every, now),
             outstanding: VecDeque::new(),
@@ -176,7 +179,7 @@ impl<S: StateMachine> Member<S> {
             halted: false,
             config,
         };
-        if member.configuration.voters == [me.0] && member.configuration.outgoing.is_empty() {
+        if member.configuration.voters == [me.0] && !member.configuration.is_joint() {
             // Nobody else could answer, so there is nothing to wait for.
             member.node.campaign().map_err(|error| StartError::Config(error.to_string()))?;
         }
@@ -283,12 +286,7 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    fn on_message(
-        &mut self,
-        from: MemberId,
-        message: Message<'_>,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
+    fn on_message(&mut self, from: MemberId, message: Message<'_>, effects: &mut Vec<EffectOf<S>>) {
         match message {
             Message::Raft(bytes) => self.on_raft(from, bytes),
             Message::Forward(head, command) => {
@@ -363,12 +361,7 @@ impl<S: StateMachine> Member<S> {
         effects.extend(failure.map(|failure| Effect::Failed { ticket, failure }));
     }
 
-    fn on_change(
-        &mut self,
-        ticket: Ticket,
-        change: MemberChange,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
+    fn on_change(&mut self, ticket: Ticket, change: MemberChange, effects: &mut Vec<EffectOf<S>>) {
         let answer = if !change.is_well_formed() {
             Some(Answer::No(Failure::Refused))
         } else if !self.pending.has_room(0) {
@@ -480,20 +473,20 @@ impl<S: StateMachine> Member<S> {
 
     /// A change of members for Raft, `None` where all is so already, or why it cannot be made now.
     fn consider(&self, change: &MemberChange) -> Result<Option<ConfChangeV2>, Failure> {
+        if self.node.raft.has_pending_conf() || self.configuration.is_joint() {
+            return Err(Failure::Busy);
+        }
         let Some(raft_change) = change.to_raft(&self.members) else { return Ok(None) };
         if !change.leaves_a_voter(&self.members) {
             return Err(Failure::Refused);
-        }
-        if self.node.raft.has_pending_conf() || !self.configuration.outgoing.is_empty() {
-            return Err(Failure::Busy);
         }
         if let MemberChange::Promote { voters, .. } = change {
             let last = self.node.raft.raft_log.last_index();
             for id in voters {
                 let progress = self.node.raft.prs().get(id.0).ok_or(Failure::Refused)?;
                 let near = progress.matched.saturating_add(LAG_MAX) >= last;
-                let is_me = *id == self.me;
-                if !is_me && !(near && progress.state == ProgressState::Replicate) {
+                let follows = near && progress.state == ProgressState::Replicate;
+                if *id != self.me && !follows {
                     return Err(Failure::Behind);
                 }
             }
@@ -816,11 +809,7 @@ fn origin_of(from: MemberId, head: Forwarded) -> Origin {
     Origin { member: from, incarnation: head.incarnation, ticket: Ticket(head.ticket) }
 }
 
-fn raft_config(
-    config: &Config,
-    me: MemberId,
-    applied: u64,
-) -> Result<raft::Config, StartError> {
+fn raft_config(config: &Config, me: MemberId, applied: u64) -> Result<raft::Config, StartError> {
     let ticks = config.election_ticks;
     if config.tick.as_micros() == 0 || ticks == 0 || me.0 == 0 {
         return Err(StartError::Config("a tick, an election and a member are not 0".to_owned()));

@@ -127,9 +127,7 @@ impl MemberChange {
                 *rest = &[];
                 MemberChange::AddLearner { member, address }
             }
-            PROMOTE => {
-                MemberChange::Promote { voters: take_ids(rest)?, removed: take_ids(rest)? }
-            }
+            PROMOTE => MemberChange::Promote { voters: take_ids(rest)?, removed: take_ids(rest)? },
             REMOVE => MemberChange::Remove { member: take_id(rest)? },
             _ => return None,
         };

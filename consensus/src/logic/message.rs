@@ -156,9 +156,7 @@ impl<'a> Message<'a> {
     pub(super) fn encode(&self) -> Vec<u8> {
         match *self {
             Message::Raft(bytes) => join(RAFT, &[], bytes),
-            Message::Forward(ref head, command) => {
-                join(FORWARD, bytemuck::bytes_of(head), command)
-            }
+            Message::Forward(ref head, command) => join(FORWARD, bytemuck::bytes_of(head), command),
             Message::ForwardChange(ref head, ref change) => {
                 join(FORWARD_CHANGE, bytemuck::bytes_of(head), &change.encode())
             }

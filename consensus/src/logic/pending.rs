@@ -42,6 +42,13 @@ impl Pending {
         self.bytes += bytes;
     }
 
+    /// Keeps one beyond its term: it has had its effect, and only its end is awaited.
+    pub(super) fn hold(&mut self, ticket: Ticket) {
+        if let Some(waiting) = self.waiting.get_mut(&ticket) {
+            waiting.term = u64::MAX;
+        }
+    }
+
     /// Ends one; answers whether it waited.
     pub(super) fn remove(&mut self, ticket: Ticket) -> bool {
         let removed = self.waiting.remove(&ticket);
@@ -94,6 +101,8 @@ mod tests {
         pending.insert(Ticket(2), 5, 5, Instant(50));
         assert!(!pending.has_room(1));
         assert_eq!(pending.end_before(5), vec![Ticket(1)]);
+        pending.hold(Ticket(2));
+        assert_eq!(pending.end_before(9), vec![]);
         assert_eq!(pending.expire(Instant(49)), vec![]);
         assert_eq!(pending.expire(Instant(50)), vec![Ticket(2)]);
         assert!(pending.has_room(10) && !pending.has_room(11));

@@ -52,7 +52,7 @@ impl<S: StateMachine> Member<S> {
 
     fn drain_one(&mut self, mut ready: Ready, effects: &mut Vec<EffectOf<S>>) {
         for message in ready.take_messages() {
-            self.send(message, effects);
+            self.send(&message, effects);
         }
         for read in ready.take_read_states() {
             self.reads.confirm(&read.request_ctx, read.index);
@@ -74,7 +74,7 @@ impl<S: StateMachine> Member<S> {
             // member look dead.
             match message.get_msg_type() {
                 MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex => {
-                    self.send(message, effects);
+                    self.send(&message, effects);
                 }
                 _ => waiting.push(message),
             }
@@ -88,7 +88,7 @@ impl<S: StateMachine> Member<S> {
         } else {
             self.node.on_persist_ready(number);
             for message in waiting {
-                self.send(message, effects);
+                self.send(&message, effects);
             }
         }
         if let Some((index, _)) = reset {
@@ -130,7 +130,7 @@ impl<S: StateMachine> Member<S> {
             self.node.on_persist_ready(last.number);
         }
         for message in done.into_iter().flat_map(|one| one.messages) {
-            self.send(message, effects);
+            self.send(&message, effects);
         }
         self.tell_raft_applied();
     }
@@ -144,12 +144,12 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    fn send(&mut self, message: RaftMessage, effects: &mut Vec<EffectOf<S>>) {
+    fn send(&mut self, message: &RaftMessage, effects: &mut Vec<EffectOf<S>>) {
         let to = MemberId(message.to);
         if message.get_msg_type() == MessageType::MsgSnapshot {
-            self.begin_sending(to, &message, effects);
+            self.begin_sending(to, message, effects);
         } else {
-            let raft = encode(&message);
+            let raft = encode(message);
             effects.push(Effect::Send { to, bytes: Message::Raft(&raft).encode() });
         }
     }
@@ -169,12 +169,7 @@ impl<S: StateMachine> Member<S> {
         self.continue_sending(to, 0, effects);
     }
 
-    fn continue_sending(
-        &mut self,
-        to: MemberId,
-        received: u64,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
+    fn continue_sending(&mut self, to: MemberId, received: u64, effects: &mut Vec<EffectOf<S>>) {
         let Some(sending) = self.sendings.get_mut(&to) else { return };
         let SnapshotPlace { index, term, .. } = sending.place;
         let transfer = sending.transfer;
@@ -330,14 +325,9 @@ impl<S: StateMachine> Member<S> {
         (head.index.0 == metadata.index && head.term.0 == metadata.term).then_some(head)
     }
 
-    pub(super) fn on_snapshot_stored(
-        &mut self,
-        index: LogIndex,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
-        let complete = |one: &mut (MemberId, Receiving)| {
-            one.1.index == index && one.1.complete.is_some()
-        };
+    pub(super) fn on_snapshot_stored(&mut self, index: LogIndex, effects: &mut Vec<EffectOf<S>>) {
+        let complete =
+            |one: &mut (MemberId, Receiving)| one.1.index == index && one.1.complete.is_some();
         let Some((from, receiving)) = self.receiving.take_if(complete) else { return };
         self.credit(from, &receiving, Reception::Done, effects);
         let Some(message) = self.offered(from, &receiving.raft) else { return };

@@ -32,11 +32,7 @@ pub(super) fn size(entry: &Entry) -> usize {
 }
 
 impl Storage {
-    pub(super) fn new(
-        hard: HardState,
-        snapshot: SnapshotMetadata,
-        entries: Vec<Entry>,
-    ) -> Storage {
+    pub(super) fn new(hard: HardState, snapshot: SnapshotMetadata, entries: Vec<Entry>) -> Storage {
         let before = (snapshot.index, snapshot.term);
         let start = snapshot.get_conf_state().clone();
         let wanted = Cell::new(false);

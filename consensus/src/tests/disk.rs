@@ -15,10 +15,8 @@ use crate::ids::BatchId;
 use crate::job::{Batch, Done, HardState, Job};
 
 fn batch(number: u64, index: u64) -> Batch {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = 1;
-    entry.data = vec![index as u8; 1_000].into();
+    let data = vec![index as u8; 1_000].into();
+    let entry = Entry { index, term: 1, data, ..Entry::default() };
     let hard = HardState { term: 1, vote: 1, commit: index - 1 };
     Batch { id: BatchId(number), reset: None, hard, entries: vec![entry] }
 }
@@ -80,8 +78,7 @@ fn threads_do_what_they_are_given_in_order_on_a_real_disk() {
     Disk::bootstrap(&files, &folder, &identity(id(1)), "address", &Ledger::default()).unwrap();
     let (disk, _) = Disk::open(&files, &folder).unwrap();
     let (tell, told) = mpsc::channel();
-    let thread =
-        DiskThread::start::<Ledger>(disk, move |done| tell.send(done).unwrap()).unwrap();
+    let thread = DiskThread::start::<Ledger>(disk, move |done| tell.send(done).unwrap()).unwrap();
     for at in 0..100 {
         thread.give(Job::Persist(batch(at + 1, at + 2)));
     }

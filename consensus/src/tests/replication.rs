@@ -217,9 +217,7 @@ fn leadership_is_handed_over_without_a_pause() {
     cluster.commit(id(1), b"one");
     cluster.give(id(1), Event::Transfer { to: Some(id(3)) });
     let begin = cluster.now;
-    cluster.run_until("member 3 leads", |cluster| {
-        cluster.member(id(3)).role() == Role::Leader
-    });
+    cluster.run_until("member 3 leads", |cluster| cluster.member(id(3)).role() == Role::Leader);
     assert!(cluster.now.since(begin) < Duration::from_millis(100));
     cluster.give(id(3), Event::Transfer { to: None });
     cluster.run_until("another leads", |cluster| {

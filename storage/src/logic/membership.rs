@@ -250,6 +250,9 @@ impl Membership {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.rotation.addresses().is_empty() {
+            return None;
+        }
         let question = match self.asked {
             Some((_, until)) => Some(until),
             None => self.rotation.is_connected().then_some(self.next_question),

@@ -13,7 +13,7 @@ use proto::status::BlockKind;
 use storage::disk::{Disk, DiskLimits, Put, PutError, ReadError, Stored};
 use storage::logic::Ticket;
 
-use crate::files::FakeFiles;
+use crate::files::{Fails, FakeFiles};
 
 const LIMITS: DiskLimits = DiskLimits {
     inline_bytes: 1000,
@@ -175,6 +175,9 @@ impl Model {
 
     fn restart(&mut self) {
         self.disk = open(&self.files, LIMITS);
+        if !self.has_rotted {
+            assert_eq!(self.disk.recovery().damaged_count, 0, "a torn write is no damage");
+        }
     }
 
     fn lose_power(&mut self, seed: u64) {
@@ -386,6 +389,28 @@ fn a_full_disk_refuses_stays_readable_and_goes_on_when_there_is_room() {
         assert_eq!(disk.reader().read(put(number).block).unwrap().content, content(number));
     }
     assert_eq!(disk.recovery().damaged_count, 0);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_stored_until_the_next_start() {
+    let small = (0..60).find(|&number| content(number).len() <= 1000).unwrap();
+    let large = (0..60).find(|&number| content(number).len() > 1000).unwrap();
+    for victim in [small, large] {
+        let files = new_files();
+        let mut disk = open(&files, LIMITS);
+        assert!(store(&mut disk, &[50])[0].is_ok());
+        files.fail_syncs(Fails::All);
+        assert_eq!(store(&mut disk, &[victim]), [Err(PutError::Failed)]);
+        files.fail_syncs(Fails::None);
+        // The next sync would succeed, and prove nothing about what the failed one covered.
+        assert_eq!(store(&mut disk, &[victim, 51]), [Err(PutError::Failed); 2]);
+        assert!(!disk.reader().contains(put(victim).block));
+        assert_eq!(disk.reader().read(put(50).block).unwrap().content, content(50));
+        assert!(store(&mut disk, &[50])[0].unwrap().was_present);
+        drop(disk);
+        let mut disk = open(&files, LIMITS);
+        assert!(store(&mut disk, &[victim, 51]).iter().all(Result::is_ok));
+    }
 }
 
 /// Every bit of every file, one at a time: nothing wrong is served, all other blocks are.

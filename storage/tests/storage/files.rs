@@ -51,6 +51,7 @@ struct State {
     next_inode: u64,
     operations_left: Option<u64>,
     room: Option<usize>,
+    fails_syncs: bool,
     syncs: u64,
     torn: u64,
     lost: u64,
@@ -89,6 +90,13 @@ impl State {
 pub(crate) struct Losses {
     pub(crate) torn: u64,
     pub(crate) lost: u64,
+}
+
+/// Which syncs fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fails {
+    All,
+    None,
 }
 
 /// Clones are the same disk.
@@ -135,6 +143,11 @@ impl FakeFiles {
 
     pub(crate) fn fail_after(&self, operations: u64) {
         self.lock().operations_left = Some(operations);
+    }
+
+    /// From now on, or no longer, syncs fail and everything else works.
+    pub(crate) fn fail_syncs(&self, fails: Fails) {
+        self.lock().fails_syncs = fails == Fails::All;
     }
 
     pub(crate) fn stop_failing(&self) {
@@ -244,6 +257,9 @@ impl Files for FakeFiles {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.step()?;
+        if state.fails_syncs {
+            return Err(io::Error::other("the sync failed"));
+        }
         state.syncs += 1;
         let state = &mut *state;
         // Only the names in this folder become durable; what the others look like after a power
@@ -307,6 +323,9 @@ impl File for FakeFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.files.lock();
         state.step()?;
+        if state.fails_syncs {
+            return Err(io::Error::other("the sync failed"));
+        }
         state.syncs += 1;
         let inode = state.inodes.get_mut(&self.inode).unwrap();
         let Inode { durable, unsynced, .. } = inode;

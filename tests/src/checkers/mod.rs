@@ -9,11 +9,11 @@ use std::fmt;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// The promise.
-    pub promise: &'static str,
+    pub(crate) promise: &'static str,
     /// What was seen instead.
-    pub seen: String,
+    pub(crate) seen: String,
 }
 
 impl fmt::Display for Violation {

@@ -48,9 +48,11 @@ impl Transfers {
         check(self.model.sum() == ACCOUNTS * INITIAL, "the sum never changes", || {
             format!("it is {} after entry {}", self.model.sum(), applied.index)
         })?;
-        check(self.model.digest() == applied.state, "the bank does what a plain bank does", || {
-            format!("its state after entry {} ({transfer:?}) differs", applied.index)
-        })?;
+        check(
+            self.model.digest() == applied.state,
+            "the bank does what a plain bank does",
+            || format!("its state after entry {} ({transfer:?}) differs", applied.index),
+        )?;
         let key = (transfer.client, transfer.number);
         if effect == Effect::Now && answer.verdict != Verdict::TooOld {
             let before = self.answers.insert(key, answer);

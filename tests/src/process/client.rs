@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent, Peer};
-use proto::ids::{ClusterId, Incarnation, NodeId, RequestId};
+use proto::ids::{ClusterId, Incarnation, RequestId};
 use proto::messages::keyspace::{KeyEntry, KeyRange, KeyTransaction};
 use proto::messages::session::ErrorReply;
 use proto::record::{Message, Record, encode, set_request_id};
@@ -17,7 +17,7 @@ use proto::time::{Duration, Instant};
 
 use crate::bank::{Answer, Audit, Transfer};
 use crate::process::edge::Edge;
-use crate::process::{Event, Note, Recipe, Request, Start};
+use crate::process::{Event, Note, Recipe, Request, Start, node_id};
 use crate::random::{chance, interval};
 use crate::report::Happening;
 use crate::workload;
@@ -72,9 +72,10 @@ impl ClientProcess {
     ) -> ClientProcess {
         let mut rng = Rng::with_seed(start.seed);
         // Each start is another client, also where two of them run at the same time.
-        let client = ((place as u64) << 32) | start.life;
+        let node = node_id("c", place, start.life);
+        let client = node.0 as u64;
         let identity = Identity {
-            node: NodeId((0xc << 120) | u128::from(client)),
+            node,
             role: Role::Client,
             cluster: ClusterId(0),
             incarnation: Incarnation(0),
@@ -228,6 +229,7 @@ impl ClientProcess {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Reply {
     Answer(u64, Answer),
     Audit(Audit),

@@ -27,7 +27,7 @@ use proto::time::{Duration, Instant};
 use crate::bank::{Answer, Audit, Bank, Transfer};
 use crate::checkers::history::Applied;
 use crate::process::edge::Edge;
-use crate::process::{Event, Note, Recipe, Request, Start};
+use crate::process::{Event, Note, Recipe, Request, Start, node_id};
 use crate::report::Happening;
 
 /// The cluster that all processes of a run belong to.
@@ -151,7 +151,7 @@ fn open(place: usize, start: &Start<'_>) -> Result<(Disk, consensus::Recovered),
     match Disk::open(&files, folder) {
         Err(DiskError::NotMade(_)) if !start.has_folder => {
             // Never used again: a machine's lives are counted.
-            let member = MemberId(place as u64 * 1_000_000 + start.life);
+            let member = MemberId(node_id("m", place, start.life).0 as u64);
             let file_bytes = start.tuning.log_file_bytes;
             let shape = LogShape { seed: start.seed as u32, file_bytes };
             let identity = Identity { cluster: CLUSTER, member, shape };
@@ -187,7 +187,7 @@ impl MemberProcess {
         let member = Member::new(config, recovered, Watched::default(), rng, start.now)
             .map_err(|error| explain(&error))?;
         let identity = network::Identity {
-            node: NodeId(0xa << 64 | own.0 as u128),
+            node: NodeId(u128::from(b'm') << 64 | u128::from(own.0)),
             role: proto::status::Role::Master,
             cluster: CLUSTER,
             incarnation: Incarnation(start.life),
@@ -457,8 +457,7 @@ impl MemberProcess {
 
     fn send(&mut self, now: Instant, to: MemberId, bytes: &[u8], requests: &mut Vec<Request>) {
         let Some(&place) = self.places.get(&to) else { return };
-        let head =
-            RaftMessage { from_member: self.own.0, to_member: to.0, ..Default::default() };
+        let head = RaftMessage { from_member: self.own.0, to_member: to.0, ..Default::default() };
         let record = encode(&head, &[bytes]);
         let to = Peer::Link(Link(place as u32));
         self.edge.perform(now, NetworkEffect::Send { to, record }, requests);

@@ -162,7 +162,7 @@ impl World {
             && let Some(running) = &mut machine.process
             && chance(&mut self.disk_rng, 700)
         {
-            let most = if self.disk_rng.bool() { 3 } else { OPERATIONS_OF_A_JOB };
+            let most = if chance(&mut self.disk_rng, 600) { 2 } else { OPERATIONS_OF_A_JOB };
             machine.files.fail_after(self.disk_rng.u64(0..most));
             // What it answers reaches nobody any more.
             drop(running.work(machine.disk.jobs.drain(..)));

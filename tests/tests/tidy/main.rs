@@ -93,54 +93,33 @@ struct Package {
 
 fn manifest(path: &str) -> toml::Table {
     let text = std::fs::read_to_string(root().join(path)).expect("the manifest is readable");
-    text.parse()
-        .unwrap_or_else(|error| panic!("{path}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn packages() -> Vec<Package> {
     let workspace = manifest("Cargo.toml");
-    let shared = workspace["workspace"]["dependencies"]
-        .as_table()
-        .expect("a table");
-    let members = workspace["workspace"]["members"]
-        .as_array()
-        .expect("a list")
-        .iter();
+    let shared = workspace["workspace"]["dependencies"].as_table().expect("a table");
+    let members = workspace["workspace"]["members"].as_array().expect("a list").iter();
     members
         .map(|member| {
             let dir = member.as_str().expect("members are strings").to_owned();
             let manifest = manifest(&format!("{dir}/Cargo.toml"));
-            let name = manifest["package"]["name"]
-                .as_str()
-                .expect("a name")
-                .to_owned();
+            let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
             let mut uses = BTreeMap::new();
             read_uses(&manifest, shared, &mut uses);
-            for target in manifest
-                .get("target")
-                .and_then(toml::Value::as_table)
-                .into_iter()
-            {
+            for target in manifest.get("target").and_then(toml::Value::as_table).into_iter() {
                 for table in target.values().filter_map(toml::Value::as_table) {
                     read_uses(table, shared, &mut uses);
                 }
             }
-            Package {
-                name,
-                dir,
-                manifest,
-                uses,
-            }
+            Package { name, dir, manifest, uses }
         })
         .collect()
 }
 
 fn read_uses(table: &toml::Table, shared: &toml::Table, uses: &mut BTreeMap<String, bool>) {
-    let sections = [
-        ("dependencies", false),
-        ("build-dependencies", false),
-        ("dev-dependencies", true),
-    ];
+    let sections =
+        [("dependencies", false), ("build-dependencies", false), ("dev-dependencies", true)];
     for (section, only_tests) in sections {
         let Some(entries) = table.get(section).and_then(toml::Value::as_table) else {
             continue;
@@ -148,9 +127,7 @@ fn read_uses(table: &toml::Table, shared: &toml::Table, uses: &mut BTreeMap<Stri
         for (key, entry) in entries {
             let renamed = |entry: &toml::Value| Some(entry.get("package")?.as_str()?.to_owned());
             let name = renamed(entry).or_else(|| shared.get(key).and_then(renamed));
-            let only = uses
-                .entry(name.unwrap_or_else(|| key.clone()))
-                .or_insert(only_tests);
+            let only = uses.entry(name.unwrap_or_else(|| key.clone())).or_insert(only_tests);
             *only &= only_tests;
         }
     }
@@ -159,10 +136,7 @@ fn read_uses(table: &toml::Table, shared: &toml::Table, uses: &mut BTreeMap<Stri
 /// Fails with everything that was found, not just the first.
 #[track_caller]
 fn none(rule: &str, found: Vec<String>) {
-    let list: String = found
-        .into_iter()
-        .map(|breach| format!("\n  {breach}"))
-        .collect();
+    let list: String = found.into_iter().map(|breach| format!("\n  {breach}")).collect();
     assert!(list.is_empty(), "{rule}:{list}\n");
 }
 
@@ -179,20 +153,13 @@ fn dependencies_point_one_way() {
             found.push(format!("{} has no place in EDGES", package.name));
             continue;
         };
-        for used in package
-            .uses
-            .keys()
-            .filter(|used| allowed.contains_key(used.as_str()))
-        {
+        for used in package.uses.keys().filter(|used| allowed.contains_key(used.as_str())) {
             if !allowed_here.contains(&used.as_str()) {
                 found.push(format!("{} uses {used}", package.name));
             }
         }
     }
-    none(
-        "an edge between crates that the design does not have",
-        found,
-    );
+    none("an edge between crates that the design does not have", found);
 }
 
 #[test]
@@ -200,10 +167,7 @@ fn the_allowed_edges_form_no_circle() {
     let mut known = BTreeSet::new();
     for (name, uses) in EDGES {
         let early: Vec<&&str> = uses.iter().filter(|used| !known.contains(*used)).collect();
-        assert!(
-            early.is_empty(),
-            "{name} may use {early:?}, which stand after it"
-        );
+        assert!(early.is_empty(), "{name} may use {early:?}, which stand after it");
         known.insert(name);
     }
 }
@@ -214,10 +178,7 @@ fn foreign_crates_stay_where_they_belong() {
     for package in packages() {
         for (foreign, homes) in CONFINED {
             if package.uses.contains_key(*foreign) && !homes.contains(&package.name.as_str()) {
-                found.push(format!(
-                    "{} uses {foreign}, which belongs to {homes:?}",
-                    package.name
-                ));
+                found.push(format!("{} uses {foreign}, which belongs to {homes:?}", package.name));
             }
         }
         let foreign = package.uses.iter().filter(|(_, only_tests)| !**only_tests);
@@ -234,10 +195,7 @@ fn foreign_crates_stay_where_they_belong() {
 fn every_crate_inherits_what_the_workspace_sets() {
     let mut found = Vec::new();
     for package in packages() {
-        let lints = package
-            .manifest
-            .get("lints")
-            .and_then(|lints| lints.get("workspace"));
+        let lints = package.manifest.get("lints").and_then(|lints| lints.get("workspace"));
         if lints != Some(&toml::Value::Boolean(true)) {
             found.push(format!("{}/Cargo.toml: lints", package.dir));
         }
@@ -278,10 +236,7 @@ fn logic_is_pure() {
         .filter(|file| file.is_logic())
         .flat_map(|file| file.uses_of(IMPURE))
         .collect();
-    none(
-        "logic that touches the world or depends on hash order",
-        found,
-    );
+    none("logic that touches the world or depends on hash order", found);
 }
 
 /// Public items of a file of `consensus` that name something of raft.
@@ -289,12 +244,7 @@ fn raft_in_public(file: &Source) -> Vec<String> {
     let imported = imports(&file.code);
     let of_raft = |path: &str| path == "raft" || path.starts_with("raft::");
     let mut names = vec!["raft::", "raft_proto::", "eraftpb"];
-    names.extend(
-        imported
-            .iter()
-            .filter(|i| of_raft(&i.path))
-            .map(|i| i.name.as_str()),
-    );
+    names.extend(imported.iter().filter(|i| of_raft(&i.path)).map(|i| i.name.as_str()));
     let mut found = Vec::new();
     for (line, item) in public_items(&file.code) {
         if let Some(name) = names.iter().find(|name| has_word(item, name)) {
@@ -302,10 +252,7 @@ fn raft_in_public(file: &Source) -> Vec<String> {
         }
     }
     // A glob hides which names it brings.
-    for import in imported
-        .iter()
-        .filter(|i| of_raft(&i.path) && i.name == "*")
-    {
+    for import in imported.iter().filter(|i| of_raft(&i.path) && i.name == "*") {
         found.push(format!("{}:{}: {}", file.path, import.line, import.path));
     }
     found
@@ -334,10 +281,7 @@ fn names_say_what_is_inside() {
         for part in parts.filter(|part| EMPTY_NAMES.contains(part)) {
             found.push(format!("{}: {part}", file.path));
         }
-        let modules: Vec<String> = EMPTY_NAMES
-            .iter()
-            .map(|name| format!("mod {name}"))
-            .collect();
+        let modules: Vec<String> = EMPTY_NAMES.iter().map(|name| format!("mod {name}")).collect();
         let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
         found.extend(file.uses_of(&modules));
         found.extend(file.uses_of(ABBREVIATIONS));
@@ -352,10 +296,7 @@ fn every_rust_file_begins_with_its_purpose() {
         .filter(|file| !file.text.starts_with("//! "))
         .map(|file| file.path)
         .collect();
-    none(
-        "a file without a head that says what it is responsible for",
-        found,
-    );
+    none("a file without a head that says what it is responsible for", found);
 }
 
 /// Where one of `words` stands in a file, as `path:line: word`.
@@ -370,11 +311,7 @@ fn mentions(file: &Source, words: &[&str]) -> Vec<String> {
 }
 
 /// Written in two halves, so that this file keeps its own rule.
-const LEFT_OPEN: &[&str] = &[
-    concat!("TO", "DO"),
-    concat!("FIX", "ME"),
-    concat!("XX", "X"),
-];
+const LEFT_OPEN: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
 /// Places that exist on one machine or in one network only; halves as above.
 const ELSEWHERE: &[&str] = &[
@@ -389,20 +326,14 @@ const ELSEWHERE: &[&str] = &[
 #[test]
 fn nothing_is_left_open() {
     let files = tree();
-    let found = files
-        .iter()
-        .flat_map(|file| mentions(file, LEFT_OPEN))
-        .collect();
+    let found = files.iter().flat_map(|file| mentions(file, LEFT_OPEN)).collect();
     none("a mark of something unfinished", found);
 }
 
 #[test]
 fn no_file_names_a_machine_or_a_registry() {
     let files = tree();
-    let found = files
-        .iter()
-        .flat_map(|file| mentions(file, ELSEWHERE))
-        .collect();
+    let found = files.iter().flat_map(|file| mentions(file, ELSEWHERE)).collect();
     none("a path or host that others do not have", found);
 }
 
@@ -421,29 +352,18 @@ fn white_space_is_plain() {
             found.push(format!("{}: no line break at the end", file.path));
         }
     }
-    none(
-        "a tab, or a blank or carriage return at the end of a line",
-        found,
-    );
+    none("a tab, or a blank or carriage return at the end of a line", found);
 }
 
 #[test]
 fn few_packages_are_locked_and_all_come_from_the_registry() {
     let lock = manifest("Cargo.lock");
     let locked = lock["package"].as_array().expect("a list");
-    assert!(
-        locked.len() < PACKAGES_MAX,
-        "{} packages in Cargo.lock",
-        locked.len()
-    );
+    assert!(locked.len() < PACKAGES_MAX, "{} packages in Cargo.lock", locked.len());
     let registry = "registry+https://github.com/rust-lang/crates.io-index";
     let found = locked
         .iter()
-        .filter(|package| {
-            package
-                .get("source")
-                .is_some_and(|s| s.as_str() != Some(registry))
-        })
+        .filter(|package| package.get("source").is_some_and(|s| s.as_str() != Some(registry)))
         .map(|package| format!("{} from {}", package["name"], package["source"]))
         .collect();
     none("a package from elsewhere", found);
@@ -484,20 +404,12 @@ fn links_between_pages_lead_somewhere() {
 
 /// Targets that a page tells its reader to make: in code spans and on lines of code blocks.
 fn named_targets(page: &str) -> Vec<String> {
-    let spans = page
-        .split('`')
-        .filter_map(|span| span.strip_prefix("make "));
-    let lines = page
-        .lines()
-        .map(|line| line.trim_start().trim_start_matches("$ "));
+    let spans = page.split('`').filter_map(|span| span.strip_prefix("make "));
+    let lines = page.lines().map(|line| line.trim_start().trim_start_matches("$ "));
     let lines = lines.filter_map(|line| line.strip_prefix("make "));
     spans
         .chain(lines)
-        .flat_map(|words| {
-            words
-                .split_whitespace()
-                .take_while(|word| !word.starts_with('#'))
-        })
+        .flat_map(|words| words.split_whitespace().take_while(|word| !word.starts_with('#')))
         .filter(|word| word.chars().all(|letter| letter.is_ascii_lowercase()))
         .map(str::to_owned)
         .collect()
@@ -506,19 +418,11 @@ fn named_targets(page: &str) -> Vec<String> {
 #[test]
 fn make_targets_that_pages_name_exist() {
     let files = tree();
-    let makefile = files
-        .iter()
-        .find(|file| file.path == "Makefile")
-        .expect("there is a Makefile");
-    let targets: BTreeSet<&str> = makefile
-        .text
-        .lines()
-        .filter_map(|line| Some(line.split_once(':')?.0))
-        .collect();
+    let makefile = files.iter().find(|file| file.path == "Makefile").expect("there is a Makefile");
+    let targets: BTreeSet<&str> =
+        makefile.text.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
     let mut found = Vec::new();
-    for page in files
-        .iter()
-        .filter(|file| ["README.md", "CONTRIBUTING.md"].contains(&&*file.path))
+    for page in files.iter().filter(|file| ["README.md", "CONTRIBUTING.md"].contains(&&*file.path))
     {
         for target in named_targets(&page.text) {
             if !targets.contains(target.as_str()) {
@@ -531,10 +435,7 @@ fn make_targets_that_pages_name_exist() {
 
 /// Lines of a file that count towards its budget: those before its tests.
 fn own_lines(file: &Source) -> usize {
-    file.code
-        .lines()
-        .take_while(|line| line.trim() != "#[cfg(test)]")
-        .count()
+    file.code.lines().take_while(|line| line.trim() != "#[cfg(test)]").count()
 }
 
 #[test]
@@ -549,18 +450,12 @@ fn budgets_are_printed() {
             _ => 800,
         };
         if lines > budget {
-            println!(
-                "budget: {} has {lines} lines, {budget} are planned",
-                file.path
-            );
+            println!("budget: {} has {lines} lines, {budget} are planned", file.path);
         }
         for (line, name, length) in functions(&file.code) {
             functions_seen += 1;
             if length > 70 && line < lines {
-                println!(
-                    "budget: {}:{line}: {name} has {length} lines, 70 planned",
-                    file.path
-                );
+                println!("budget: {}:{line}: {name} has {length} lines, 70 planned", file.path);
             }
         }
         for (line, text) in file.text.lines().enumerate() {
@@ -569,10 +464,7 @@ fn budgets_are_printed() {
             }
         }
     }
-    assert!(
-        functions_seen > 0,
-        "the scanner finds no function in the whole tree"
-    );
+    assert!(functions_seen > 0, "the scanner finds no function in the whole tree");
 }
 
 #[test]
@@ -581,10 +473,7 @@ fn the_rules_find_what_they_forbid() {
     let logic = Source::planted("worker/src/logic/tasks.rs", impure);
     assert!(logic.is_logic());
     let file = "worker/src/logic/tasks.rs";
-    assert_eq!(
-        logic.uses_of(IMPURE),
-        [format!("{file}:2: std::fs"), format!("{file}:3: HashMap")]
-    );
+    assert_eq!(logic.uses_of(IMPURE), [format!("{file}:2: std::fs"), format!("{file}:3: HashMap")]);
 
     let shown = "use raft::{RawNode, eraftpb::Entry as E};\npub struct A { node: RawNode }\n\
                  pub fn f(entry: &E) {}\npub struct B(pub raft::Config);\npub use raft::Ready;\n";
@@ -596,13 +485,7 @@ fn the_rules_find_what_they_forbid() {
     let glob = Source::planted("consensus/src/a.rs", "use raft::prelude::*;\n");
     assert_eq!(raft_in_public(&glob).len(), 1);
 
-    let page = Source::planted(
-        "docs/a.md",
-        concat!("see /wo", "rk/x\n", "net/wo", "rk/y\n"),
-    );
+    let page = Source::planted("docs/a.md", concat!("see /wo", "rk/x\n", "net/wo", "rk/y\n"));
     assert_eq!(mentions(&page, ELSEWHERE).len(), 2);
-    assert_eq!(
-        named_targets("`make sim SEED=1`\n```\nmake test # all\n```\n"),
-        ["sim", "test"]
-    );
+    assert_eq!(named_targets("`make sim SEED=1`\n```\nmake test # all\n```\n"), ["sim", "test"]);
 }

@@ -20,16 +20,8 @@ pub(crate) struct Source {
 impl Source {
     /// A source that is not on disk, for tests of the rules themselves.
     pub(crate) fn planted(path: &str, text: &str) -> Source {
-        let code = if path.ends_with(".rs") {
-            blank(text)
-        } else {
-            String::new()
-        };
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code,
-        }
+        let code = if path.ends_with(".rs") { blank(text) } else { String::new() };
+        Source { path: path.to_owned(), text: text.to_owned(), code }
     }
 
     /// True for Rust files.
@@ -44,17 +36,9 @@ impl Source {
 
     /// Lines of code (imports written out) in which one of `words` occurs, as `path:line: word`.
     pub(crate) fn uses_of(&self, words: &[&str]) -> Vec<String> {
-        let mut lines: Vec<(usize, String)> = self
-            .code
-            .lines()
-            .enumerate()
-            .map(|(at, line)| (at + 1, line.to_owned()))
-            .collect();
-        lines.extend(
-            imports(&self.code)
-                .into_iter()
-                .map(|import| (import.line, import.path)),
-        );
+        let mut lines: Vec<(usize, String)> =
+            self.code.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned())).collect();
+        lines.extend(imports(&self.code).into_iter().map(|import| (import.line, import.path)));
         let mut found = Vec::new();
         for (line, text) in lines {
             for word in words.iter().filter(|word| has_word(&text, word)) {
@@ -70,46 +54,28 @@ impl Source {
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests
-        .parent()
-        .expect("the tests are a folder of the workspace")
-        .to_owned()
+    tests.parent().expect("the tests are a folder of the workspace").to_owned()
 }
 
 /// Every text file that is tracked, or untracked and not ignored.
 pub(crate) fn tree() -> Vec<Source> {
     let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output()
         .expect("git runs");
-    assert!(
-        output.status.success(),
-        "git: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "git: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).expect("paths are UTF-8");
     let sources: Vec<Source> = names
         .split_terminator('\0')
         .filter_map(|path| {
             // Deleted but not yet committed files are listed; binary files are not text.
             let bytes = std::fs::read(root().join(path)).ok()?;
-            let text = String::from_utf8(bytes)
-                .ok()
-                .filter(|text| !text.contains('\0'))?;
+            let text = String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))?;
             Some(Source::planted(path, &text))
         })
         .collect();
-    assert!(
-        sources.iter().any(|source| source.is_rust()),
-        "the tree has no Rust file"
-    );
+    assert!(sources.iter().any(|source| source.is_rust()), "the tree has no Rust file");
     sources
 }
 
@@ -139,11 +105,7 @@ pub(crate) fn blank(text: &str) -> String {
             .or_else(|| quoted_length(&letters, at));
         let end = (at + length.unwrap_or(1)).min(letters.len());
         for &letter in &letters[at..end] {
-            code.push(if length.is_some() && letter != '\n' {
-                ' '
-            } else {
-                letter
-            });
+            code.push(if length.is_some() && letter != '\n' { ' ' } else { letter });
         }
         at = end;
     }
@@ -153,11 +115,7 @@ pub(crate) fn blank(text: &str) -> String {
 fn comment_length(letters: &[char], at: usize) -> Option<usize> {
     let rest = &letters[at..];
     if rest.starts_with(&['/', '/']) {
-        return Some(
-            rest.iter()
-                .position(|&letter| letter == '\n')
-                .unwrap_or(rest.len()),
-        );
+        return Some(rest.iter().position(|&letter| letter == '\n').unwrap_or(rest.len()));
     }
     if !rest.starts_with(&['/', '*']) {
         return None;
@@ -187,19 +145,14 @@ fn raw_string_length(letters: &[char], at: usize) -> Option<usize> {
     if rest[0] != 'r' || before.is_some_and(|letter| is_name(letter) && !"bc".contains(letter)) {
         return None;
     }
-    let hashes = rest[1..]
-        .iter()
-        .take_while(|&&letter| letter == '#')
-        .count();
+    let hashes = rest[1..].iter().take_while(|&&letter| letter == '#').count();
     if rest.get(1 + hashes) != Some(&'"') {
         return None;
     }
     let mut end = vec!['"'];
     end.resize(1 + hashes, '#');
     let body = 2 + hashes;
-    let close = rest[body..]
-        .windows(end.len())
-        .position(|window| window == end);
+    let close = rest[body..].windows(end.len()).position(|window| window == end);
     Some(close.map_or(rest.len(), |close| body + close + end.len()))
 }
 
@@ -235,10 +188,7 @@ pub(crate) fn imports(code: &str) -> Vec<Import> {
         if code[..at].ends_with(is_name) {
             continue;
         }
-        let statement = code[at + "use ".len()..]
-            .split(';')
-            .next()
-            .unwrap_or_default();
+        let statement = code[at + "use ".len()..].split(';').next().unwrap_or_default();
         let line = code[..at].matches('\n').count() + 1;
         let statement: String = statement.split_whitespace().collect::<Vec<_>>().join(" ");
         write_out("", &statement, line, &mut found);
@@ -296,9 +246,7 @@ pub(crate) fn public_items(code: &str) -> Vec<(usize, &str)> {
             .find(|word| !["async", "const", "unsafe", "extern"].contains(word))
             .unwrap_or_default();
         let end = match kind {
-            "enum" | "trait" => item
-                .find('{')
-                .map(|open| open + braces_length(&item[open..])),
+            "enum" | "trait" => item.find('{').map(|open| open + braces_length(&item[open..])),
             "fn" => signature_end(item),
             "struct" | "union" => item.find(['{', ';', '(']),
             "type" | "use" => item.find(';'),
@@ -349,10 +297,7 @@ pub(crate) fn functions(code: &str) -> Vec<(usize, &str, usize)> {
         if code[..at].ends_with(is_name) {
             continue;
         }
-        let name = rest["fn ".len()..]
-            .split(|letter| !is_name(letter))
-            .next()
-            .unwrap_or_default();
+        let name = rest["fn ".len()..].split(|letter| !is_name(letter)).next().unwrap_or_default();
         let body = &rest[..open + braces_length(&rest[open..])];
         let line = code[..at].matches('\n').count() + 1;
         found.push((line, name, body.matches('\n').count() + 1));
@@ -372,16 +317,9 @@ fn comments_and_literals_are_no_code() {
 #[test]
 fn grouped_imports_are_written_out() {
     let code = "pub use std::{\n    fs,\n    io::{self, Read as R},\n};\nuse raft::prelude::*;";
-    let paths: Vec<String> = imports(code)
-        .into_iter()
-        .map(|i| format!("{} {} {}", i.line, i.path, i.name))
-        .collect();
-    let expected = [
-        "1 std::fs fs",
-        "1 std::io io",
-        "1 std::io::Read R",
-        "5 raft::prelude::* *",
-    ];
+    let paths: Vec<String> =
+        imports(code).into_iter().map(|i| format!("{} {} {}", i.line, i.path, i.name)).collect();
+    let expected = ["1 std::fs fs", "1 std::io io", "1 std::io::Read R", "5 raft::prelude::* *"];
     assert_eq!(paths, expected);
 }
 
@@ -397,10 +335,7 @@ fn words_are_whole() {
 fn public_items_are_signatures_fields_and_whole_enums() {
     let code = "pub struct A {\n    hidden: B,\n    pub shown: C,\n}\npub enum D { E(F) }\n\
                 pub fn g(h: [I; 2]) -> J { K }\npub struct O(P, pub Q);\npub(crate) fn l(m: N) {}\n";
-    let shown: Vec<&str> = public_items(code)
-        .into_iter()
-        .map(|(_, text)| text.trim())
-        .collect();
+    let shown: Vec<&str> = public_items(code).into_iter().map(|(_, text)| text.trim()).collect();
     let expected = [
         "pub struct A",
         "pub shown: C,",

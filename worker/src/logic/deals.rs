@@ -5,7 +5,7 @@ use node::logic::refusal::Refusal;
 use proto::ids::{Epoch, FileId, JobId};
 use proto::limits;
 use proto::messages::task::{TaskReturned, TaskRun, WorkerRequest};
-use proto::record::{Message, Record, encode};
+use proto::record::{Message, Record, RecordError, encode};
 use proto::status::{Cause, ErrorCode, Order, TaskState};
 use proto::time::Instant;
 use proto::wire::bytes_of;
@@ -25,17 +25,17 @@ impl Worker {
         now: Instant,
         link: Link,
         record: &Record<'_>,
-        request: &WorkerRequest,
-        parts: [&[u8]; 3],
+        effects: &mut Vec<Effect>,
         network: &mut Vec<NetworkEffect>,
-    ) {
+    ) -> Result<(), RecordError> {
+        let (request, parts) = record.open::<WorkerRequest, 3>()?;
         let job: JobId = request.job_uuid.into();
         let end = request.first_task.checked_add(request.task_count);
         let end = end.filter(|&end| request.task_count > 0 && end <= request.job_task_count);
         let Some(end) = end.filter(|&end| end <= limits::TASKS_PER_JOB) else {
             let text = "the tasks that are dealt are not tasks of the job";
             refuse(link, record, ErrorCode::Invalid, text.into(), network);
-            return;
+            return Ok(());
         };
         let tasks = request.first_task..end;
         let run = task_run(job, &tasks, request.attempt, 0);
@@ -47,7 +47,7 @@ impl Worker {
             let text = format!("epoch {found} is over: this worker has seen epoch {epoch}");
             refuse(link, record, ErrorCode::OldEpoch, text, network);
             self.send_returned(link, &[run], network);
-            return;
+            return Ok(());
         }
         if !is_meant {
             if request.assignment > self.assignment {
@@ -55,21 +55,21 @@ impl Worker {
                 self.register_due = now;
             }
             self.send_returned(link, &[run], network);
-            return;
+            return Ok(());
         }
         self.epoch = Epoch(request.epoch);
         if self.is_refusing() || self.held.holds(job, &tasks, request.attempt) {
             self.send_returned(link, &[run], network);
-            return;
+            return Ok(());
         }
-        match JobSpec::of(request, parts) {
+        match JobSpec::of(&request, parts) {
             Ok(spec) if self.fits(&spec) => {
                 self.held.wait(WaitingRun { spec, tasks, attempt: request.attempt });
             }
             Ok(_) => self.send_returned(link, &[run], network),
             Err(error) => {
                 // Dealing it again would not help: every task of it fails here and now.
-                self.last_refusal = Some(format!("job {job} cannot be executed: {error}"));
+                effects.push(Effect::Warn(format!("job {job} cannot be executed here: {error}")));
                 let state = TaskState::Failed;
                 self.held.add_ended(job, tasks.clone(), request.attempt);
                 let freed = TaskRun { state: state.to_wire(), ..run };
@@ -86,6 +86,7 @@ impl Worker {
                 });
             }
         }
+        Ok(())
     }
 
     /// True where one task of the job fits the whole machine.

@@ -51,6 +51,7 @@ impl Worker {
             segment: FileId(0),
             entries: vec![entry],
         });
+        self.ended_count += 1;
         let mean = self.means.entry(job).or_insert(wall_us as f64);
         *mean += MEAN_WEIGHT * (wall_us as f64 - *mean);
         let (busy_us, runs) = self.freed.entry(job).or_default();

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use client::logic::jobs::read_ring;
+use client::logic::answers::read_ring;
 use fastrand::Rng;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer};
 use node::logic::rotation::Rotation;
@@ -41,6 +41,8 @@ use proto::wire::items_of;
 
 use self::accounting::{ACCOUNTING_BYTES, Accounting};
 use self::balancers::{Balancers, Heartbeat};
+pub use self::deals::EXIT_NOT_STARTED;
+pub use self::execution::PIECE;
 use self::held::Held;
 use self::job::JobSpec;
 use self::results::{RESULT_BYTES, Results};
@@ -150,6 +152,8 @@ pub enum Effect {
         /// The cluster.
         cluster: ClusterId,
     },
+    /// Something that a person should know, in one sentence.
+    Warn(String),
 }
 
 /// A worker.
@@ -186,6 +190,8 @@ pub struct Worker {
     last_request: RequestId,
     /// What a master refused last, for people.
     last_refusal: Option<String>,
+    /// Tasks that ended here.
+    ended_count: u64,
     /// When a stopping worker gives up delivering.
     stop_at: Option<Instant>,
 }
@@ -219,6 +225,7 @@ impl Worker {
             told_refusing: 0,
             last_request: RequestId(0),
             last_refusal: None,
+            ended_count: 0,
             stop_at: None,
         }
     }
@@ -277,6 +284,12 @@ impl Worker {
     #[must_use]
     pub fn free_slot_count(&self) -> u32 {
         u32::try_from(self.free_slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Tasks that ended here since the start, whatever their outcome.
+    #[must_use]
+    pub fn ended_count(&self) -> u64 {
+        self.ended_count
     }
 
     /// Bytes of outcomes and accounting that are not acknowledged.
@@ -416,10 +429,7 @@ impl Worker {
         network: &mut Vec<NetworkEffect>,
     ) -> Result<(), RecordError> {
         match record.message_type() {
-            WorkerRequest::TYPE => {
-                let (request, parts) = record.open::<WorkerRequest, 3>()?;
-                self.on_deal(now, link, record, &request, parts, network);
-            }
+            WorkerRequest::TYPE => self.on_deal(now, link, record, effects, network)?,
             WorkerHeartbeatReply::TYPE => {
                 let (reply, [runs]) = record.open::<WorkerHeartbeatReply, 1>()?;
                 self.balancers.answered(now, link, reply.last_deal);

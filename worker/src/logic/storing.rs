@@ -3,7 +3,7 @@
 //! Responsible for the one segment that is under way and for the question about the ring. How many
 //! replicas, which nodes and what to do about dead ones is the transfer's matter.
 
-use client::logic::jobs::RingAnswer;
+use client::logic::answers::RingAnswer;
 use client::logic::transfer::{Output, Pin, PutId, SourceBlock, Transfer};
 use node::logic::network::{NetworkEffect, NetworkEvent};
 use proto::ids::BlockId;

@@ -1,0 +1,704 @@
+//! A worker among scripted masters, balancers and storage nodes.
+
+use std::collections::BTreeSet;
+
+use client::logic::answers::{RingAnswer, encode_ring};
+use node::logic::network::Sender;
+use node::logic::refusal::Refusal;
+use proptest::prelude::*;
+use proto::description::{JobDescription, Noop, Runtime};
+use proto::ids::{BlockId, FileId, LogIndex, RingVersion, StoreId};
+use proto::messages::file::{BlockPresence, BlockPut, BlockQuery, BlockStored};
+use proto::messages::node::{NodeRegister, RingQuery};
+use proto::messages::task::{
+    TaskFree, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerSegment, WorkerStatus,
+};
+use proto::record::{Records, encode, set_request_id};
+use proto::ring::{Member, Ring};
+use proto::segment::Segment;
+use proto::status::{ErrorCode, Order, ProgramKind, Role, Verdict};
+use proto::wire::bytes_of;
+
+use super::held::{task_run, tasks_of};
+use super::*;
+
+const JOB: JobId = JobId(0x70);
+const PRIMARY: Link = Link(1);
+const AUXILIARY: Link = Link(2);
+const ASSIGNMENT: u64 = 40;
+const EPOCH: u64 = 3;
+
+/// A deal, with what a good one says.
+#[derive(Clone, Debug)]
+struct Deal {
+    tasks: Range<u64>,
+    attempt: u64,
+    epoch: u64,
+    assignment: u64,
+    incarnation: u64,
+    cpu_milli: u32,
+}
+
+fn deal(tasks: Range<u64>) -> Deal {
+    let (attempt, epoch, assignment) = (EPOCH << 32 | 1, EPOCH, ASSIGNMENT);
+    Deal { tasks, attempt, epoch, assignment, incarnation: 7, cpu_milli: 1_000 }
+}
+
+impl Deal {
+    fn record(&self) -> Vec<u8> {
+        let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
+        description.cpu_milli = self.cpu_milli;
+        let request = WorkerRequest {
+            job_uuid: JOB.to_wire(),
+            first_task: self.tasks.start,
+            task_count: self.tasks.end - self.tasks.start,
+            job_task_count: 1_000_000,
+            attempt: self.attempt,
+            epoch: self.epoch,
+            worker_incarnation: self.incarnation,
+            assignment: self.assignment,
+            program_kind: ProgramKind::Described.to_wire(),
+            ..WorkerRequest::default()
+        };
+        encode(&request, &[b"", b"", &description.encode().unwrap()])
+    }
+}
+
+/// A worker with two slots, and everything that it wanted so far.
+struct Bench {
+    worker: Worker,
+    now: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let setting = Setting {
+            node: NodeId(0xa),
+            incarnation: Incarnation(7),
+            cluster: ClusterId(0),
+            masters: vec!["m1".into(), "m2".into()],
+            address: "w".into(),
+            telemetry_address: String::new(),
+            zone: String::new(),
+            slot_count: 2,
+            cpu_milli: 2_000,
+            memory_bytes: 1 << 30,
+        };
+        let worker = Worker::new(setting, Rng::with_seed(5));
+        Bench { worker, now: Instant(1_000), effects: Vec::new() }
+    }
+
+    /// Registered in a group of two balancers that know it.
+    fn registered() -> Bench {
+        let mut bench = Bench::new();
+        bench.tick();
+        bench.connect(MASTER_LINK, "m1,m2");
+        let registered = NodeRegistered {
+            index: ASSIGNMENT,
+            group: 1,
+            epoch: EPOCH,
+            ..NodeRegistered::default()
+        };
+        bench.hear(MASTER_LINK, &encode(&registered, &[b"b1,b2"]));
+        bench.connect(PRIMARY, "");
+        bench.connect(AUXILIARY, "");
+        bench
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.worker.handle(self.now, event, &mut self.effects);
+        self.worker.check_invariants();
+        let deadline = self.worker.next_deadline(self.now);
+        assert!(deadline.is_none_or(|due| due > self.now), "a deadline that is over");
+    }
+
+    fn tick(&mut self) {
+        self.handle(Event::Tick);
+    }
+
+    /// Lets time pass until a moment, deadline by deadline.
+    fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while let Some(due) = self.worker.next_deadline(self.now).filter(|&due| due <= until) {
+            self.now = due;
+            self.tick();
+        }
+        self.now = until;
+        self.tick();
+    }
+
+    fn sender(link: Link) -> Sender {
+        let node = NodeId(0x100 + u128::from(link.0));
+        Sender { peer: Peer::Link(link), node, role: Role::Master, incarnation: Incarnation(1) }
+    }
+
+    fn connect(&mut self, link: Link, masters: &str) {
+        let sender = match link.0 {
+            number if number >= balancers::LINKS_END => Sender { node: NodeId(1), ..Bench::sender(link) },
+            _ => Bench::sender(link),
+        };
+        self.handle(Event::Network(NetworkEvent::Connected {
+            link,
+            sender,
+            cluster: ClusterId(9),
+            applied_index: LogIndex(1),
+            window: 64,
+            masters: masters.into(),
+            again: false,
+        }));
+    }
+
+    fn hear(&mut self, link: Link, record: &[u8]) {
+        let record = Records::of(record).next().unwrap().unwrap();
+        let sender = Bench::sender(link);
+        self.handle(Event::Network(NetworkEvent::Record { sender, record }));
+    }
+
+    fn end(&mut self, slot: u32, count: u64, state: TaskState) {
+        let first = self.worker.held.started(slot).unwrap().tasks.start;
+        let end = |task| TaskEnd {
+            slot,
+            task: TaskIndex(task),
+            state,
+            exit_code: i32::from(state == TaskState::Failed),
+            cause: Cause::None,
+            start_unix_us: 1,
+            wall: Duration(10),
+            cpu: Duration(3),
+            peak_memory_bytes: 0,
+        };
+        let ends = (first..first + count).map(end).collect();
+        self.handle(Event::Ended { ends, given_up: Vec::new() });
+    }
+
+    /// The records that were sent over a link since the last call, of one type.
+    fn sent<T: Message>(&mut self, link: Link) -> Vec<Vec<u8>> {
+        let mut sent = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Network(NetworkEffect::Send { to: Peer::Link(to), record })
+                if *to == link && record.first() == Some(&T::TYPE) =>
+            {
+                sent.push(record.clone());
+                false
+            }
+            _ => true,
+        });
+        sent
+    }
+
+    /// Runs of all records of one type that were sent over a link since the last call.
+    fn runs<T: Message>(&mut self, link: Link) -> Vec<(Range<u64>, u64, u8)> {
+        let records = self.sent::<T>(link);
+        let parts = records.iter().flat_map(|record| {
+            let record = Records::of(record).next().unwrap().unwrap();
+            let [runs] = record.parts::<1>().unwrap();
+            items_of::<TaskRun>(runs).unwrap().to_vec()
+        });
+        parts.map(|run| (tasks_of(&run), run.attempt, run.state)).collect()
+    }
+
+    /// The status frame that was sent last: its number and what became of which tasks.
+    fn frame(&mut self) -> (u64, Vec<(Range<u64>, u8)>) {
+        let records = self.sent::<WorkerStatus>(MASTER_LINK);
+        let mut number = 0;
+        let mut runs = Vec::new();
+        for record in &records {
+            let record = Records::of(record).next().unwrap().unwrap();
+            let status: WorkerStatus = record.read().unwrap();
+            if status.frame_position == 0 {
+                runs.clear();
+            }
+            number = status.frame;
+            runs.push((status.first_task..status.first_task + status.task_count, status.state));
+        }
+        (number, runs)
+    }
+
+    fn acknowledge(&mut self, frame: u64, refused: &[TaskRun]) {
+        let reply =
+            WorkerStatusReply { worker_incarnation: 7, frame, ..WorkerStatusReply::default() };
+        self.hear(MASTER_LINK, &encode(&reply, &[bytes_of(refused)]));
+    }
+
+    fn heartbeat_reply(&mut self, link: Link, epoch: u64, last_deal: u64, orders: &[TaskRun]) {
+        let reply = WorkerHeartbeatReply { epoch, last_deal, ..WorkerHeartbeatReply::default() };
+        self.hear(link, &encode(&reply, &[bytes_of(orders)]));
+    }
+
+    fn started(&mut self) -> Vec<(u32, Range<u64>)> {
+        let mut started = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Start { slot, tasks, .. } => {
+                started.push((*slot, tasks.clone()));
+                false
+            }
+            _ => true,
+        });
+        started
+    }
+
+    fn cancelled(&self) -> Vec<u32> {
+        let slot = |effect: &Effect| match effect {
+            Effect::Cancel { slot } => Some(*slot),
+            _ => None,
+        };
+        self.effects.iter().filter_map(slot).collect()
+    }
+}
+
+fn heartbeats(records: &[Vec<u8>]) -> Vec<WorkerHeartbeat> {
+    records.iter().map(|it| Records::of(it).next().unwrap().unwrap().read().unwrap()).collect()
+}
+
+#[test]
+fn it_registers_joins_its_cluster_and_tells_both_balancers_what_it_holds() {
+    let mut bench = Bench::registered();
+    assert_eq!(bench.sent::<NodeRegister>(MASTER_LINK).len(), 1);
+    assert!(bench.effects.contains(&Effect::Join { cluster: ClusterId(9) }));
+    for link in [PRIMARY, AUXILIARY] {
+        let beats = heartbeats(&bench.sent::<WorkerHeartbeat>(link));
+        assert_eq!(beats.len(), 1, "at once when a balancer is there");
+        assert_eq!(({ beats[0].assignment }, { beats[0].epoch }), (ASSIGNMENT, EPOCH));
+        assert_eq!(({ beats[0].slot_count }, { beats[0].free_slot_count }), (2, 2));
+    }
+    bench.hear(PRIMARY, &deal(0..5).record());
+    bench.heartbeat_reply(PRIMARY, EPOCH, 1, &[]);
+    bench.pass(Duration::from_millis(500));
+    let records = bench.sent::<WorkerHeartbeat>(PRIMARY);
+    let beat = heartbeats(&records)[0];
+    assert_eq!(({ beat.deal_echo }, { beat.free_slot_count }), (1, 0));
+    let record = Records::of(&records[0]).next().unwrap().unwrap();
+    let [runs] = record.parts::<1>().unwrap();
+    let held: u64 = items_of::<TaskRun>(runs).unwrap().iter().map(|run| run.task_count).sum();
+    assert_eq!(held, 5);
+}
+
+#[test]
+fn an_older_epoch_is_refused_once_a_newer_one_was_seen() {
+    let mut bench = Bench::registered();
+    bench.sent::<WorkerHeartbeat>(AUXILIARY);
+    bench.heartbeat_reply(AUXILIARY, EPOCH + 1, 0, &[]);
+    // The barrier: the inventory goes out at once, under the new epoch.
+    let beats = heartbeats(&bench.sent::<WorkerHeartbeat>(AUXILIARY));
+    assert_eq!(beats.iter().map(|beat| beat.epoch).collect::<Vec<_>>(), [EPOCH + 1]);
+    bench.hear(PRIMARY, &deal(0..5).record());
+    let refusals = bench.sent::<ErrorReply>(PRIMARY);
+    let refusal = Refusal::from_record(&Records::of(&refusals[0]).next().unwrap().unwrap()).unwrap();
+    assert_eq!(refusal.code, ErrorCode::OldEpoch);
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(0..5, EPOCH << 32 | 1, 0)]);
+    bench.hear(AUXILIARY, &Deal { epoch: EPOCH + 1, ..deal(0..5) }.record());
+    assert_eq!(bench.started().len(), 2);
+}
+
+#[test]
+fn what_is_meant_for_another_incarnation_or_assignment_is_given_back() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &Deal { incarnation: 6, ..deal(0..5) }.record());
+    bench.hear(PRIMARY, &Deal { assignment: ASSIGNMENT - 1, epoch: 99, ..deal(5..6) }.record());
+    let returned: Vec<_> =
+        bench.runs::<TaskReturned>(PRIMARY).into_iter().map(|(tasks, ..)| tasks).collect();
+    assert_eq!(returned, [0..5, 5..6]);
+    assert_eq!(bench.worker.epoch, Epoch(EPOCH), "another assignment's epoch says nothing");
+    assert!(bench.started().is_empty());
+    // A later assignment makes it ask where it belongs.
+    bench.sent::<NodeRegister>(MASTER_LINK);
+    bench.hear(PRIMARY, &Deal { assignment: ASSIGNMENT + 1, ..deal(6..7) }.record());
+    assert_eq!(bench.sent::<NodeRegister>(MASTER_LINK).len(), 1);
+}
+
+#[test]
+fn senseless_deals_are_refused_and_a_second_one_of_the_same_tasks_is_given_back() {
+    let mut bench = Bench::registered();
+    for tasks in [5..5, 999_999..1_000_001] {
+        bench.hear(PRIMARY, &deal(tasks).record());
+        assert_eq!(bench.sent::<ErrorReply>(PRIMARY).len(), 1);
+    }
+    bench.hear(PRIMARY, &Deal { cpu_milli: 3_000, ..deal(0..1) }.record());
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY).len(), 1, "it needs more CPUs than there are");
+    bench.hear(PRIMARY, &deal(0..5).record());
+    bench.hear(PRIMARY, &deal(4..9).record());
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY).len(), 1);
+}
+
+#[test]
+fn a_job_that_cannot_be_read_fails_and_is_reported() {
+    let mut bench = Bench::registered();
+    let mut record = deal(3..9).record();
+    *record.last_mut().unwrap() ^= 0xff;
+    let length = record.len();
+    record[length - 8..].fill(0xff);
+    bench.hear(PRIMARY, &record);
+    assert_eq!(bench.frame(), (1, vec![(3..9, TaskState::Failed.to_wire())]));
+    assert_eq!(bench.runs::<TaskFree>(PRIMARY).len(), 1);
+    bench.acknowledge(1, &[]);
+    let settled = bench.runs::<TaskSettled>(PRIMARY);
+    assert_eq!(settled, [(3..9, EPOCH << 32 | 1, Verdict::Final.to_wire())]);
+    assert_eq!(bench.worker.held.run_count(), 0);
+}
+
+#[test]
+fn only_what_has_not_begun_is_recalled() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..10).record());
+    assert_eq!(bench.started(), [(0, 0..1), (1, 1..2)]);
+    let all = task_run(JOB, &(0..10), EPOCH << 32 | 1, 0);
+    let recall = |epoch| encode(&TaskRecall { epoch, ..TaskRecall::default() }, &[bytes_of(&[all])]);
+    bench.hear(PRIMARY, &recall(EPOCH - 1));
+    assert!(bench.runs::<TaskReturned>(PRIMARY).is_empty(), "of an older epoch");
+    bench.hear(PRIMARY, &recall(EPOCH));
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(2..10, EPOCH << 32 | 1, 0)]);
+    assert_eq!(bench.worker.held.waiting_count(), 0);
+}
+
+#[test]
+fn an_order_to_kill_drops_what_waits_and_cancels_what_runs() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..10).record());
+    bench.started();
+    let order = |tasks: Range<u64>| task_run(JOB, &tasks, EPOCH << 32 | 1, Order::Kill.to_wire());
+    bench.heartbeat_reply(PRIMARY, EPOCH, 1, &[order(1..5)]);
+    assert_eq!(bench.cancelled(), [1]);
+    bench.heartbeat_reply(PRIMARY, EPOCH, 1, &[order(1..5)]);
+    assert_eq!(bench.cancelled(), [1], "asked once");
+    assert_eq!(bench.worker.held.waiting_count(), 5);
+    bench.end(1, 1, TaskState::Lost);
+    assert_eq!(bench.frame().1, [(1..2, TaskState::Lost.to_wire())]);
+    assert_eq!(bench.started(), [(1, 5..6)]);
+}
+
+#[test]
+fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..2).record());
+    bench.end(0, 1, TaskState::Done);
+    bench.end(1, 1, TaskState::Done);
+    bench.started();
+    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(100..140) }.record());
+    assert_eq!(bench.started(), [(0, 100..120), (1, 120..140)]);
+    let order = task_run(JOB, &(110..115), 9, Order::Kill.to_wire());
+    bench.heartbeat_reply(PRIMARY, EPOCH, 1, &[order]);
+    bench.end(0, 5, TaskState::Done);
+    bench.handle(Event::Ended { ends: Vec::new(), given_up: vec![0] });
+    assert_eq!(bench.started(), [(0, 105..110)]);
+    bench.end(0, 5, TaskState::Done);
+    assert_eq!(bench.started(), [(0, 115..120)]);
+}
+
+#[test]
+fn runs_are_split_by_outcome_and_one_frame_is_under_way() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..2).record());
+    bench.end(0, 1, TaskState::Done);
+    assert_eq!(bench.frame(), (1, vec![(0..1, TaskState::Done.to_wire())]), "at once when idle");
+    bench.end(1, 1, TaskState::Done);
+    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(100..140) }.record());
+    bench.end(0, 20, TaskState::Done);
+    bench.end(1, 3, TaskState::Done);
+    bench.end(1, 1, TaskState::Failed);
+    bench.end(1, 16, TaskState::Done);
+    assert_eq!(bench.frame(), (0, vec![]), "nothing while one is under way");
+    let freed: u64 =
+        bench.runs::<TaskFree>(PRIMARY).iter().map(|(tasks, ..)| tasks.end - tasks.start).sum();
+    assert_eq!(freed, 42, "the slots are free before the masters know");
+    bench.acknowledge(1, &[]);
+    let [done, failed] = [TaskState::Done, TaskState::Failed].map(TaskState::to_wire);
+    let runs = vec![(1..2, done), (100..123, done), (123..124, failed), (124..140, done)];
+    assert_eq!(bench.frame(), (2, runs));
+}
+
+#[test]
+fn a_frame_is_sent_again_to_the_next_master_under_its_number() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..1).record());
+    bench.end(0, 1, TaskState::Done);
+    let (number, runs) = bench.frame();
+    bench.pass(Duration::from_millis(1_600));
+    let opened: Vec<String> = bench
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Network(NetworkEffect::Open { link: MASTER_LINK, address }) => {
+                Some(address.clone())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened.len(), 2, "{opened:?}");
+    assert_ne!(opened[0], opened[1]);
+    bench.connect(MASTER_LINK, "m1,m2");
+    assert_eq!(bench.frame(), (number, runs));
+    bench.acknowledge(number + 5, &[]);
+    assert!(bench.runs::<TaskSettled>(PRIMARY).is_empty(), "of no frame that was sent");
+    bench.acknowledge(number, &[]);
+    assert_eq!(bench.runs::<TaskSettled>(PRIMARY).len(), 1);
+    assert_eq!(bench.worker.held.run_count(), 0);
+}
+
+#[test]
+fn a_busy_master_is_given_its_time_and_another_is_followed() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..1).record());
+    bench.end(0, 1, TaskState::Done);
+    let (number, runs) = bench.frame();
+    let mut refusal = Refusal::new(ErrorCode::Busy, WorkerStatus::TYPE, "too much at a time");
+    refusal.retry_after = Duration::from_millis(300);
+    bench.effects.clear();
+    bench.hear(MASTER_LINK, &refusal.to_record(RequestId(1)));
+    bench.pass(Duration::from_millis(299));
+    assert_eq!(bench.frame().0, 0);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.frame(), (number, runs), "on the same link");
+    let mut refusal = Refusal::new(ErrorCode::NotLeader, WorkerStatus::TYPE, "ask the leader");
+    refusal.instead = "m2".into();
+    bench.hear(MASTER_LINK, &refusal.to_record(RequestId(1)));
+    let open = NetworkEffect::Open { link: MASTER_LINK, address: "m2".into() };
+    assert!(bench.effects.contains(&Effect::Network(open)));
+}
+
+#[test]
+fn settled_runs_are_final_or_again_before_the_inventory_lacks_them() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..2).record());
+    bench.end(0, 1, TaskState::Done);
+    let (number, _) = bench.frame();
+    bench.acknowledge(number, &[]);
+    bench.end(1, 1, TaskState::Done);
+    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(10..30) }.record());
+    bench.end(0, 10, TaskState::Failed);
+    let (number, _) = bench.frame();
+    bench.acknowledge(number, &[]);
+    let (number, runs) = bench.frame();
+    assert_eq!(runs, [(10..20, TaskState::Failed.to_wire())]);
+    bench.runs::<TaskSettled>(PRIMARY);
+    bench.effects.clear();
+    bench.worker.balancers.hurry(bench.now);
+    bench.acknowledge(number, &[task_run(JOB, &(12..15), 9, Verdict::Again.to_wire())]);
+    let to_primary = |effect: &Effect| match effect {
+        Effect::Network(NetworkEffect::Send { to: Peer::Link(PRIMARY), record }) => Some(record[0]),
+        _ => None,
+    };
+    let order: Vec<u8> = bench.effects.iter().filter_map(to_primary).collect();
+    assert_eq!(order, [TaskSettled::TYPE, WorkerHeartbeat::TYPE]);
+    let [settled, again] = [Verdict::Final, Verdict::Again].map(Verdict::to_wire);
+    let runs = bench.runs::<TaskSettled>(PRIMARY);
+    assert_eq!(runs, [(12..15, 9, again), (10..12, 9, settled), (15..20, 9, settled)]);
+    // What is dealt again is another one's to account for.
+    let mut entries = Vec::new();
+    bench.now = bench.now + Duration::from_secs(2);
+    if let Some(segment) = bench.worker.accounting.next_segment(bench.now) {
+        let segment = Segment::open(&segment.content).unwrap();
+        entries.extend(segment.sections().iter().flat_map(|(_, entries)| entries.to_vec()));
+    }
+    let tasks: Vec<u64> = entries.iter().map(|entry| entry.task_index).collect();
+    assert_eq!(tasks, [0, 1, 10, 11, 15, 16, 17, 18, 19]);
+}
+
+#[test]
+fn accounting_is_stored_on_the_ring_and_then_reported() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..1).record());
+    bench.end(0, 1, TaskState::Done);
+    bench.acknowledge(1, &[]);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.sent::<RingQuery>(MASTER_LINK).len(), 1);
+    let member = Member { node: NodeId(1), store: StoreId(1), weight: 1, zone: 0 };
+    let ring = Ring::new(RingVersion(4), 16, vec![member]).unwrap();
+    let addresses = BTreeMap::from([(NodeId(1), "s1".to_owned())]);
+    let answer = RingAnswer { ring, replica_count: 1, addresses };
+    bench.hear(MASTER_LINK, &encode_ring(&answer));
+    let storage = Link(balancers::LINKS_END);
+    bench.connect(storage, "");
+    let hear_storage = |bench: &mut Bench, record: &[u8]| {
+        let record = Records::of(record).next().unwrap().unwrap();
+        let sender = Sender { node: NodeId(1), ..Bench::sender(storage) };
+        bench.handle(Event::Network(NetworkEvent::Record { sender, record }));
+    };
+    let queries = bench.sent::<BlockQuery>(storage);
+    let request = Records::of(&queries[0]).next().unwrap().unwrap().request_id();
+    let presence = BlockPresence { ring_version: 4, ..BlockPresence::default() };
+    let mut presence = encode(&presence, &[&[0u8]]);
+    set_request_id(&mut presence, request);
+    hear_storage(&mut bench, &presence);
+    let puts = bench.sent::<BlockPut>(storage);
+    let record = Records::of(&puts[0]).next().unwrap().unwrap();
+    let (put, [content]) = record.open::<BlockPut, 1>().unwrap();
+    let segment = Segment::open(content).unwrap();
+    assert_eq!(segment.sections()[0].0, JOB);
+    assert_eq!({ segment.sections()[0].1[0].node_uuid }, NodeId(0xa).to_wire());
+    assert!(bench.sent::<WorkerSegment>(MASTER_LINK).is_empty(), "not before it is durable");
+    let stored = BlockStored { block_uuid: put.block_uuid, ..BlockStored::default() };
+    let mut stored = encode(&stored, &[]);
+    set_request_id(&mut stored, record.request_id());
+    hear_storage(&mut bench, &stored);
+    let reports = bench.sent::<WorkerSegment>(MASTER_LINK);
+    let (report, [runs]) =
+        Records::of(&reports[0]).next().unwrap().unwrap().open::<WorkerSegment, 1>().unwrap();
+    assert_eq!(FileId::from(report.segment_uuid).0, BlockId::from(put.block_uuid).0);
+    assert_eq!(items_of::<TaskRun>(runs).unwrap(), [task_run(JOB, &(0..1), 0, 0)]);
+    bench.acknowledge(2, &[]);
+    assert!(bench.worker.results.is_empty() && bench.worker.accounting.is_empty());
+}
+
+#[test]
+fn a_stopping_worker_gives_back_what_waits_and_ends_when_all_is_delivered() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..10).record());
+    bench.sent::<WorkerHeartbeat>(PRIMARY);
+    bench.handle(Event::Stop);
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(2..10, EPOCH << 32 | 1, 0)]);
+    assert_eq!(bench.cancelled(), [0, 1]);
+    assert_eq!(heartbeats(&bench.sent::<WorkerHeartbeat>(PRIMARY))[0].refusing, 2);
+    bench.end(0, 1, TaskState::Lost);
+    bench.end(1, 1, TaskState::Lost);
+    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(20..21) }.record());
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(20..21, 9, 0)]);
+    assert!(!bench.worker.is_finished(bench.now));
+    bench.acknowledge(1, &[task_run(JOB, &(0..1), EPOCH << 32 | 1, Verdict::Again.to_wire())]);
+    bench.acknowledge(2, &[]);
+    assert!(bench.worker.is_finished(bench.now));
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..1).record());
+    bench.handle(Event::Stop);
+    assert!(!bench.worker.is_finished(bench.now));
+    assert!(bench.worker.is_finished(bench.now + STOP_PATIENCE), "not without end");
+}
+
+/// One step of a random life.
+#[derive(Clone, Debug)]
+enum Step {
+    Deal { first: u64, count: u64, is_old: bool },
+    End { slot: u32, count: u64, state: TaskState },
+    GiveUp { slot: u32 },
+    Acknowledge { refused: Range<u64> },
+    Recall { tasks: Range<u64> },
+    Kill { tasks: Range<u64> },
+    Pass(u64),
+    Reconnect(u32),
+    Stop,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = (0u64..300, 1u64..60).prop_map(|(first, count)| first..first + count);
+    let state = prop::sample::select(vec![TaskState::Done, TaskState::Failed, TaskState::Lost]);
+    prop_oneof![
+        5 => (0u64..300, 1u64..40, prop::bool::weighted(0.1))
+            .prop_map(|(first, count, is_old)| Step::Deal { first, count, is_old }),
+        10 => (0u32..2, 1u64..20, state)
+            .prop_map(|(slot, count, state)| Step::End { slot, count, state }),
+        1 => (0u32..2).prop_map(|slot| Step::GiveUp { slot }),
+        5 => range.clone().prop_map(|refused| Step::Acknowledge { refused }),
+        1 => range.clone().prop_map(|tasks| Step::Recall { tasks }),
+        1 => range.prop_map(|tasks| Step::Kill { tasks }),
+        2 => (0u64..3_000_000).prop_map(Step::Pass),
+        1 => (0u32..3).prop_map(Step::Reconnect),
+        1 => prop::bool::weighted(0.05)
+            .prop_map(|stop| if stop { Step::Stop } else { Step::Pass(1) }),
+    ]
+}
+
+/// What the scripted cluster knows of every dealt task, by task and attempt.
+#[derive(Default)]
+struct Known {
+    dealt: BTreeSet<(u64, u64)>,
+    gone: BTreeSet<(u64, u64)>,
+    busy: BTreeMap<u32, (Range<u64>, u64)>,
+}
+
+fn live(steps: Vec<Step>) {
+    let mut bench = Bench::registered();
+    let mut known = Known::default();
+    let mut attempt = EPOCH << 32;
+    for step in steps {
+        match step {
+            Step::Deal { first, count, is_old } => {
+                attempt += 1;
+                let epoch = if is_old { EPOCH - 1 } else { EPOCH };
+                let dealt = Deal { attempt, epoch, ..deal(first..first + count) };
+                known.dealt.extend((first..first + count).map(|task| (task, attempt)));
+                bench.hear(PRIMARY, &dealt.record());
+            }
+            Step::End { slot, count, state } => {
+                let Some((tasks, _)) = known.busy.get_mut(&slot) else { continue };
+                let count = count.min(tasks.end - tasks.start);
+                tasks.start += count;
+                if tasks.is_empty() {
+                    known.busy.remove(&slot);
+                }
+                bench.end(slot, count, state);
+            }
+            Step::GiveUp { slot } => {
+                if known.busy.remove(&slot).is_some() {
+                    bench.handle(Event::Ended { ends: Vec::new(), given_up: vec![slot] });
+                }
+            }
+            Step::Acknowledge { refused } => {
+                let Some(frame) = bench.worker.results.under_way() else { continue };
+                let number = frame.number;
+                let refused: Vec<TaskRun> = frame
+                    .outcomes
+                    .iter()
+                    .map(|outcome| {
+                        let tasks = outcome.tasks.start.max(refused.start)
+                            ..outcome.tasks.end.min(refused.end);
+                        (tasks, outcome.attempt)
+                    })
+                    .filter(|(tasks, _)| !tasks.is_empty())
+                    .map(|(tasks, attempt)| task_run(JOB, &tasks, attempt, 1))
+                    .collect();
+                let ended = frame.outcomes.iter().flat_map(|outcome| {
+                    outcome.tasks.clone().map(|task| (task, outcome.attempt))
+                });
+                known.gone.extend(ended);
+                bench.acknowledge(number, &refused);
+            }
+            Step::Recall { tasks } => {
+                let run = task_run(JOB, &tasks, attempt, 0);
+                let recall = TaskRecall { epoch: EPOCH, ..TaskRecall::default() };
+                bench.hear(PRIMARY, &encode(&recall, &[bytes_of(&[run])]));
+            }
+            Step::Kill { tasks } => {
+                let run = task_run(JOB, &tasks, attempt, Order::Kill.to_wire());
+                let waiting = bench.worker.held.inventory();
+                let waiting = waiting.iter().filter(|held| held.state == 0 && { held.attempt } == attempt);
+                let killed = waiting.flat_map(tasks_of).filter(|task| tasks.contains(task));
+                known.gone.extend(killed.map(|task| (task, attempt)));
+                bench.heartbeat_reply(PRIMARY, EPOCH, 0, &[run]);
+                // What a slot gives up of them later is gone as well.
+                let busy = known.busy.values().filter(|(_, of)| *of == attempt);
+                let killed = busy.flat_map(|(of, _)| of.clone()).filter(|task| tasks.contains(task));
+                known.gone.extend(killed.map(|task| (task, attempt)));
+            }
+            Step::Pass(micros) => bench.pass(Duration(micros)),
+            Step::Reconnect(link) => bench.connect(Link(link), "m1,m2"),
+            Step::Stop => bench.handle(Event::Stop),
+        }
+        for effect in &bench.effects {
+            if let Effect::Start { slot, tasks, attempt, .. } = effect {
+                let before = known.busy.insert(*slot, (tasks.clone(), *attempt));
+                assert!(before.is_none(), "slot {slot} is booked twice");
+            }
+        }
+        for (tasks, attempt, _) in bench.runs::<TaskReturned>(PRIMARY) {
+            known.gone.extend(tasks.map(|task| (task, attempt)));
+        }
+        bench.effects.clear();
+        let held: BTreeSet<(u64, u64)> = bench
+            .worker
+            .held
+            .inventory()
+            .iter()
+            .flat_map(|run| tasks_of(run).map(|task| (task, run.attempt)))
+            .collect();
+        for task in known.dealt.difference(&known.gone) {
+            assert!(held.contains(task), "{task:?} was dealt and nobody was told that it is gone");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_slot_is_booked_twice_and_no_task_vanishes(steps in prop::collection::vec(step(), 1..80)) {
+        live(steps);
+    }
+}

@@ -1,0 +1,199 @@
+//! The seat in the group: primary or auxiliary, under which epoch, and until when the lease holds.
+//!
+//! Everything is counted from before it was asked for, on this process's clock. What may be done
+//! under the lease is decided in `mod.rs`.
+
+use std::collections::VecDeque;
+
+use proto::ids::{Epoch, LogIndex, RequestId};
+use proto::messages::node::{LeaseReply, NodeRegistered};
+use proto::time::{Duration, Instant};
+
+use super::workers::WORKER_TIMEOUT;
+
+/// How often the lease is renewed.
+const RENEW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Taken off the end of a lease, for the time that an answer may be held up in this process.
+const LEASE_MARGIN: Duration = Duration::from_millis(100);
+
+/// How long a renewal may stay unanswered before another master is asked.
+const RENEW_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// The first epoch of a cluster: nobody dealt anything before it.
+const FIRST_EPOCH: Epoch = Epoch(1);
+
+/// Tasks that an earlier primary may have dealt are not dealt before the workers had their time to
+/// list them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grace {
+    until: Instant,
+    /// Jobs that were granted up to here are held back.
+    index: LogIndex,
+}
+
+/// The seat in the group.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) group: u64,
+    pub(super) epoch: Epoch,
+    is_primary: bool,
+    /// The lease is over then.
+    until: Instant,
+    /// The epoch of the last lease that was held, and how far the feed went when it began: an
+    /// earlier primary cannot have dealt what was granted later.
+    held: Option<(Epoch, LogIndex)>,
+    grace: Option<Grace>,
+    renew_due: Instant,
+    /// Renewals without answer, and when they were sent.
+    asked: VecDeque<(RequestId, Instant)>,
+}
+
+impl Seat {
+    /// The seat that the masters gave. A lease of an earlier seat under the same epoch goes on.
+    pub(super) fn given(
+        now: Instant,
+        registered: &NodeRegistered,
+        before: Option<&Seat>,
+    ) -> Seat {
+        let (group, epoch) = (registered.group, Epoch(registered.epoch));
+        let is_primary = registered.is_primary == 1;
+        let seat = Seat {
+            group,
+            epoch,
+            is_primary,
+            until: Instant(0),
+            held: None,
+            grace: None,
+            renew_due: now,
+            asked: VecDeque::new(),
+        };
+        match before {
+            Some(before) if (before.group, before.epoch) == (group, epoch) => Seat {
+                until: if is_primary { before.until } else { Instant(0) },
+                held: before.held,
+                grace: before.grace,
+                ..seat
+            },
+            _ => seat,
+        }
+    }
+
+    /// True while this balancer holds the group's lease.
+    pub(super) fn holds_lease(&self, now: Instant) -> bool {
+        self.is_primary && now < self.until
+    }
+
+    /// How far the feed must be known before anything may be dealt or killed under this lease.
+    pub(super) fn known_from(&self) -> LogIndex {
+        self.held.map_or(LogIndex(u64::MAX), |(_, index)| index)
+    }
+
+    /// Nothing is dealt until the lease is renewed.
+    pub(super) fn step_down(&mut self, now: Instant) {
+        self.until = Instant(0);
+        self.renew_due = now;
+        // What was asked before the doubt arose does not settle it.
+        self.asked.clear();
+    }
+
+    /// What is under way will not be answered.
+    pub(super) fn disconnected(&mut self) {
+        self.asked.clear();
+    }
+
+    /// True where a renewal was not answered in time.
+    pub(super) fn is_unanswered(&self, now: Instant) -> bool {
+        self.asked.front().is_some_and(|&(_, at)| now >= at + RENEW_TIMEOUT)
+    }
+
+    /// True where the lease is to be renewed now; it is taken as asked under `request`.
+    pub(super) fn renew(&mut self, now: Instant, request: RequestId) -> bool {
+        if now < self.renew_due {
+            return false;
+        }
+        self.renew_due = now + RENEW_INTERVAL;
+        self.asked.push_back((request, now));
+        true
+    }
+
+    /// True where this is the request of a renewal; it counts as answered from now on.
+    fn take_asked(&mut self, request: RequestId) -> Option<Instant> {
+        let at = self.asked.iter().position(|&(asked, _)| asked == request)?;
+        let answered = self.asked.drain(..=at).next_back();
+        answered.map(|(_, asked_at)| asked_at)
+    }
+
+    /// A renewal was refused for now. False where this is not the request of one.
+    pub(super) fn refused(&mut self, request: RequestId, again_at: Instant) -> bool {
+        let is_it = self.take_asked(request).is_some();
+        if is_it {
+            self.renew_due = again_at;
+        }
+        is_it
+    }
+
+    /// The epoch under which a renewal is asked: 0 from an auxiliary.
+    pub(super) fn asked_epoch(&self) -> u64 {
+        if self.is_primary { self.epoch.0 } else { 0 }
+    }
+
+    /// A renewal was answered. False where nothing like it was asked.
+    pub(super) fn renewed(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        reply: &LeaseReply,
+    ) -> bool {
+        let Some(asked_at) = self.take_asked(request) else {
+            return false;
+        };
+        let epoch = Epoch(reply.epoch);
+        if epoch < self.epoch {
+            return true;
+        }
+        self.epoch = epoch;
+        self.is_primary = reply.is_primary == 1;
+        if !self.is_primary {
+            self.until = Instant(0);
+            return true;
+        }
+        if self.held.is_none_or(|(held, _)| held != epoch) {
+            let index = LogIndex(reply.feed_index);
+            self.held = Some((epoch, index));
+            self.grace = None;
+            if epoch != FIRST_EPOCH {
+                self.begin_grace(now, index);
+            }
+        }
+        let lease = Duration::from_millis(u64::from(reply.lease_ms)) - LEASE_MARGIN;
+        self.until = asked_at + lease;
+        true
+    }
+
+    /// What was granted up to `index` may be held by workers that have not listed it yet.
+    pub(super) fn begin_grace(&mut self, now: Instant, index: LogIndex) {
+        self.grace = Some(Grace { until: now + WORKER_TIMEOUT, index });
+    }
+
+    /// True where the grace ended by now.
+    pub(super) fn end_grace(&mut self, now: Instant) -> bool {
+        self.grace.take_if(|grace| now >= grace.until).is_some()
+    }
+
+    /// Jobs granted up to here are held back.
+    pub(super) fn held_back(&self) -> LogIndex {
+        self.grace.map_or(LogIndex(0), |grace| grace.index)
+    }
+
+    /// When something is due that needs a master.
+    pub(super) fn renew_deadline(&self) -> Instant {
+        let timeout = self.asked.front().map(|&(_, at)| at + RENEW_TIMEOUT);
+        timeout.map_or(self.renew_due, |timeout| timeout.min(self.renew_due))
+    }
+
+    /// When something is due that needs nobody.
+    pub(super) fn grace_deadline(&self) -> Option<Instant> {
+        self.grace.map(|grace| grace.until)
+    }
+}

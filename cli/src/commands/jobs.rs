@@ -1,0 +1,248 @@
+//! Jobs: waiting for one, its state, its tasks, the list of all, cancelling.
+
+use client::Client;
+use client::logic::answers::{JobSummary, OutcomeRun};
+use client::logic::jobs::{JobSelector, Request, Until};
+use proto::ids::LogIndex;
+use proto::status::{Cause, JobState, TaskState};
+use proto::time::Duration;
+use serde::Serialize;
+
+use super::connect::{Asked, connect};
+use crate::failure::{During, Failure};
+use crate::flags::{Jobs, OneJob, OneJobListed, Tasks};
+use crate::output::human::Table;
+use crate::output::progress::Progress;
+use crate::output::{self, json};
+
+/// Jobs and runs of tasks asked for at once.
+const PAGE: u32 = 1_000;
+
+/// How often the bar moves.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The job that a text on the command line means.
+pub(crate) fn selector(text: &str) -> JobSelector {
+    match text.parse() {
+        Ok(job) => JobSelector::Id(job),
+        Err(_) => JobSelector::Text(text.to_owned()),
+    }
+}
+
+/// `remuda wait`.
+pub(crate) fn wait(flags: &OneJob) -> Result<(), Failure> {
+    wait_for(&connect(&flags.place)?, &selector(&flags.job))
+}
+
+/// Waits until a job's state is final; a failure where it is not *done*. Shows a bar on a terminal.
+pub(crate) fn wait_for(client: &Client, job: &JobSelector) -> Result<(), Failure> {
+    let ended = match Progress::on_terminal() {
+        None => client.wait(job.clone()).asked()?,
+        Some(mut progress) => {
+            // The name may mean another job later: the bar and the end are about one.
+            let first = client.status(job.clone()).asked()?;
+            let job = JobSelector::Id(first.job);
+            let mut ended = client.begin(Request::Job { job: job.clone(), until: Until::Final });
+            let mut shown = first;
+            loop {
+                progress.show(shown.done_count + shown.failed_count, shown.task_count);
+                if ended.try_take().during(|| "wait for the job".into())?.is_some() {
+                    break;
+                }
+                std::thread::park_timeout(PROGRESS_INTERVAL.to_std());
+                shown = client.status(job.clone()).asked()?;
+            }
+            let ended = client.status(job).asked()?;
+            progress.show(ended.done_count + ended.failed_count, ended.task_count);
+            ended
+        }
+    };
+    verdict(&ended)
+}
+
+fn verdict(job: &JobSummary) -> Result<(), Failure> {
+    match job.state {
+        JobState::Done => Ok(()),
+        JobState::Failed => {
+            let text = format!(
+                "job {} failed: {} of {} tasks failed, the lowest exit code is {}",
+                job.job, job.failed_count, job.task_count, job.exit_code
+            );
+            Err(Failure::failed(text)
+                .hint(format!("see which: remuda tasks {} --state failed", job.job)))
+        }
+        state => Err(Failure::failed(format!(
+            "job {} is {state}: {} of {} tasks are done",
+            job.job, job.done_count, job.task_count
+        ))),
+    }
+}
+
+/// A job as it is shown to programs.
+#[derive(Debug, Serialize)]
+struct Shown {
+    job: String,
+    name: String,
+    state: &'static str,
+    tasks: u64,
+    done: u64,
+    failed: u64,
+    running: u64,
+    lost_attempts: u64,
+    /// The lowest exit code of a failed task that is not 0; 0 where none failed.
+    exit_code: i32,
+    /// From its submission to its last outcome; `None` while it is not final.
+    seconds: Option<f64>,
+    segments: u64,
+}
+
+impl From<&JobSummary> for Shown {
+    fn from(job: &JobSummary) -> Shown {
+        let seconds = |finished: Duration| (finished - job.submitted).as_secs_f64();
+        Shown {
+            job: job.job.to_string(),
+            name: job.name.clone(),
+            state: job.state.name(),
+            tasks: job.task_count,
+            done: job.done_count,
+            failed: job.failed_count,
+            running: job.running_count,
+            lost_attempts: job.lost_attempts,
+            exit_code: job.exit_code,
+            seconds: job.finished.map(seconds),
+            segments: job.segment_count,
+        }
+    }
+}
+
+/// `remuda status`.
+pub(crate) fn status(flags: &OneJobListed) -> Result<(), Failure> {
+    let job = connect(&flags.place)?.status(selector(&flags.job)).asked()?;
+    show(&job, flags.json)
+}
+
+/// `remuda cancel`.
+pub(crate) fn cancel(flags: &OneJobListed) -> Result<(), Failure> {
+    let client = connect(&flags.place)?;
+    let job = match selector(&flags.job) {
+        JobSelector::Id(job) => job,
+        text @ JobSelector::Text(_) => client.status(text).asked()?.job,
+    };
+    show(&client.cancel(job).asked()?, flags.json)
+}
+
+fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
+    let shown = Shown::from(job);
+    if as_json {
+        return json::print(&shown);
+    }
+    let mut lines = vec![
+        ("job", shown.job),
+        ("name", shown.name),
+        ("state", shown.state.to_owned()),
+        ("tasks", shown.tasks.to_string()),
+        ("done", shown.done.to_string()),
+        ("failed", shown.failed.to_string()),
+        ("running", shown.running.to_string()),
+        ("lost", format!("{} attempts", shown.lost_attempts)),
+    ];
+    if let Some(seconds) = shown.seconds {
+        lines.push(("time", format!("{seconds:.3} s")));
+    }
+    let text = lines.iter().map(|(name, value)| format!("{name:8} {value}").trim_end().to_owned());
+    output::print(&(text.collect::<Vec<_>>().join("\n") + "\n"))
+}
+
+/// `remuda jobs`.
+pub(crate) fn list(flags: &Jobs) -> Result<(), Failure> {
+    let client = connect(&flags.place)?;
+    let mut jobs: Vec<JobSummary> = Vec::new();
+    let mut before = LogIndex(0);
+    loop {
+        let left = flags.limit.saturating_sub(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
+        let page = client.jobs(before, left.min(PAGE)).asked()?;
+        let is_empty = page.items.is_empty();
+        jobs.extend(page.items);
+        match page.next {
+            Some(next) if !is_empty && jobs.len() < flags.limit as usize => before = next,
+            _ => break,
+        }
+    }
+    let shown: Vec<Shown> = jobs.iter().map(Shown::from).collect();
+    if flags.json {
+        return json::print(&shown);
+    }
+    let mut table = Table::new(&["job", "name", "state", "tasks", "done", "failed", "running"]);
+    for it in shown {
+        let counts = [it.tasks, it.done, it.failed, it.running].map(|count| count.to_string());
+        table.row([vec![it.job, it.name, it.state.to_owned()], counts.to_vec()].concat());
+    }
+    output::print(&table.render())
+}
+
+/// Consecutive tasks with one outcome as they are shown to programs.
+#[derive(Debug, Serialize)]
+struct ShownRun {
+    first_task: u64,
+    task_count: u64,
+    state: &'static str,
+    exit_code: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+}
+
+/// Calls `each` with the outcomes of a job's tasks, in their order.
+pub(crate) fn outcomes(
+    client: &Client,
+    job: &JobSelector,
+    mut each: impl FnMut(OutcomeRun) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let job = match job {
+        JobSelector::Id(job) => *job,
+        text @ JobSelector::Text(_) => client.status(text.clone()).asked()?.job,
+    };
+    let mut first = Some(0);
+    while let Some(from) = first {
+        let page = client.outcomes(job, from, PAGE).asked()?;
+        page.items.into_iter().try_for_each(&mut each)?;
+        first = page.next;
+    }
+    Ok(())
+}
+
+/// `remuda tasks`.
+pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
+    let client = connect(&flags.place)?;
+    let wanted = |state: TaskState| flags.state.as_deref().is_none_or(|it| it == state.name());
+    let mut shown = Vec::new();
+    outcomes(&client, &selector(&flags.job), |run| {
+        if wanted(run.state) {
+            shown.push(ShownRun {
+                first_task: run.tasks.start,
+                task_count: run.tasks.end - run.tasks.start,
+                state: run.state.name(),
+                exit_code: run.exit_code,
+                cause: Some(run.cause).filter(|it| *it != Cause::None).map(Cause::name),
+            });
+        }
+        Ok(())
+    })?;
+    if flags.json {
+        return json::print(&shown);
+    }
+    let mut table = Table::new(&["tasks", "count", "state", "exit code", "cause"]);
+    for run in shown {
+        let tasks = match run.task_count {
+            1 => run.first_task.to_string(),
+            count => format!("{}-{}", run.first_task, run.first_task + count - 1),
+        };
+        table.row(vec![
+            tasks,
+            run.task_count.to_string(),
+            run.state.to_owned(),
+            run.exit_code.to_string(),
+            run.cause.unwrap_or_default().to_owned(),
+        ]);
+    }
+    output::print(&table.render())
+}
