@@ -26,13 +26,13 @@ pub(crate) enum Command {
     /// Wait until a job is done; exit code 1 where it failed or was cancelled
     Wait(OneJob),
     /// Show the state of a job
-    Status(OneJobListed),
+    Status(Status),
     /// List the jobs, newest first
     Jobs(Jobs),
     /// List what became of a job's tasks
     Tasks(Tasks),
     /// Cancel what has no outcome of a job
-    Cancel(OneJobListed),
+    Cancel(Cancel),
     /// Store a file and print what it is called there
     Put(Put),
     /// Fetch a file
@@ -100,9 +100,21 @@ pub(crate) struct OneJob {
     pub(crate) place: Where,
 }
 
-/// A command that shows one job.
+/// `remuda cancel`.
 #[derive(Debug, Args)]
-pub(crate) struct OneJobListed {
+pub(crate) struct Cancel {
+    /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
+    pub(crate) job: String,
+    /// Print its state then as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
     /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
     #[arg(default_value = "last")]
     pub(crate) job: String,

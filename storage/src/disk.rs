@@ -427,10 +427,10 @@ impl Disk {
         let start = self.tail.end;
         let end = start + buffer.len() as u64;
         if let Err(error) = self.tail.file.write_all_at(buffer, start) {
-            // What was written of it must not stay in front of what is written next.
-            if let Err(error) = self.tail.file.set_len(start) {
-                return Err(self.sync_failed(&error));
-            }
+            // What was written of it must not stay in front of what is written next, nor name
+            // files of large blocks that are about to be removed.
+            let cut = self.tail.file.set_len(start).and_then(|()| self.tail.file.sync_data());
+            cut.map_err(|error| self.sync_failed(&error))?;
             self.tail.prepared = start;
             return Err(self.put_error(&error, "write to a volume"));
         }

@@ -61,8 +61,7 @@ impl Recipe {
 
 /// Number of a process within the run: its kind's letter, its place from 1, its life. People read
 /// it in the trace.
-pub(crate) fn node_id(recipe_name: &str, place: usize, life: u64) -> NodeId {
-    let kind = recipe_name.bytes().next().unwrap_or(b'?');
+pub(crate) fn node_id(kind: u8, place: usize, life: u64) -> NodeId {
     NodeId(u128::from(kind) << 64 | (place as u128 + 1) << 32 | u128::from(life))
 }
 

@@ -228,3 +228,122 @@ impl<W: Fn()> Executor<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use proto::description::{JobDescription, Noop, Program, Runtime};
+    use proto::ids::JobId;
+    use proto::status::{Cause, TaskState};
+
+    use super::*;
+    use crate::logic::EXIT_NOT_STARTED;
+
+    fn spec(runtime: Runtime) -> Arc<JobSpec> {
+        Arc::new(JobSpec {
+            job: JobId(1),
+            task_count: 1_000_000,
+            program: Vec::new(),
+            input_files: Vec::new(),
+            description: JobDescription::new(runtime),
+        })
+    }
+
+    struct Bench {
+        slots: Slots,
+        woken: mpsc::Receiver<()>,
+    }
+
+    impl Bench {
+        fn new(count: u32) -> Bench {
+            let (wake, woken) = mpsc::channel();
+            let wake = move || {
+                // Nobody listens while the slots are dropped.
+                let _ = wake.send(());
+            };
+            Bench { slots: Slots::start(count, Clock::start(), wake).unwrap(), woken }
+        }
+
+        /// Waits until so many tasks ended and slots gave up.
+        fn wait(&mut self, end_count: usize, given_up_count: usize) -> (Vec<TaskEnd>, Vec<u32>) {
+            let (mut ends, mut given_up) = (Vec::new(), Vec::new());
+            while ends.len() < end_count || given_up.len() < given_up_count {
+                self.woken.recv().unwrap();
+                if let Some(Event::Ended { ends: more, given_up: slots }) = self.slots.take() {
+                    ends.extend(more);
+                    given_up.extend(slots);
+                }
+            }
+            (ends, given_up)
+        }
+    }
+
+    #[test]
+    fn every_task_runs_once_in_order_with_its_own_outcome_and_times() {
+        let noop = Noop { seed: 3, failed_per_million: 300_000, ..Noop::default() };
+        let mut bench = Bench::new(2);
+        let before = time_of_day();
+        for round in 0..20 {
+            for slot in 0..2 {
+                let first = 1_000 * u64::from(round * 2 + slot);
+                bench.slots.execute(slot, spec(Runtime::Noop(noop)), first..first + 1_000, 1);
+            }
+            let (ends, given_up) = bench.wait(2_000, 0);
+            assert!(given_up.is_empty());
+            for slot in 0..2 {
+                let of_slot: Vec<&TaskEnd> = ends.iter().filter(|end| end.slot == slot).collect();
+                let first = 1_000 * u64::from(round * 2 + slot);
+                assert!(of_slot.iter().map(|end| end.task.0).eq(first..first + 1_000));
+                for end in of_slot {
+                    assert_eq!(end.exit_code, noop.outcome(end.task).exit_code);
+                    assert_eq!(end.state == TaskState::Done, end.exit_code == 0);
+                    // A step of the machine's clock during this test is not expected.
+                    assert!(end.start_unix_us + 2 >= before.as_micros());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_takes_as_long_as_it_says() {
+        let span = Duration::from_millis(3);
+        let noop = Noop { shortest: span, longest: span, ..Noop::default() };
+        let mut bench = Bench::new(1);
+        bench.slots.execute(0, spec(Runtime::Noop(noop)), 0..2, 1);
+        let (ends, _) = bench.wait(2, 0);
+        assert!(ends.iter().all(|end| end.wall >= span));
+        assert!(ends[1].start_unix_us >= ends[0].start_unix_us + span.as_micros());
+    }
+
+    #[test]
+    fn a_cancelled_slot_ends_what_runs_and_gives_up_the_rest() {
+        let span = Duration::from_secs(3_600);
+        let noop = Noop { shortest: span, longest: span, ..Noop::default() };
+        let mut bench = Bench::new(2);
+        bench.slots.execute(0, spec(Runtime::Noop(noop)), 5..9, 1);
+        bench.slots.execute(1, spec(Runtime::Noop(Noop::default())), 0..1, 1);
+        assert_eq!(bench.wait(1, 0).0[0].slot, 1);
+        assert!(bench.slots.next_deadline().is_some(), "a piece of several tasks is out");
+        bench.slots.cancel(0);
+        let (ends, given_up) = bench.wait(0, 1);
+        // It may have been cancelled before it began the first task.
+        assert!(ends.len() <= 1 && given_up == [0]);
+        assert!(ends.iter().all(|end| (end.state, end.cause) == (TaskState::Lost, Cause::Cancelled)));
+        assert_eq!(bench.slots.next_deadline(), None);
+        // The next piece is not cancelled, and dropping the slots does not wait for an hour.
+        bench.slots.execute(0, spec(Runtime::Noop(Noop::default())), 0..1, 2);
+        assert_eq!(bench.wait(1, 0).0[0].state, TaskState::Done);
+        bench.slots.execute(0, spec(Runtime::Noop(noop)), 9..10, 3);
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_here_fails_the_task() {
+        let command = Runtime::Command { program: Program::Inline, arguments: Vec::new() };
+        let mut bench = Bench::new(1);
+        bench.slots.execute(0, spec(command), 0..1, 1);
+        let end = bench.wait(1, 0).0[0];
+        assert_eq!((end.state, end.exit_code), (TaskState::Failed, EXIT_NOT_STARTED));
+        assert_eq!(end.cause, Cause::NotStarted);
+    }
+}

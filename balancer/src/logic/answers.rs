@@ -85,7 +85,10 @@ impl Balancer {
             self.tasks.clear();
             seat.begin_grace(now, LogIndex(batch.up_to_index));
         }
-        for item in items.iter().filter(|item| self.feed.is_new(batch, item)) {
+        for item in items {
+            if !self.feed.is_new(batch, item) {
+                continue;
+            }
             match FeedKind::from_wire(item.kind) {
                 Some(FeedKind::Grant) => feed::take_grant(item, jobs, &mut self.tasks),
                 Some(FeedKind::JobEnded) => self.end_job(now, item.job_uuid.into(), effects),

@@ -58,12 +58,13 @@ impl Balancer {
                 self.carry_out(&deal, effects);
             }
         }
-        let is_due = self.recall_due.is_none_or(|due| now >= due);
         if !nodes.is_empty() && !self.tasks.is_idle() && self.views(&nodes).iter().any(has_room) {
-            self.recall_due = self.recall_due.or(Some(now));
+            self.wants_recall = true;
         }
-        if self.recall_due.is_some() && is_due {
-            self.recall_due = self.recall(now, effects).then_some(now + RECALL_INTERVAL);
+        if self.wants_recall && now >= self.recall_from {
+            self.wants_recall = false;
+            self.recall_from = now + RECALL_INTERVAL;
+            self.recall(now, effects);
         }
     }
 
@@ -145,18 +146,15 @@ impl Balancer {
         (seat.epoch.0 << 32) | u64::from(self.attempt_sequence)
     }
 
-    /// Takes back what the busiest worker has not begun where another has nothing to do. Returns
-    /// true where it is to be tried again.
-    fn recall(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) -> bool {
-        let Some(seat) = &self.seat else { return false };
+    /// Takes back what the busiest worker has not begun where another has nothing to do.
+    fn recall(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
+        let Some(seat) = &self.seat else { return };
         let views = self.views(&self.workers.nodes());
         let idle: Vec<&WorkerView> = views.iter().filter(|view| has_room(view)).collect();
         if idle.is_empty() {
-            return false;
+            return;
         }
-        let Some(busiest) = self.workers.busiest(now, &self.tasks) else {
-            return false;
-        };
+        let Some(busiest) = self.workers.busiest(now, &self.tasks) else { return };
         let mut wanted = busiest.surplus().div_ceil(2);
         let mut runs = Vec::new();
         let mut held = self.tasks.held_by(busiest.worker);
@@ -175,14 +173,13 @@ impl Balancer {
             runs.push(run_of(job, &(first..tasks.end), dealt.attempt));
         }
         let Some(worker) = self.workers.get(busiest.worker).filter(|_| !runs.is_empty()) else {
-            return false;
+            return;
         };
         let recall = TaskRecall { epoch: seat.epoch.0, ..TaskRecall::default() };
         let record = encode(&recall, &[bytes_of(&runs)]);
         effects.push(NetworkEffect::Send { to: Peer::Inbound(worker.peer), record });
         self.workers.recall(now, busiest.worker);
         self.counters.recalls += 1;
-        true
     }
 }
 

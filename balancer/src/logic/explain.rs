@@ -7,7 +7,6 @@ use proto::ids::{JobId, LogIndex, NodeId, TaskIndex};
 use proto::status::TaskState;
 use proto::time::Instant;
 
-use super::dealing::Replan;
 use super::tasks::{JobTasks, Place};
 use super::{Balancer, Stage};
 
@@ -70,8 +69,6 @@ pub enum Reason {
         /// Tasks of other jobs that wait and come first.
         before: u64,
     },
-    /// It is about to be dealt.
-    Next,
 }
 
 impl Balancer {
@@ -117,9 +114,6 @@ impl Balancer {
         let large_enough = views.filter(|view| view.room.holds(&job.needs));
         if large_enough.count() == 0 {
             return Reason::TooLarge;
-        }
-        if self.replan == Replan::Everyone {
-            return Reason::Next;
         }
         let earlier = self.tasks.waiting().take_while(|(other, _)| *other != id);
         let before = earlier.fold(0u64, |sum, (_, job)| sum.saturating_add(job.pending_count()));
@@ -174,7 +168,6 @@ impl fmt::Display for Reason {
                 f,
                 "the workers have enough to do, and {before} tasks of other jobs come first"
             ),
-            Reason::Next => f.write_str("it is about to be dealt"),
         }
     }
 }

@@ -115,8 +115,10 @@ pub struct Balancer {
     replan: Replan,
     /// True while the last event left it allowed to deal.
     was_dealing: bool,
-    /// When it is looked again for tasks to take back.
-    recall_due: Option<Instant>,
+    /// A worker has an empty slot: it is looked for tasks to take back from another one, not
+    /// before `recall_from`.
+    wants_recall: bool,
+    recall_from: Instant,
     counters: Counters,
 }
 
@@ -160,7 +162,8 @@ impl Balancer {
             attempt_epoch: Epoch(0),
             replan: Replan::Nothing,
             was_dealing: false,
-            recall_due: None,
+            wants_recall: false,
+            recall_from: Instant(0),
             counters: Counters::default(),
         }
     }
@@ -188,7 +191,7 @@ impl Balancer {
         let grace = self.seat.as_ref().and_then(Seat::grace_deadline);
         let mut deadlines = vec![self.masters.next_deadline(), silence, grace];
         if self.was_dealing {
-            deadlines.push(self.recall_due);
+            deadlines.push(self.wants_recall.then_some(self.recall_from));
         }
         if self.masters.is_connected() {
             match self.registering {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::connect::{Asked, connect};
 use crate::failure::{During, Failure};
-use crate::flags::{Jobs, OneJob, OneJobListed, Tasks};
+use crate::flags::{Cancel, Jobs, OneJob, Status, Tasks};
 use crate::output::human::Table;
 use crate::output::progress::Progress;
 use crate::output::{self, json};
@@ -116,13 +116,13 @@ impl From<&JobSummary> for Shown {
 }
 
 /// `remuda status`.
-pub(crate) fn status(flags: &OneJobListed) -> Result<(), Failure> {
+pub(crate) fn status(flags: &Status) -> Result<(), Failure> {
     let job = connect(&flags.place)?.status(selector(&flags.job)).asked()?;
     show(&job, flags.json)
 }
 
 /// `remuda cancel`.
-pub(crate) fn cancel(flags: &OneJobListed) -> Result<(), Failure> {
+pub(crate) fn cancel(flags: &Cancel) -> Result<(), Failure> {
     let client = connect(&flags.place)?;
     let job = match selector(&flags.job) {
         JobSelector::Id(job) => job,

@@ -20,8 +20,9 @@ pub(crate) fn run(flags: &Serve) -> Result<(), Failure> {
     }
     match flags.tier {
         Tier::Master => serve(flags, |it: &master::Config| &it.node, master::run),
+        Tier::Balancer => serve(flags, |it: &balancer::config::Config| &it.node, balancer::run),
+        Tier::Worker => serve(flags, |it: &worker::config::Config| &it.node, worker::run),
         Tier::Storage => serve(flags, |it: &storage::config::Config| &it.node, storage::run),
-        tier => Err(Failure::failed(format!("this build has no {} tier", tier.role()))),
     }
 }
 

@@ -25,11 +25,11 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(500);
 /// A link that the other end refused is opened again after this.
 const REOPEN: Duration = Duration::from_millis(1_000);
 
-/// Another master.
+/// A connection to another master, under its address: one that lost its folder and came back under
+/// a new number is reached where it was.
 #[derive(Clone, Debug)]
 struct Other {
     link: Link,
-    address: String,
     /// When the link is opened again, where it was refused.
     reopen_at: Option<Instant>,
 }
@@ -37,7 +37,8 @@ struct Other {
 /// The other masters as this one is connected to them.
 #[derive(Clone, Debug)]
 pub(super) struct Members {
-    others: BTreeMap<MemberId, Other>,
+    others: BTreeMap<String, Other>,
+    addresses: BTreeMap<MemberId, String>,
     last_link: u32,
     is_member: bool,
     join: Rotation,
@@ -50,6 +51,7 @@ impl Members {
     pub(super) fn new(setting: &Setting, random: Rng) -> Members {
         Members {
             others: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             last_link: FIRST_LINK,
             is_member: setting.join.is_empty(),
             join: Rotation::new(JOIN_LINK, setting.join.clone(), random),
@@ -68,22 +70,27 @@ impl Members {
         effects: &mut Vec<Effect>,
     ) {
         self.is_member |= members.contains_key(&own);
-        self.others.retain(|id, other| {
-            let stays = members.get(id).is_some_and(|info| info.address == other.address);
+        self.addresses = members
+            .iter()
+            .filter(|(id, _)| **id != own)
+            .map(|(id, info)| (*id, info.address.clone()))
+            .collect();
+        let own_address = members.get(&own).map(|info| info.address.as_str());
+        self.others.retain(|address, other| {
+            let stays = members.values().any(|info| info.address == *address);
             if !stays {
                 effects.push(Effect::Network(NetworkEffect::Close { link: other.link }));
             }
             stays
         });
-        for (id, info) in members {
-            if *id == own || self.others.contains_key(id) {
+        for address in self.addresses.values() {
+            if Some(address.as_str()) == own_address || self.others.contains_key(address) {
                 continue;
             }
             self.last_link += 1;
             let link = Link(self.last_link);
-            let address = info.address.clone();
             effects.push(Effect::Network(NetworkEffect::Open { link, address: address.clone() }));
-            self.others.insert(*id, Other { link, address, reopen_at: None });
+            self.others.insert(address.clone(), Other { link, reopen_at: None });
         }
         self.promotion_due = now;
         self.is_promoting = false;
@@ -98,10 +105,19 @@ impl Members {
         content: &[u8],
         effects: &mut Vec<Effect>,
     ) {
-        let Some(other) = self.others.get(&to) else { return };
+        let other = self.addresses.get(&to).and_then(|address| self.others.get(address));
+        let Some(other) = other else { return };
         let message = RaftMessage { from_member: own.0, to_member: to.0, ..RaftMessage::default() };
         let record = encode(&message, &[content]);
         effects.push(Effect::Network(NetworkEffect::Send { to: Peer::Link(other.link), record }));
+    }
+
+    /// The masters at the other end of a link.
+    pub(super) fn behind(&self, link: Link) -> Vec<MemberId> {
+        let is_it =
+            |address: &String| self.others.get(address).is_some_and(|other| other.link == link);
+        let there = self.addresses.iter().filter(|(_, address)| is_it(address));
+        there.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn connected(&mut self, link: Link, masters: &str) {
@@ -136,11 +152,13 @@ impl Members {
         effects.extend(network.into_iter().map(Effect::Network));
     }
 
-    pub(super) fn promotion_failed(&mut self) {
+    pub(super) fn promotion_ended(&mut self) {
         self.is_promoting = false;
     }
 
-    /// Newcomers that are to become voters: in pairs, so that the number of voters stays odd.
+    /// Newcomers that are to become voters: one that came back without its folder takes the place
+    /// of its predecessor at the same address, others come in pairs, so that the number of voters
+    /// stays odd.
     pub(super) fn promotion(
         &mut self,
         now: Instant,
@@ -150,13 +168,28 @@ impl Members {
             return None;
         }
         self.promotion_due = now + JOIN_INTERVAL;
-        let learners = members.iter().filter(|(_, info)| !info.voter).map(|(id, _)| *id);
-        let voters: Vec<MemberId> = learners.take(2).collect();
-        if voters.len() < 2 {
+        let (mut voters, mut fresh, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, info) in members.iter().filter(|(_, info)| !info.voter) {
+            let predecessor = members
+                .iter()
+                .find(|(_, other)| other.voter && other.address == info.address)
+                .map(|(id, _)| *id);
+            match predecessor {
+                Some(predecessor) if !removed.contains(&predecessor) => {
+                    voters.push(*id);
+                    removed.push(predecessor);
+                }
+                Some(_) => {}
+                None => fresh.push(*id),
+            }
+        }
+        fresh.truncate(fresh.len() / 2 * 2);
+        voters.append(&mut fresh);
+        if voters.is_empty() {
             return None;
         }
         self.is_promoting = true;
-        Some(MemberChange::Promote { voters, removed: Vec::new() })
+        Some(MemberChange::Promote { voters, removed })
     }
 
     pub(super) fn tick(
@@ -166,9 +199,9 @@ impl Members {
         cluster: ClusterId,
         effects: &mut Vec<Effect>,
     ) {
-        for other in self.others.values_mut() {
+        for (address, other) in &mut self.others {
             if other.reopen_at.take_if(|due| now >= *due).is_some() {
-                let (link, address) = (other.link, other.address.clone());
+                let (link, address) = (other.link, address.clone());
                 effects.push(Effect::Network(NetworkEffect::Open { link, address }));
             }
         }

@@ -237,8 +237,14 @@ impl Master {
 
     fn on_network(&mut self, now: Instant, event: NetworkEvent<'_>, effects: &mut Vec<Effect>) {
         match event {
-            NetworkEvent::Connected { link, masters, .. } => {
+            NetworkEvent::Connected { link, masters, again, .. } => {
                 self.members.connected(link, &masters);
+                if again {
+                    self.unreachable(now, link, effects);
+                }
+            }
+            NetworkEvent::Overflowing { peer: Peer::Link(link) } => {
+                self.unreachable(now, link, effects);
             }
             NetworkEvent::Refused { link, .. } => self.members.refused(now, link, effects),
             NetworkEvent::Record { sender, record } => {
@@ -258,6 +264,18 @@ impl Master {
                 self.watcher_count = self.watchers.values().map(Vec::len).sum();
             }
             NetworkEvent::Joined { .. } | NetworkEvent::Overflowing { .. } => {}
+        }
+    }
+
+    /// What was sent over a link may have been lost.
+    fn unreachable(
+        &mut self,
+        now: Instant,
+        link: node::logic::network::Link,
+        effects: &mut Vec<Effect>,
+    ) {
+        for member in self.members.behind(link) {
+            self.consensus(now, consensus::Event::Unreachable(member), effects);
         }
     }
 
@@ -600,13 +618,17 @@ impl Master {
                     }
                 }
                 consensus::Effect::Changed { ticket, index } => {
-                    if let Some(Waiting::Join { peer, request }) = self.waiting.remove(&ticket) {
-                        let joined = MemberJoined {
-                            cluster_uuid: self.cluster_uuid.to_wire(),
-                            index: index.0,
-                            ..MemberJoined::default()
-                        };
-                        send(peer, request, encode(&joined, &[]), effects);
+                    match self.waiting.remove(&ticket) {
+                        Some(Waiting::Join { peer, request }) => {
+                            let joined = MemberJoined {
+                                cluster_uuid: self.cluster_uuid.to_wire(),
+                                index: index.0,
+                                ..MemberJoined::default()
+                            };
+                            send(peer, request, encode(&joined, &[]), effects);
+                        }
+                        Some(Waiting::Promotion) => self.members.promotion_ended(),
+                        _ => {}
                     }
                 }
                 consensus::Effect::Failed { ticket, failure } => {
@@ -737,7 +759,7 @@ impl Master {
                 self.register_due = now + Duration::from_millis(500);
                 return;
             }
-            Waiting::Promotion => return self.members.promotion_failed(),
+            Waiting::Promotion => return self.members.promotion_ended(),
         };
         let code = match failure {
             Failure::NoLeader | Failure::Dropped => ErrorCode::NoLeader,

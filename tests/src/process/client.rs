@@ -72,7 +72,7 @@ impl ClientProcess {
     ) -> ClientProcess {
         let mut rng = Rng::with_seed(start.seed);
         // Each start is another client, also where two of them run at the same time.
-        let node = node_id("c", place, start.life);
+        let node = node_id(b'c', place, start.life);
         let client = node.0 as u64;
         let identity = Identity {
             node,

@@ -151,7 +151,7 @@ fn open(place: usize, start: &Start<'_>) -> Result<(Disk, consensus::Recovered),
     match Disk::open(&files, folder) {
         Err(DiskError::NotMade(_)) if !start.has_folder => {
             // Never used again: a machine's lives are counted.
-            let member = MemberId(node_id("m", place, start.life).0 as u64);
+            let member = MemberId(node_id(b'm', place, start.life).0 as u64);
             let file_bytes = start.tuning.log_file_bytes;
             let shape = LogShape { seed: start.seed as u32, file_bytes };
             let identity = Identity { cluster: CLUSTER, member, shape };
@@ -214,6 +214,7 @@ impl MemberProcess {
         for other in (0..start.member_count).filter(|&other| other != place) {
             process.connect(start.now, other, requests);
         }
+        process.know(process.member.members().clone(), requests);
         process.perform(start.now, requests);
         Ok(process)
     }
@@ -260,6 +261,20 @@ impl MemberProcess {
         self.heard_at.insert(place, now);
         let (link, address) = (Link(place as u32), address_of(place));
         self.edge.perform(now, NetworkEffect::Open { link, address }, requests);
+    }
+
+    /// Notes who belongs to the cluster and where they are.
+    fn know(&mut self, members: BTreeMap<MemberId, MemberInfo>, requests: &mut Vec<Request>) {
+        for (&member, info) in &members {
+            if let Some(place) = place_of(&info.address) {
+                self.places.insert(member, place);
+            }
+        }
+        let is_settled = members.values().all(|info| info.voter);
+        if is_settled && members.len() == self.member_count {
+            requests.push(Request::Note(Note::Votes));
+        }
+        self.members = members;
     }
 
     fn ticket(&mut self, asker: Asker) -> Ticket {
@@ -408,18 +423,7 @@ impl MemberProcess {
                         requests.push(Request::Note(Note::Leads { term: term.0 }));
                     }
                 }
-                Effect::MembersChanged { members } => {
-                    for (&member, info) in &members {
-                        if let Some(place) = place_of(&info.address) {
-                            self.places.insert(member, place);
-                        }
-                    }
-                    let is_settled = members.values().all(|info| info.voter);
-                    if is_settled && members.len() == self.member_count {
-                        requests.push(Request::Note(Note::Votes));
-                    }
-                    self.members = members;
-                }
+                Effect::MembersChanged { members } => self.know(members, requests),
                 Effect::Halt { reason } => {
                     let is_disk = matches!(reason, HaltReason::Disk(_));
                     requests.push(Request::GiveUp { reason: reason.to_string(), is_disk });

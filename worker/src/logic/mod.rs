@@ -261,7 +261,8 @@ impl Worker {
         let balancers = self.balancers.next_deadline().filter(|_| self.assignment != 0);
         let storing = self.storing.next_deadline(now, has_master);
         let segments = [self.accounting.next_deadline(), storing];
-        let all = [self.masters.next_deadline(), register, frame, balancers, self.stop_at];
+        let stop_at = self.stop_at.filter(|&stop_at| stop_at > now);
+        let all = [self.masters.next_deadline(), register, frame, balancers, stop_at];
         all.into_iter().chain(segments).flatten().min()
     }
 

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use client::logic::answers::{RingAnswer, encode_ring};
 use node::logic::network::Sender;
 use node::logic::refusal::Refusal;
 use proptest::prelude::*;
 use proto::description::{JobDescription, Noop, Runtime};
-use proto::ids::{BlockId, FileId, LogIndex, RingVersion, StoreId};
+use proto::ids::{BlockId, FileId, LogIndex};
 use proto::messages::file::{BlockPresence, BlockPut, BlockQuery, BlockStored};
-use proto::messages::node::{NodeRegister, RingQuery};
+use proto::messages::node::{NodeRegister, RingMember, RingQuery};
 use proto::messages::task::{
     TaskFree, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerSegment, WorkerStatus,
 };
 use proto::record::{Records, encode, set_request_id};
-use proto::ring::{Member, Ring};
 use proto::segment::Segment;
 use proto::status::{ErrorCode, Order, ProgramKind, Role, Verdict};
 use proto::wire::bytes_of;
@@ -85,7 +83,7 @@ impl Bench {
             cpu_milli: 2_000,
             memory_bytes: 1 << 30,
         };
-        let worker = Worker::new(setting, Rng::with_seed(5));
+        let worker = Worker::new(setting, fastrand::Rng::with_seed(5));
         Bench { worker, now: Instant(1_000), effects: Vec::new() }
     }
 
@@ -502,11 +500,20 @@ fn accounting_is_stored_on_the_ring_and_then_reported() {
     bench.acknowledge(1, &[]);
     bench.pass(Duration::from_secs(2));
     assert_eq!(bench.sent::<RingQuery>(MASTER_LINK).len(), 1);
-    let member = Member { node: NodeId(1), store: StoreId(1), weight: 1, zone: 0 };
-    let ring = Ring::new(RingVersion(4), 16, vec![member]).unwrap();
-    let addresses = BTreeMap::from([(NodeId(1), "s1".to_owned())]);
-    let answer = RingAnswer { ring, replica_count: 1, addresses };
-    bench.hear(MASTER_LINK, &encode_ring(&answer));
+    let member = RingMember {
+        node_uuid: NodeId(1).to_wire(),
+        store_uuid: NodeId(1).to_wire(),
+        weight: 1,
+        address_length: 2,
+        ..RingMember::default()
+    };
+    let reply = RingReply {
+        ring_version: 4,
+        partition_count: 16,
+        replica_count: 1,
+        ..RingReply::default()
+    };
+    bench.hear(MASTER_LINK, &encode(&reply, &[bytes_of(&[member]), b"s1"]));
     let storage = Link(balancers::LINKS_END);
     bench.connect(storage, "");
     let hear_storage = |bench: &mut Bench, record: &[u8]| {
