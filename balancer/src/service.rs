@@ -71,15 +71,8 @@ struct Status {
 impl Status {
     fn of(logic: &Balancer, now: Instant) -> Status {
         let (group, epoch) = logic.group().unwrap_or_default();
-        let Counters {
-            dealt,
-            requeued,
-            asked,
-            silent_workers,
-            kill_orders,
-            recalls,
-            step_downs,
-        } = logic.counters();
+        let Counters { dealt, requeued, asked, silent_workers, kill_orders, recalls, step_downs } =
+            logic.counters();
         let jobs = logic.tasks().jobs();
         let (job_count, pending_count, busy_count) =
             jobs.fold((0, 0u64, 0u64), |(jobs, pending, busy), (_, job)| {
@@ -132,8 +125,7 @@ pub fn run(config: Config, stop: Stop) -> Result<(), Error> {
     let network = Network::bind(identity, &settings.listen, exposure, clock);
     let network = network.map_err(Error::Network)?;
     let publications = Publications::new(folder.node(), Role::Balancer, folder.incarnation());
-    let publisher =
-        Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
+    let publisher = Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
     let publisher = publisher.map_err(Error::Telemetry)?;
     let bound = network.bound_address().unwrap_or_default().to_owned();
     let setting = Setting {
@@ -154,8 +146,8 @@ pub fn run(config: Config, stop: Stop) -> Result<(), Error> {
     let waker = network.waker();
     stop.on_request(move || waker.wake());
     let shown = Shown::default();
-    let mut service = Service { clock, folder, network, publisher, logic, shown };
-    while !stop.is_requested() {
+    let mut service = Service { stop, clock, folder, publisher, network, logic, shown };
+    while !service.stop.is_requested() {
         service.turn()?;
     }
     tracing::info!("the balancer stops");
@@ -171,6 +163,7 @@ struct Shown {
 }
 
 struct Service {
+    stop: Stop,
     clock: Clock,
     folder: DataFolder,
     // Before the network, whose context waits for all its sockets.
@@ -258,6 +251,7 @@ impl Status {
 fn note_cluster(event: &NetworkEvent<'_>, joined: &mut Option<ClusterId>) {
     if let NetworkEvent::Connected { link: MASTER_LINK, sender, cluster, .. } = event
         && sender.role == Role::Master
+        && !cluster.is_nil()
     {
         *joined = Some(*cluster);
     }

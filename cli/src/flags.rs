@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Nodes(Listing),
     /// Run a whole cluster on this machine
     Dev(Dev),
+    /// Measure this machine: figures of a cluster that is started for them
+    Bench(Bench),
     /// Run one node of a tier in the foreground
     Serve(Serve),
     /// Make a cluster
@@ -193,6 +195,45 @@ pub(crate) struct Cat {
     pub(crate) place: Where,
 }
 
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Figure {
+    /// Tasks per second of a job of tasks that do nothing
+    Noop,
+    /// Time until a job is accepted, and what it costs the leading master in memory
+    Submit,
+    /// Time of one task on an idle cluster
+    Latency,
+}
+
+/// `remuda bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What is measured
+    pub(crate) figure: Figure,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Folder in which the cluster gets one of its own; on a real disk [default: /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Masters: 1, 3 or 5
+    #[arg(long, value_name = "N", default_value = "3", value_parser = odd_masters)]
+    pub(crate) masters: u32,
+    /// Workers
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) workers: u32,
+    /// Slots of each worker [default: as many as cores, shared among the workers]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) slots: Option<u32>,
+    /// Tasks of the noop job
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub(crate) tasks: u64,
+    /// Noop jobs, of which the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeat: u32,
+}
+
 /// The tiers that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
@@ -290,6 +331,9 @@ pub(crate) struct DevStart {
     /// Become a session of its own; how `--detach` starts the process that stays
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub(crate) detached: bool,
+    /// End when this process ends, which must be the one that started this one
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) parent: Option<u32>,
 }
 
 /// Where a local cluster lives.

@@ -3,6 +3,7 @@
 //! Responsible for nothing but the way from arguments to exit code. What flags there are stands in
 //! `flags`, what each command does in `commands`.
 
+mod bench;
 mod commands;
 mod dev;
 mod failure;

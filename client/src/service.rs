@@ -305,6 +305,7 @@ impl Service {
                 }
                 Err(NotCalled::NotSendable(error)) => reply.complete(Err(error.into())),
                 Err(NotCalled::Full(request)) => {
+                    let request = *request;
                     self.waiting.push_back(WaitingCall { request, patience, since, reply });
                 }
             }
@@ -412,7 +413,8 @@ impl Service {
                 transfer.consumed(now, get, bytes as u64, &mut self.effects);
             }
             Some(Sink::Stream(stream)) => {
-                if stream.send(StreamItem::Piece(get, offset, piece)).is_err() {
+                let is_heard = stream.send(StreamItem::Piece(get, offset, piece)).is_ok();
+                if !is_heard {
                     self.client.transfer_mut().cancel_get(get);
                     self.gets.remove(&get);
                 }

@@ -179,6 +179,8 @@ impl Disk {
         })?;
         let mut log = LogDisk { log, record: Vec::new() };
         let snapshots = snapshots_of(files, folder);
+        files.sync_dir(folder).map_err(io("sync"))?;
+        snapshots.settle().map_err(io("sync the snapshots of"))?;
         let mut damaged = Vec::new();
         let mut snapshot = None;
         for id in snapshots.list().map_err(io("list the snapshots of"))? {

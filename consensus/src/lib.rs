@@ -14,6 +14,8 @@
 //! - `snapshot`, `identity`, `record`: the other things in the folder.
 //! - `disk`, `disk_thread`: who carries out jobs, and how batches share one sync.
 //!
+//! `examples/bank` is a whole user: a state machine, a process around a member, clients, and kills.
+//!
 //! What connections must promise: the messages of one sender arrive in the order in which they were
 //! sent, none twice, and none of an earlier connection after one of a later. Losing them is
 //! allowed. (A rejection that overtakes another makes the `raft` crate 0.7.0 stop with an

@@ -231,6 +231,10 @@ impl Log {
         let (number, found) = ended.expect("the first file always counts");
         let path = folder.join(name(number));
         let current = files.open(&path, Open::Existing).map_err(failed("open"))?;
+        // A process that was killed may have left a record and names that only the system's memory
+        // holds. What was read here counts as durable from now on, so it must be.
+        current.sync_data().map_err(failed("sync the last file"))?;
+        files.sync_dir(folder).map_err(failed("sync the folder"))?;
         Ok(Log {
             files,
             folder: folder.to_owned(),

@@ -78,6 +78,12 @@ impl Snapshots {
         Ok(found)
     }
 
+    /// Makes the names durable that a process which was killed may have left in the system's
+    /// memory only; the content of a named file is.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.files.sync_dir(&self.folder)
+    }
+
     pub(crate) fn read(&self, id: SnapshotId) -> io::Result<Vec<u8>> {
         node::files::read_all(self.files.as_ref(), &self.path(id))
     }

@@ -2,6 +2,7 @@
 //!
 //! It knows how to move records and time, not what they mean: no tier's words occur here.
 
+pub mod bare;
 pub mod clock;
 pub mod config;
 pub mod data_folder;

@@ -308,7 +308,6 @@ struct job_status {
     uint64_t lost_attempts;
     uint64_t submitted_us;
     uint64_t finished_us;
-    uint64_t submitted_unix_us;
     int32_t exit_code;
     uint64_t segment_count;
     uint64_t name_length;
@@ -899,7 +898,7 @@ enum remuda_error_code {
     REMUDA_ERROR_CODE_DISK_FULL = 6,
     /* The pin named by the request has lapsed; upload again. */
     REMUDA_ERROR_CODE_PIN_LAPSED = 7,
-    /* The peer has no session here (any more: the node was restarted); say `hello`, then repeat. */
+    /* This node has no session with the sender, or lost it in a restart: say `hello` again. */
     REMUDA_ERROR_CODE_HELLO_FIRST = 8,
     /* This master does not lead; ask the one that the reply names. */
     REMUDA_ERROR_CODE_NOT_LEADER = 9,
@@ -1064,7 +1063,7 @@ static_assert(sizeof(struct pong) == 57, "packed");
 static_assert(sizeof(struct job_submit) == 130, "packed");
 static_assert(sizeof(struct job_accepted) == 81, "packed");
 static_assert(sizeof(struct job_query) == 90, "packed");
-static_assert(sizeof(struct job_status) == 166, "packed");
+static_assert(sizeof(struct job_status) == 158, "packed");
 static_assert(sizeof(struct job_list) == 77, "packed");
 static_assert(sizeof(struct list_end) == 81, "packed");
 static_assert(sizeof(struct job_cancel) == 81, "packed");

@@ -344,8 +344,9 @@ impl Disk {
             Ok(()) => self.count_stored(&entries),
             Err(error) => {
                 for (put, result) in puts.iter().zip(&mut results) {
-                    if result.is_ok() && self.is_own(put) {
+                    if result.is_ok() && self.is_own(put) && !self.has_failed {
                         // Without its record the file does not count; only its room matters.
+                        // After a failed sync nobody knows whether the record is there.
                         let path = self.shared.own_path(self.tail.volume, put.block);
                         let _ = self.shared.files.remove(&path);
                     }

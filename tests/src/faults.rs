@@ -17,6 +17,7 @@ use crate::random::{chance, interval, span};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Kill,
+    KillThenPowerLoss,
     PowerLoss,
     Blackout,
     Pause,
@@ -29,8 +30,9 @@ enum Kind {
     EmptyDisk,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Kill,
+    Kind::KillThenPowerLoss,
     Kind::PowerLoss,
     Kind::Blackout,
     Kind::Pause,
@@ -154,14 +156,14 @@ impl Swarm {
         interval(rng, self.mean)
     }
 
-    /// Draws faults: one, or several of a kind that belong together. `members` keep state on
-    /// disks, `others` do not.
-    pub(crate) fn fault(
+    /// Draws faults that belong together, each with how long after now it begins. `members` keep
+    /// state on disks, `others` do not.
+    pub(crate) fn faults(
         &self,
         rng: &mut Rng,
         members: &[ProcessId],
         others: &[ProcessId],
-    ) -> Vec<Fault> {
+    ) -> Vec<(Duration, Fault)> {
         let Some(&kind) = self.kinds.get(rng.usize(0..self.kinds.len().max(1))) else {
             return Vec::new();
         };
@@ -170,44 +172,41 @@ impl Swarm {
         // Short ones interrupt, long ones let leases, heartbeats and elections run out.
         let longest = if chance(rng, 700) { 1_500 } else { 12_000 };
         let lasts = span(rng, Duration::from_millis(20), Duration::from_millis(longest));
-        match kind {
-            Kind::Kill => vec![Fault::Crash {
-                process: all[rng.usize(0..all.len())],
-                death: Death::Killed,
-                down: lasts,
-            }],
-            Kind::PowerLoss => {
-                vec![Fault::Crash { process: member, death: Death::PowerLoss, down: lasts }]
+        let crash = |&process, death| Fault::Crash { process, death, down: lasts };
+        let fault = match kind {
+            Kind::Kill => crash(&all[rng.usize(0..all.len())], Death::Killed),
+            Kind::KillThenPowerLoss => {
+                // What the next life read from the page cache must not be taken for durable.
+                let after = lasts + span(rng, Duration::ZERO, Duration::from_millis(400));
+                let power = crash(&member, Death::PowerLoss);
+                return vec![(Duration::ZERO, crash(&member, Death::Killed)), (after, power)];
             }
+            Kind::PowerLoss => crash(&member, Death::PowerLoss),
             Kind::Blackout => {
-                let crash =
-                    |&process| Fault::Crash { process, death: Death::PowerLoss, down: lasts };
-                members.iter().map(crash).collect()
+                let crash = |process| (Duration::ZERO, crash(process, Death::PowerLoss));
+                return members.iter().map(crash).collect();
             }
-            Kind::Pause => vec![Fault::Pause { process: all[rng.usize(0..all.len())], lasts }],
+            Kind::Pause => Fault::Pause { process: all[rng.usize(0..all.len())], lasts },
             Kind::Partition => {
                 let (here, there): (Vec<ProcessId>, Vec<ProcessId>) =
                     all.iter().partition(|_| rng.bool());
                 let pairs = here.iter().flat_map(|&a| there.iter().map(move |&b| [(a, b), (b, a)]));
-                vec![Fault::Block { ways: pairs.flatten().collect(), lasts }]
+                Fault::Block { ways: pairs.flatten().collect(), lasts }
             }
-            Kind::OneWay => vec![Fault::Block { ways: vec![way(rng, member, &all)], lasts }],
-            Kind::Cut => vec![Fault::Cut { between: way(rng, member, &all) }],
+            Kind::OneWay => Fault::Block { ways: vec![way(rng, member, &all)], lasts },
+            Kind::Cut => Fault::Cut { between: way(rng, member, &all) },
             Kind::SlowLink => {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(400));
-                vec![Fault::SlowLink { way: way(rng, member, &all), by, lasts }]
+                Fault::SlowLink { way: way(rng, member, &all), by, lasts }
             }
             Kind::SlowDisk => {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(600));
-                vec![Fault::SlowDisk { process: member, by, lasts }]
+                Fault::SlowDisk { process: member, by, lasts }
             }
-            Kind::EmptyDisk => {
-                vec![Fault::Crash { process: member, death: Death::DiskLoss, down: lasts }]
-            }
-            Kind::FullDisk => {
-                vec![Fault::FullDisk { process: member, room: rng.u64(0..200_000), lasts }]
-            }
-        }
+            Kind::EmptyDisk => crash(&member, Death::DiskLoss),
+            Kind::FullDisk => Fault::FullDisk { process: member, room: rng.u64(0..200_000), lasts },
+        };
+        vec![(Duration::ZERO, fault)]
     }
 }
 

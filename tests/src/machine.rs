@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use proto::time::{Duration, Instant};
 
 use crate::disk::SimFiles;
+use crate::faults::Death;
 use crate::process::{Job, Process, Recipe};
 use crate::world::Delivery;
 
@@ -69,8 +70,8 @@ pub(crate) struct Machine {
     pub(crate) wakes: (Instant, u32),
     /// The process's disk thread.
     pub(crate) disk: DiskThread,
-    /// It loses power when its disk thread works next, for so long.
-    pub(crate) doom: Option<Duration>,
+    /// It dies so when its disk thread works next, for so long.
+    pub(crate) doom: Option<(Death, Duration)>,
     /// What its disk takes longer at present.
     pub(crate) slow_disk: Duration,
     /// Whether its disk has no room at present.

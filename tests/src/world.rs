@@ -399,8 +399,8 @@ impl World {
             machine.held.push_back(Delivery::Work { process, life });
             return Ok(());
         }
-        if let Some(down) = machine.doom.take() {
-            self.meet_doom(process, down);
+        if let Some(doom) = machine.doom.take() {
+            self.meet_doom(process, doom);
             return Ok(());
         }
         let Some(running) = &mut machine.process else { return Ok(()) };

@@ -75,8 +75,7 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     let bound = network.bound_address().unwrap_or_default().to_owned();
     let publications = Publications::new(folder.node(), Role::Worker, folder.incarnation());
     let exposure = settings.exposure();
-    let publisher =
-        Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
+    let publisher = Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
     let publisher = publisher.map_err(WorkerError::Telemetry)?;
     let setting = Setting {
         node: folder.node(),

@@ -110,7 +110,8 @@ impl Slots {
 
     /// Asks a slot to end what it executes and not to begin the rest.
     pub fn cancel(&self, number: u32) {
-        if let Some(cancel) = self.slots.get(number as usize).and_then(|slot| slot.cancel.as_ref()) {
+        if let Some(cancel) = self.slots.get(number as usize).and_then(|slot| slot.cancel.as_ref())
+        {
             cancel.cancel();
         }
     }
@@ -329,7 +330,9 @@ mod tests {
         let (ends, given_up) = bench.wait(0, 1);
         // It may have been cancelled before it began the first task.
         assert!(ends.len() <= 1 && given_up == [0]);
-        assert!(ends.iter().all(|end| (end.state, end.cause) == (TaskState::Lost, Cause::Cancelled)));
+        assert!(
+            ends.iter().all(|end| (end.state, end.cause) == (TaskState::Lost, Cause::Cancelled))
+        );
         assert_eq!(bench.slots.next_deadline(), None);
         // The next piece is not cancelled, and dropping the slots does not wait for an hour.
         bench.slots.execute(0, spec(Runtime::Noop(Noop::default())), 0..1, 2);

@@ -70,9 +70,8 @@ impl Balancer {
 
     fn views(&self, nodes: &[NodeId]) -> Vec<WorkerView> {
         let Some(seat) = &self.seat else { return Vec::new() };
-        let views = nodes.iter().filter_map(|&node| {
-            self.workers.view(node, seat.epoch, &self.tasks)
-        });
+        let views =
+            nodes.iter().filter_map(|&node| self.workers.view(node, seat.epoch, &self.tasks));
         views.collect()
     }
 
@@ -93,6 +92,7 @@ impl Balancer {
                 needs: job.needs,
                 pending_count: job.pending_count(),
                 busy_count: job.busy_count(),
+                served: job.served(),
                 mean_us: job.mean_us(),
             })
             .collect()

@@ -108,9 +108,8 @@ impl Balancer {
             return Reason::NoWorker;
         }
         let nodes = self.workers.nodes();
-        let views = nodes.iter().filter_map(|&node| {
-            self.workers.view(node, seat.epoch, &self.tasks)
-        });
+        let views =
+            nodes.iter().filter_map(|&node| self.workers.view(node, seat.epoch, &self.tasks));
         let large_enough = views.filter(|view| view.room.holds(&job.needs));
         if large_enough.count() == 0 {
             return Reason::TooLarge;
@@ -125,9 +124,9 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Explanation::UnknownJob => f.write_str("the job ended, or was never granted here"),
-            Explanation::NotGranted => f.write_str(
-                "the masters have not granted it yet: a large job is granted in parts",
-            ),
+            Explanation::NotGranted => {
+                f.write_str("the masters have not granted it yet: a large job is granted in parts")
+            }
             Explanation::Settled => f.write_str("it has its outcome"),
             Explanation::Dealt { worker, attempt } => {
                 write!(f, "worker {worker} has it as attempt {attempt}")

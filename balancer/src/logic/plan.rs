@@ -108,6 +108,8 @@ pub struct JobView {
     pub pending_count: u64,
     /// Tasks that are dealt.
     pub busy_count: u64,
+    /// When it was dealt from last; a later deal has a higher number.
+    pub served: u64,
     /// Mean time that one keeps its slot, in microseconds; unknown until one ended.
     pub mean_us: Option<f64>,
 }
@@ -124,8 +126,8 @@ pub struct Deal {
 }
 
 /// Decides what to deal. Among jobs of the same priority the one with the fewest dealt tasks comes
-/// first, so that a small job beside a huge one finishes promptly; among workers the one with the
-/// least to do.
+/// first, then the one that was passed over longest, so that a small job beside a huge one finishes
+/// promptly; among workers the one with the least to do.
 #[must_use]
 pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
     let mut workers: Vec<WorkerView> =
@@ -160,7 +162,7 @@ pub fn plan(workers: &[WorkerView], jobs: &[JobView]) -> Vec<Deal> {
 /// Of the jobs whose tasks fit the worker and that have the highest priority of those, the one with
 /// the fewest dealt tasks.
 fn next_job<'a>(worker: &WorkerView, jobs: &'a mut [JobView]) -> Option<&'a mut JobView> {
-    let order = |job: &JobView| (std::cmp::Reverse(job.priority), job.busy_count);
+    let order = |job: &JobView| (std::cmp::Reverse(job.priority), job.busy_count, job.served);
     jobs.iter_mut().filter(|job| worker.room.holds(&job.needs)).min_by_key(|job| order(job))
 }
 
@@ -210,7 +212,15 @@ mod tests {
 
     fn job(id: u128, pending_count: u64, busy_count: u64, mean_us: Option<f64>) -> JobView {
         let needs = Needs { cpu_milli: 1000, memory_bytes: 0 };
-        JobView { job: JobId(id), priority: 0, needs, pending_count, busy_count, mean_us }
+        JobView {
+            job: JobId(id),
+            priority: 0,
+            needs,
+            pending_count,
+            busy_count,
+            served: 0,
+            mean_us,
+        }
     }
 
     fn of(deals: &[Deal], id: u128) -> u64 {

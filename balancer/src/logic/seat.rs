@@ -51,11 +51,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// The seat that the masters gave. A lease of an earlier seat under the same epoch goes on.
-    pub(super) fn given(
-        now: Instant,
-        registered: &NodeRegistered,
-        before: Option<&Seat>,
-    ) -> Seat {
+    pub(super) fn given(now: Instant, registered: &NodeRegistered, before: Option<&Seat>) -> Seat {
         let (group, epoch) = (registered.group, Epoch(registered.epoch));
         let is_primary = registered.is_primary == 1;
         let seat = Seat {
@@ -139,12 +135,7 @@ impl Seat {
     }
 
     /// A renewal was answered. False where nothing like it was asked.
-    pub(super) fn renewed(
-        &mut self,
-        now: Instant,
-        request: RequestId,
-        reply: &LeaseReply,
-    ) -> bool {
+    pub(super) fn renewed(&mut self, now: Instant, request: RequestId, reply: &LeaseReply) -> bool {
         let Some(asked_at) = self.take_asked(request) else {
             return false;
         };

@@ -51,6 +51,8 @@ pub struct JobTasks {
     dealt: BTreeMap<u64, Dealt>,
     /// Number of tasks in `dealt` that keep a slot.
     busy_count: u64,
+    /// Number of the last deal from it.
+    served: u64,
     /// Mean time that a task keeps its slot, in microseconds; unknown until one ended.
     mean_us: Option<f64>,
 }
@@ -83,6 +85,7 @@ impl JobTasks {
             pending: Ranges::default(),
             dealt: BTreeMap::new(),
             busy_count: 0,
+            served: 0,
             mean_us: None,
         }
     }
@@ -97,6 +100,12 @@ impl JobTasks {
     #[must_use]
     pub fn busy_count(&self) -> u64 {
         self.busy_count
+    }
+
+    /// When it was dealt from last; a later deal has a higher number.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.served
     }
 
     /// Mean time that a task keeps its slot, in microseconds.
@@ -198,6 +207,8 @@ pub struct Tasks {
     /// Jobs with waiting tasks: highest priority first, then the oldest.
     waiting: BTreeSet<(std::cmp::Reverse<i32>, LogIndex, JobId)>,
     index: HeldIndex,
+    /// Deals so far.
+    deal_count: u64,
     /// A task that was dealt waits again, since this was last asked.
     is_requeued: bool,
 }
@@ -276,8 +287,11 @@ impl Tasks {
         limit: u64,
         dealt: impl FnOnce(&Range<u64>) -> Dealt,
     ) -> Option<Range<u64>> {
+        self.deal_count += 1;
+        let served = self.deal_count;
         let mut dealing = self.dealing(id)?;
         let range = dealing.job.pending.take_first(limit)?;
+        dealing.job.served = served;
         let entry = dealt(&range);
         dealing.put(range.start, entry);
         self.note_waiting(id);

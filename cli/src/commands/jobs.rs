@@ -46,7 +46,8 @@ pub(crate) fn wait_for(client: &Client, job: &JobSelector) -> Result<(), Failure
             let mut shown = first;
             loop {
                 progress.show(shown.done_count + shown.failed_count, shown.task_count);
-                if ended.try_take().during(|| "wait for the job".into())?.is_some() {
+                if let Some(answer) = ended.try_take().during(|| "wait for the job".into())? {
+                    answer.asked()?;
                     break;
                 }
                 std::thread::park_timeout(PROGRESS_INTERVAL.to_std());

@@ -8,6 +8,7 @@ mod nodes;
 pub(crate) mod serve;
 mod submit;
 
+use crate::bench;
 use crate::dev;
 use crate::failure::Failure;
 use crate::flags::{Command, DevCommand, Flags};
@@ -30,6 +31,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
             Some(DevCommand::Stop(folder)) => dev::stop(&folder.dir),
             Some(DevCommand::Status { folder, json }) => dev::status(&folder.dir, json),
         },
+        Command::Bench(flags) => bench::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Cluster(flags) => cluster::run(&flags),
     }

@@ -21,7 +21,9 @@ pub(crate) fn run(flags: &Serve) -> Result<(), Failure> {
     match flags.tier {
         Tier::Master => serve(flags, |it: &master::Config| &it.node, master::run),
         Tier::Balancer => serve(flags, |it: &balancer::config::Config| &it.node, balancer::run),
-        Tier::Worker => serve(flags, |it: &worker::config::Config| &it.node, worker::run),
+        Tier::Worker => {
+            serve(flags, |it: &worker::config::Config| &it.node, |it, stop| worker::run(it, &stop))
+        }
         Tier::Storage => serve(flags, |it: &storage::config::Config| &it.node, storage::run),
     }
 }
@@ -67,7 +69,7 @@ pub(crate) fn load<C: DeserializeOwned>(
 }
 
 /// Asks the kernel to end this process, as SIGTERM would, when the one that started it ends.
-fn end_with(parent: u32) -> Result<(), Failure> {
+pub(crate) fn end_with(parent: u32) -> Result<(), Failure> {
     let failed = || "watch the process that started this one".into();
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).during(failed)?;
     // It may have ended before the kernel was asked.

@@ -27,7 +27,7 @@ use client::Client;
 use proto::time::Duration;
 
 pub(crate) use start::start;
-pub(crate) use status::status;
+pub(crate) use status::{leader_pid, status};
 pub(crate) use stop::stop;
 
 use crate::failure::{During, Failure};

@@ -20,6 +20,7 @@ use super::registry::{self, Entry};
 use super::roster;
 use super::supervisor::{Change, Program, Report, Restart, Supervisor};
 use crate::commands::cluster::{self, Founding};
+use crate::commands::serve;
 use crate::failure::{During, Failure, chain};
 use crate::flags::DevStart;
 use crate::output;
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a starting cluster may take until it answers: recovery of large logs included.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one question to the masters of a starting cluster may take.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +44,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) fn start(flags: &DevStart) -> Result<(), Failure> {
     if flags.detach {
         return detach::detach(flags);
+    }
+    if let Some(parent) = flags.parent {
+        serve::end_with(parent)?;
     }
     if flags.detached {
         detach::leave_session()?;

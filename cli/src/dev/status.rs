@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use proto::ids::NodeId;
+use proto::status::Role;
 use proto::time::Duration;
 use serde::Serialize;
 
@@ -80,6 +81,19 @@ fn leaders(plan: &Plan) -> Result<Option<Vec<NodeId>>, Failure> {
             Ok(None)
         }
     }
+}
+
+/// The process of the leading master of a folder's cluster.
+pub(crate) fn leader_pid(folder: &Path) -> Result<u32, Failure> {
+    let plan = super::plan_of(folder)?;
+    let leaders = leaders(&plan)?.unwrap_or_default();
+    let leads = |planned: &&Planned| {
+        let identity = identity_of(&Plan::folder_of(folder, planned));
+        identity.is_some_and(|identity| leaders.contains(&identity.node))
+    };
+    let name = plan.of(Role::Master).find(leads).map(Planned::name);
+    let process = record::read(folder).into_iter().find(|it| Some(&it.name) == name.as_ref());
+    process.and_then(|it| it.pid).ok_or_else(|| Failure::failed("no master leads at present"))
 }
 
 fn table(shown: &[Shown]) -> String {

@@ -4,6 +4,10 @@
 //! it, and for putting the records of a listing together. What is asked is [`super::jobs`]'
 //! matter, when it is asked again [`super::session`]'s.
 
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;

@@ -10,8 +10,8 @@ use proto::time::{Duration, Instant};
 
 use super::answers::RingAnswer;
 
-/// Shortest time between two fetches: a node that refuses may know a version that the asked
-/// master has not applied yet.
+/// Shortest time to the fetch after one that brought nothing new: a node that refuses may know a
+/// version that the asked master has not applied yet.
 const FETCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Shortest time between two looks for a newer version that nobody's refusal asked for.
@@ -34,7 +34,8 @@ pub struct RingView {
     /// A node refused what is known.
     is_refused: bool,
     fetch: Fetch,
-    not_before: Instant,
+    last_fetch: Instant,
+    was_fruitless: bool,
 }
 
 impl Default for RingView {
@@ -51,7 +52,8 @@ impl RingView {
             known: None,
             is_refused: false,
             fetch: Fetch::No,
-            not_before: Instant::default(),
+            last_fetch: Instant::default(),
+            was_fruitless: false,
         }
     }
 
@@ -97,17 +99,17 @@ impl RingView {
     /// Says that nodes do not answer, so that the ring may have changed; what is known stays
     /// usable meanwhile.
     pub fn want_refresh(&mut self, now: Instant) {
-        if self.fetch == Fetch::No && now >= self.not_before + REFRESH_INTERVAL {
+        if self.fetch == Fetch::No && now >= self.last_fetch + REFRESH_INTERVAL {
             self.fetch = Fetch::Wanted;
         }
     }
 
     /// True once where the masters have to be asked now.
     pub fn take_fetch(&mut self, now: Instant) -> bool {
-        let is_due = self.fetch == Fetch::Wanted && now >= self.not_before;
+        let is_due = self.next_deadline().is_some_and(|due| now >= due);
         if is_due {
             self.fetch = Fetch::Asked;
-            self.not_before = now + FETCH_INTERVAL;
+            self.last_fetch = now;
         }
         is_due
     }
@@ -115,13 +117,15 @@ impl RingView {
     /// When [`RingView::take_fetch`] may become true.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        (self.fetch == Fetch::Wanted).then_some(self.not_before)
+        let pause = if self.was_fruitless { FETCH_INTERVAL } else { Duration::ZERO };
+        (self.fetch == Fetch::Wanted).then_some(self.last_fetch + pause)
     }
 
     /// Takes what the masters answered; `None` where asking failed, which is then done again. True
     /// where the version is a newer one. An older one is ignored, but ends the waiting: a node
     /// that refuses again leads to another fetch.
     pub fn answered(&mut self, answer: Option<RingAnswer>) -> bool {
+        self.was_fruitless = true;
         let Some(answer) = answer else {
             self.fetch = Fetch::Wanted;
             return false;
@@ -131,6 +135,7 @@ impl RingView {
         let is_newer = self.known.is_none() || answer.ring.version() > self.version();
         if is_newer {
             self.known = Some(answer);
+            self.was_fruitless = false;
         }
         is_newer
     }
@@ -170,10 +175,9 @@ mod tests {
         assert!(view.usable().is_some());
         view.want_newer_than(RingVersion(5));
         assert!(view.usable().is_none());
-        assert!(!view.take_fetch(Instant(10)), "not within the interval");
-        let due = view.next_deadline().unwrap();
-        assert!(view.take_fetch(due));
+        assert!(view.take_fetch(Instant(10)), "at once");
         assert!(!view.answered(None));
+        assert!(!view.take_fetch(Instant(20)), "not within the interval of a fruitless one");
         assert!(view.take_fetch(view.next_deadline().unwrap()), "a failed fetch is done again");
         assert!(!view.answered(Some(ring(4))));
         assert_eq!(view.version(), RingVersion(5));
@@ -187,7 +191,7 @@ mod tests {
         view.answered(Some(ring(5)));
         view.want_refresh(Instant(0));
         assert_eq!(view.next_deadline(), None, "not that soon");
-        let later = Instant(0) + FETCH_INTERVAL + REFRESH_INTERVAL;
+        let later = Instant(0) + REFRESH_INTERVAL;
         view.want_refresh(later);
         assert!(view.take_fetch(later));
         assert!(view.usable().is_some());

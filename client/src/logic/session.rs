@@ -6,6 +6,10 @@
 //! [`Calls`]' matter, what requests and answers say is [`super::jobs`]' and
 //! [`super::answers`]'.
 
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
@@ -58,7 +62,7 @@ pub struct CallId(pub u64);
 pub enum NotCalled {
     /// As many requests are in flight as the masters allow. The request is handed back; there is
     /// room after the next answer.
-    Full(Request),
+    Full(Box<Request>),
     /// No master would take it.
     NotSendable(NotSendable),
 }
@@ -139,6 +143,8 @@ struct Pending {
     /// Position among the changing requests of this session.
     ordinal: Option<u64>,
     was_sent: bool,
+    /// How many requests had been sent more than once when this one was sent.
+    repeats_before: u64,
     reissues: u32,
 }
 
@@ -148,6 +154,7 @@ struct Opened {
     /// What changing requests carry, so that a forgotten session is noticed.
     index: LogIndex,
     window: usize,
+    at: Instant,
 }
 
 /// A client's conversation with the masters.
@@ -275,7 +282,7 @@ impl Session {
     ) -> Result<CallId, NotCalled> {
         request.encode(LogIndex(0), LogIndex(0)).map_err(NotCalled::NotSendable)?;
         if !self.has_room(&request) {
-            return Err(NotCalled::Full(request));
+            return Err(NotCalled::Full(Box::new(request)));
         }
         let ordinal = request.is_changing().then(|| {
             self.last_ordinal += 1;
@@ -294,6 +301,7 @@ impl Session {
             number: None,
             ordinal,
             was_sent: false,
+            repeats_before: 0,
             reissues: 0,
         };
         self.pending.insert(call, pending);
@@ -314,7 +322,8 @@ impl Session {
 
     fn was_idle_too_long(&self, now: Instant) -> bool {
         let is_quiet = self.pending.values().all(|it| it.ordinal.is_none() || it.number.is_none());
-        is_quiet && self.last_change.is_some_and(|last| now.since(last) >= IDLE)
+        let last = self.last_change.or(self.opened.map(|opened| opened.at));
+        is_quiet && last.is_some_and(|last| now.since(last) >= IDLE)
     }
 
     /// True where the masters may have forgotten this client, so that it has to go on as a new one:
@@ -322,7 +331,9 @@ impl Session {
     /// [`Session::begin_as_new_node`]. Nothing that changes anything is sent before.
     #[must_use]
     pub fn wants_new_node(&self) -> bool {
-        self.wants_new_node
+        // What cannot be repeated under another name is waited for under this one.
+        let keeps = |it: &Pending| it.was_sent && !it.request.is_repeatable();
+        self.wants_new_node && !self.pending.values().any(keeps)
     }
 
     /// Goes on under another node UUID, with none of the old links open.
@@ -522,6 +533,7 @@ impl Session {
         if called.is_ok() {
             pending.number = Some(number);
             pending.was_sent = true;
+            pending.repeats_before = self.calls.counters().repeated;
             self.numbers.insert(number, call);
         }
     }
@@ -583,7 +595,7 @@ impl Session {
             // master that lags behind may name one from before others were forgotten.
             let index = applied_index.max(self.seen);
             let window = window.clamp(2, limits::CLIENT_WINDOW) as usize;
-            self.opened = Some(Opened { index, window });
+            self.opened = Some(Opened { index, window, at: now });
             self.send_pending(now);
         }
     }
@@ -685,12 +697,16 @@ impl Session {
         let Some(pending) = self.pending.get_mut(&call) else {
             return;
         };
-        if !pending.request.is_repeatable() || pending.reissues >= REISSUES {
+        // What was sent once and refused had no effect; of several copies another one may have had.
+        let was_sent_once = self.calls.counters().repeated == pending.repeats_before;
+        let is_repeatable = pending.request.is_repeatable() || was_sent_once;
+        if !is_repeatable || pending.reissues >= REISSUES {
             self.end(now, call, |_| Err(CallFailure::OutcomeUnknown));
             return;
         }
         pending.reissues += 1;
         pending.number = None;
+        pending.was_sent = false;
         self.numbers.remove(&number);
         self.wants_new_node = true;
     }

@@ -133,9 +133,10 @@ impl<S: StateMachine> Member<S> {
         if self.configuration.is_joint() {
             self.leaving = ticket;
             ticket.into_iter().for_each(|ticket| self.pending.hold(ticket));
-        } else if let Some(ticket) = ticket.filter(|&ticket| self.pending.remove(ticket)) {
-            effects.push(Effect::Changed { ticket, index: LogIndex(entry.index) });
         }
+        let done = ticket.filter(|&ticket| self.leaving.is_none() && self.pending.remove(ticket));
+        let answers = self.changed.get_or_insert_default();
+        answers.extend(done.map(|ticket| (ticket, LogIndex(entry.index))));
     }
 
     fn configure(&mut self, configuration: Configuration) {

@@ -10,18 +10,17 @@ use proto::ids::LogIndex;
 use proto::time::Instant;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, EntryType, HardState, Message as RaftMessage, MessageType};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use raft::{RawNode, SnapshotStatus, StateRole};
 
 use super::apply::restore;
 use super::digests::{Digests, Mark};
 use super::effect::{Config, Effect, Event, Failure, HaltReason, Role, StartError};
-use super::entry::{Kind, Origin, Stamped};
+use super::entry::{Kind, Stamped};
 use super::image::{Configuration, SnapshotHead};
 use super::log_clock::LogClock;
-use super::membership::{MemberChange, MemberInfo};
-use super::message::{Answer, Forwarded, Message, Reception};
+use super::membership::MemberInfo;
+use super::message::{Answer, Message, Reception};
 use super::pending::Pending;
-use super::raft_logger;
 use super::reads::Reads;
 use super::ready::Outstanding;
 use super::storage::Storage;
@@ -43,10 +42,6 @@ const UNCOMMITTED_BYTES: u64 = 64 << 20;
 
 /// Bytes of entries applied in one go.
 const APPLY_BYTES: u64 = 16 << 20;
-
-/// Entries that a learner may lag and still become a voter: a moment's worth under load
-/// (eyeballed).
-const LAG_MAX: u64 = 1024;
 
 /// Ticks that are made up for after the driver was late; more are skipped, because a member that
 /// stood still must look at its messages before it calls an election.
@@ -84,6 +79,9 @@ pub struct Member<S: StateMachine> {
     pub(super) pending: Pending,
     /// The change of members that is done when the joint configuration is left.
     pub(super) leaving: Option<Ticket>,
+    /// A change of members was applied and is not yet on its way to the disk; with the requests
+    /// that it answers.
+    pub(super) changed: Option<Vec<(Ticket, LogIndex)>>,
     pub(super) reads: Reads,
     pub(super) digests: Digests,
 
@@ -144,7 +142,9 @@ impl<S: StateMachine> Member<S> {
         let election_timeout = rng.usize(ticks..2 * ticks);
         let (applied, applied_term) = (metadata.index, metadata.term);
         let storage = Storage::new(hard_state, metadata, entries);
-        let node = RawNode::new(&raft_config, storage, &raft_logger::logger())
+        // What it logs is told by effects, or follows from them.
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&raft_config, storage, &logger)
             .map_err(|error| StartError::Config(error.to_string()))?;
         let mut member = Member {
             identity,
@@ -163,6 +163,7 @@ impl<S: StateMachine> Member<S> {
             clock: None,
             pending: Pending::new(config.pending_max, config.pending_bytes_max),
             leaving: None,
+            changed: None,
             reads: Reads::new(me, config.incarnation.0, config.pending_max),
             digests: Digests::new(config.digest_every, now),
             outstanding: VecDeque::new(),
@@ -255,6 +256,9 @@ impl<S: StateMachine> Member<S> {
         if self.receiving.as_ref().is_some_and(|(_, receiving)| receiving.is_stuck(now)) {
             self.receiving = None;
         }
+        if self.is_leader() && self.waits_long_for_disk() {
+            self.on_transfer(None);
+        }
         if self.is_leader() && self.digests.is_mark_due(self.now) {
             // Refused while leadership is handed over; the next leader marks.
             let _ = self.propose(Kind::DigestMark, self.internal_origin(), &[]);
@@ -335,166 +339,7 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    fn on_invoke(&mut self, ticket: Ticket, command: &[u8], effects: &mut Vec<EffectOf<S>>) {
-        let failure = if command.len() > Self::COMMAND_BYTES {
-            Some(Failure::TooLarge)
-        } else if !self.pending.has_room(command.len()) {
-            Some(Failure::Busy)
-        } else if let Some(leader) = self.leader() {
-            let term = self.node.raft.term;
-            let until = self.now + self.config.patience;
-            if leader == self.me {
-                let proposed = self.propose(Kind::Command, self.origin(ticket), command);
-                if proposed.is_ok() {
-                    self.pending.insert(ticket, term, command.len(), until);
-                }
-                proposed.err()
-            } else {
-                self.pending.insert(ticket, term, command.len(), until);
-                let message = Message::Forward(self.forwarded(ticket), command);
-                effects.push(Effect::Send { to: leader, bytes: message.encode() });
-                None
-            }
-        } else {
-            Some(Failure::NoLeader)
-        };
-        effects.extend(failure.map(|failure| Effect::Failed { ticket, failure }));
-    }
-
-    fn on_change(&mut self, ticket: Ticket, change: MemberChange, effects: &mut Vec<EffectOf<S>>) {
-        let answer = if !change.is_well_formed() {
-            Some(Answer::No(Failure::Refused))
-        } else if !self.pending.has_room(0) {
-            Some(Answer::No(Failure::Busy))
-        } else if let Some(leader) = self.leader() {
-            let term = self.node.raft.term;
-            let until = self.now + self.config.patience;
-            if leader == self.me {
-                let answer = self.propose_change(self.origin(ticket), &change);
-                if answer.is_none() {
-                    self.pending.insert(ticket, term, 0, until);
-                }
-                answer
-            } else {
-                self.pending.insert(ticket, term, 0, until);
-                let message = Message::ForwardChange(self.forwarded(ticket), change);
-                effects.push(Effect::Send { to: leader, bytes: message.encode() });
-                None
-            }
-        } else {
-            Some(Answer::No(Failure::NoLeader))
-        };
-        effects.extend(answer.map(|answer| self.outcome(ticket, answer)));
-    }
-
-    fn on_forward(
-        &mut self,
-        from: MemberId,
-        head: Forwarded,
-        command: &[u8],
-    ) -> Result<(), Failure> {
-        if !self.leads_in(head.term) {
-            return Err(Failure::NoLeader);
-        }
-        if command.len() > Self::COMMAND_BYTES {
-            return Err(Failure::TooLarge);
-        }
-        self.propose(Kind::Command, origin_of(from, head), command)
-    }
-
-    fn on_forward_change(
-        &mut self,
-        from: MemberId,
-        head: Forwarded,
-        change: &MemberChange,
-    ) -> Option<Answer> {
-        if !self.leads_in(head.term) {
-            return Some(Answer::No(Failure::NoLeader));
-        }
-        self.propose_change(origin_of(from, head), change)
-    }
-
-    fn answer(
-        &self,
-        to: MemberId,
-        head: Forwarded,
-        answer: Option<Answer>,
-        effects: &mut Vec<EffectOf<S>>,
-    ) {
-        if let Some(answer) = answer {
-            let (incarnation, ticket) = (head.incarnation, Ticket(head.ticket));
-            let bytes = Message::Answer { incarnation, ticket, answer }.encode();
-            effects.push(Effect::Send { to, bytes });
-        }
-    }
-
-    fn outcome(&self, ticket: Ticket, answer: Answer) -> EffectOf<S> {
-        match answer {
-            Answer::AlreadySo => Effect::Changed { ticket, index: LogIndex(self.applied) },
-            Answer::No(failure) => Effect::Failed { ticket, failure },
-        }
-    }
-
-    /// Puts an entry of ours into the log. Only a leader may.
-    pub(super) fn propose(
-        &mut self,
-        kind: Kind,
-        origin: Origin,
-        body: &[u8],
-    ) -> Result<(), Failure> {
-        let bytes = self.stamped(kind, origin, body);
-        self.node.propose(Vec::new(), bytes).map_err(|_| Failure::Busy)
-    }
-
-    fn stamped(&mut self, kind: Kind, origin: Origin, body: &[u8]) -> Vec<u8> {
-        assert!(self.is_leader(), "only a leader proposes");
-        let proposer_term = self.node.raft.term;
-        let now = self.now;
-        let log_time = self.leader_clock().stamp(now);
-        Stamped { kind, origin, proposer_term, log_time, body }.encode()
-    }
-
-    fn propose_change(&mut self, origin: Origin, change: &MemberChange) -> Option<Answer> {
-        let mut raft_change = match self.consider(change) {
-            Ok(Some(raft_change)) => raft_change,
-            Ok(None) => return Some(Answer::AlreadySo),
-            Err(failure) => return Some(Answer::No(failure)),
-        };
-        if change.removes(self.me) {
-            // Raft cannot have a leader that is no member. The next one is asked again.
-            self.on_transfer(None);
-            return Some(Answer::No(Failure::Busy));
-        }
-        let context = self.stamped(Kind::Change, origin, &change.encode());
-        raft_change.set_context(context.into());
-        let proposed = self.node.propose_conf_change(Vec::new(), raft_change);
-        proposed.err().map(|_| Answer::No(Failure::Busy))
-    }
-
-    /// A change of members for Raft, `None` where all is so already, or why it cannot be made now.
-    fn consider(&self, change: &MemberChange) -> Result<Option<ConfChangeV2>, Failure> {
-        if self.node.raft.has_pending_conf() || self.configuration.is_joint() {
-            return Err(Failure::Busy);
-        }
-        let Some(raft_change) = change.to_raft(&self.members) else { return Ok(None) };
-        if !change.leaves_a_voter(&self.members) {
-            return Err(Failure::Refused);
-        }
-        if let MemberChange::Promote { voters, .. } = change {
-            let last = self.node.raft.raft_log.last_index();
-            for id in voters {
-                let progress = self.node.raft.prs().get(id.0).ok_or(Failure::Refused)?;
-                let near = progress.matched.saturating_add(LAG_MAX) >= last;
-                let follows = near && progress.state == ProgressState::Replicate;
-                if *id != self.me && !follows {
-                    return Err(Failure::Behind);
-                }
-            }
-        }
-        Ok(Some(raft_change))
-    }
-
-    fn on_transfer(&mut self, to: Option<MemberId>) {
+    pub(super) fn on_transfer(&mut self, to: Option<MemberId>) {
         if self.is_leader()
             && let Some(to) = to.or_else(|| self.successor())
         {
@@ -588,11 +433,13 @@ impl<S: StateMachine> Member<S> {
         }
         let ticks = self.config.election_ticks;
         self.election_timeout = self.rng.usize(ticks..2 * ticks);
+        let leader_text = leader.map(|leader| leader.0);
+        tracing::info!(member = %self.me, leader = leader_text, %term, ?role, "a new constellation");
         effects.push(Effect::LeaderChanged { leader, term, role });
     }
 
     /// The clock of this member's reign, which begins at the last stamp in its log.
-    fn leader_clock(&mut self) -> &mut LogClock {
+    pub(super) fn leader_clock(&mut self) -> &mut LogClock {
         let term = self.node.raft.term;
         if self.clock.is_none_or(|(of, _)| of != term) {
             let last = self.last_stamp();
@@ -626,26 +473,18 @@ impl<S: StateMachine> Member<S> {
         self.propose(Kind::DigestVerdict, origin, bytemuck::bytes_of(&verdict)).is_ok()
     }
 
-    fn forwarded(&self, ticket: Ticket) -> Forwarded {
-        let incarnation = self.config.incarnation.0;
-        Forwarded { incarnation, ticket: ticket.0, term: self.node.raft.term }
-    }
-
-    fn origin(&self, ticket: Ticket) -> Origin {
-        Origin { member: self.me, incarnation: self.config.incarnation.0, ticket }
-    }
-
-    /// Of entries that nobody asked for: incarnation 0 waits for nothing.
-    fn internal_origin(&self) -> Origin {
-        Origin { member: MemberId(0), incarnation: 0, ticket: Ticket(0) }
-    }
-
     pub(super) fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
-    fn leads_in(&self, term: u64) -> bool {
+    pub(super) fn leads_in(&self, term: u64) -> bool {
         self.is_leader() && self.node.raft.term == term
+    }
+
+    /// Its disk stands still, or nearly: another could answer sooner.
+    fn waits_long_for_disk(&self) -> bool {
+        let long = self.config.tick.times(2 * self.config.election_ticks as u64);
+        self.outstanding.front().is_some_and(|oldest| self.now.since(oldest.since) >= long)
     }
 
     /// A received snapshot is in force here and not yet durable in the log.
@@ -803,10 +642,6 @@ impl<S: StateMachine> Member<S> {
     pub(crate) fn state_mut(&mut self) -> &mut S {
         &mut self.machine
     }
-}
-
-fn origin_of(from: MemberId, head: Forwarded) -> Origin {
-    Origin { member: from, incarnation: head.incarnation, ticket: Ticket(head.ticket) }
 }
 
 fn raft_config(config: &Config, me: MemberId, applied: u64) -> Result<raft::Config, StartError> {

@@ -15,9 +15,9 @@ mod member;
 mod membership;
 mod message;
 mod pending;
-mod raft_logger;
 mod reads;
 mod ready;
+mod requests;
 mod storage;
 mod transfer;
 

@@ -6,14 +6,17 @@
 //!
 //! The commit index is not written on its own: it rides in the next batch, or is learned from the
 //! leader after a restart. That loses nothing, because what is committed is durable on a majority.
-//! It must not lag behind more than one change of members (a member that restarts with a
-//! configuration two steps old could elect itself with voters that no longer count); a change can
-//! be proposed only after the one before it was applied, and every batch carries the commit index,
-//! so whoever has the next change on disk also has on disk that this one is committed.
+//! A change of members is the exception: who applied one writes at once that it is committed.
+//! Otherwise all could come back with the configuration before it, and wait for a member that is
+//! gone for good. (Even in the moment before that write nobody can elect itself with voters that no
+//! longer count: the next change is proposed only after this one was applied, and every batch
+//! carries the commit index, so a configuration on disk lags by one step at most, and the quorums
+//! of neighbouring configurations meet.)
 
 use std::collections::VecDeque;
 
 use proto::ids::LogIndex;
+use proto::time::Instant;
 use protobuf::Message as _;
 use raft::eraftpb::{Message as RaftMessage, MessageType};
 use raft::{Ready, SnapshotStatus};
@@ -24,7 +27,7 @@ use super::image::{self, SnapshotHead};
 use super::member::{EffectOf, Member};
 use super::message::{Message, Reception};
 use super::transfer::{Receiving, Sending, SnapshotPlace};
-use crate::ids::{BatchId, MemberId, Term, TransferId};
+use crate::ids::{BatchId, MemberId, Term, Ticket, TransferId};
 use crate::job::{Batch, HardState, Job};
 use crate::state_machine::StateMachine;
 
@@ -38,8 +41,12 @@ pub(super) struct Outstanding {
     pub(super) number: u64,
     /// What must be durable; none where only messages wait behind others.
     batch: Option<BatchId>,
+    /// When it was drained.
+    pub(super) since: Instant,
     /// Leave when it is durable.
     messages: Vec<RaftMessage>,
+    /// Changes of members that are answered when it is durable.
+    changes: Vec<(Ticket, LogIndex)>,
 }
 
 impl<S: StateMachine> Member<S> {
@@ -84,7 +91,7 @@ impl<S: StateMachine> Member<S> {
         let committed = ready.take_committed_entries();
         self.node.advance_append_async(ready);
         if batch.is_some() || !self.outstanding.is_empty() {
-            self.outstanding.push_back(Outstanding { number, batch, messages: waiting });
+            self.wait_for_disk(number, batch, waiting, Vec::new());
         } else {
             self.node.on_persist_ready(number);
             for message in waiting {
@@ -101,6 +108,21 @@ impl<S: StateMachine> Member<S> {
             self.apply(entry, effects);
         }
         self.tell_raft_applied();
+        if let Some(changes) = self.changed.take() {
+            let batch = self.persist(None, Vec::new(), effects);
+            self.wait_for_disk(number, Some(batch), Vec::new(), changes);
+        }
+    }
+
+    fn wait_for_disk(
+        &mut self,
+        number: u64,
+        batch: Option<BatchId>,
+        messages: Vec<RaftMessage>,
+        changes: Vec<(Ticket, LogIndex)>,
+    ) {
+        let since = self.now;
+        self.outstanding.push_back(Outstanding { number, batch, since, messages, changes });
     }
 
     /// Gives changes of the log to the disk.
@@ -129,8 +151,12 @@ impl<S: StateMachine> Member<S> {
         if let Some(last) = done.back() {
             self.node.on_persist_ready(last.number);
         }
-        for message in done.into_iter().flat_map(|one| one.messages) {
-            self.send(&message, effects);
+        for one in done {
+            for message in one.messages {
+                self.send(&message, effects);
+            }
+            let changes = one.changes.into_iter();
+            effects.extend(changes.map(|(ticket, index)| Effect::Changed { ticket, index }));
         }
         self.tell_raft_applied();
     }

@@ -74,6 +74,28 @@ fn a_log_goes_on_over_many_files_and_restarts() {
     assert!(open(&files).unwrap().0.file_count() > 5);
 }
 
+/// Found by the simulator: a record that a killed process wrote and did not sync is read back from
+/// the system's memory, others build on it, and then the power fails.
+#[test]
+fn what_was_read_at_the_start_is_durable() {
+    for count in 1..12 {
+        let (files, mut records) = filled(count);
+        let (mut log, _) = open(&files).unwrap();
+        log.prepare().unwrap();
+        files.fail();
+        log.append(&record(count), LogIndex(1)).unwrap_err();
+        files.mend();
+        records.push(record(count));
+        let (mut log, found) = open(&files).unwrap();
+        assert_eq!(found, records);
+        // Large enough for the next file.
+        log.append(&[9; 450], LogIndex(2)).unwrap();
+        records.push(vec![9; 450]);
+        files.crash();
+        assert_eq!(open(&files).unwrap().1, records);
+    }
+}
+
 #[test]
 fn compaction_uses_old_files_again_and_old_records_never_come_back() {
     let files = created();

@@ -104,3 +104,17 @@ fn a_change_survives_the_restart_of_everybody() {
     cluster.start(id(3));
     cluster.run_until("somebody leads", |cluster| cluster.leader().is_some());
 }
+
+/// Found by the simulator: nothing but the change itself was ever written, all members stop, and
+/// the one that the configuration before it needs is gone for good.
+#[test]
+fn a_change_that_was_answered_does_not_need_the_members_before_it() {
+    let mut cluster = Cluster::of_three();
+    cluster.run(Duration::from_millis(5));
+    for member in 1..=3 {
+        cluster.kill(id(member));
+    }
+    cluster.start(id(2));
+    cluster.start(id(3));
+    cluster.run_until("somebody leads", |cluster| cluster.leader().is_some());
+}

@@ -46,6 +46,11 @@ impl MemoryFiles {
         self.0.lock().unwrap().fails = true;
     }
 
+    /// From now on they succeed again.
+    pub(super) fn mend(&self) {
+        self.0.lock().unwrap().fails = false;
+    }
+
     /// Syncs of files so far.
     pub(super) fn sync_count(&self) -> usize {
         self.0.lock().unwrap().sync_count

@@ -254,6 +254,18 @@ fn a_member_with_a_standing_disk_is_heard_but_acknowledges_nothing() {
 }
 
 #[test]
+fn a_leader_with_a_standing_disk_hands_over() {
+    let mut cluster = Cluster::of_three();
+    cluster.nodes.get_mut(&id(1)).unwrap().disk_stands = true;
+    let ticket = cluster.ask(id(2), b"one");
+    cluster.run_until("another leads", |cluster| cluster.leader() != Some(id(1)));
+    cluster.run_until("it is answered", |cluster| cluster.outcome(ticket).is_some());
+    assert!(matches!(cluster.outcome(ticket), Some(Outcome::Completed(..))));
+    cluster.nodes.get_mut(&id(1)).unwrap().disk_stands = false;
+    cluster.agree();
+}
+
+#[test]
 fn nonsense_from_a_member_does_no_harm() {
     let mut cluster = Cluster::of_three();
     let mut rng = fastrand::Rng::with_seed(3);

@@ -39,6 +39,8 @@ struct Other {
 pub(super) struct Members {
     others: BTreeMap<String, Other>,
     addresses: BTreeMap<MemberId, String>,
+    /// Where masters that connected to this one say that they are reached.
+    inbound: BTreeMap<Peer, String>,
     last_link: u32,
     is_member: bool,
     join: Rotation,
@@ -52,6 +54,7 @@ impl Members {
         Members {
             others: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            inbound: BTreeMap::new(),
             last_link: FIRST_LINK,
             is_member: setting.join.is_empty(),
             join: Rotation::new(JOIN_LINK, setting.join.clone(), random),
@@ -69,7 +72,9 @@ impl Members {
         members: &BTreeMap<MemberId, MemberInfo>,
         effects: &mut Vec<Effect>,
     ) {
-        self.is_member |= members.contains_key(&own);
+        if members.contains_key(&own) {
+            self.end_joining(effects);
+        }
         self.addresses = members
             .iter()
             .filter(|(id, _)| **id != own)
@@ -83,17 +88,53 @@ impl Members {
             }
             stays
         });
-        for address in self.addresses.values() {
-            if Some(address.as_str()) == own_address || self.others.contains_key(address) {
-                continue;
-            }
-            self.last_link += 1;
-            let link = Link(self.last_link);
-            effects.push(Effect::Network(NetworkEffect::Open { link, address: address.clone() }));
-            self.others.insert(address.clone(), Other { link, reopen_at: None });
+        let named: Vec<String> = self.addresses.values().cloned().collect();
+        for address in named.iter().filter(|address| Some(address.as_str()) != own_address) {
+            self.open(address, effects);
         }
         self.promotion_due = now;
         self.is_promoting = false;
+    }
+
+    fn open(&mut self, address: &str, effects: &mut Vec<Effect>) {
+        if self.others.contains_key(address) {
+            return;
+        }
+        self.last_link += 1;
+        let link = Link(self.last_link);
+        let address = address.to_owned();
+        effects.push(Effect::Network(NetworkEffect::Open { link, address: address.clone() }));
+        self.others.insert(address, Other { link, reopen_at: None });
+    }
+
+    /// Two links to one node would take each other's place there, so the one for asking goes first.
+    fn end_joining(&mut self, effects: &mut Vec<Effect>) {
+        if !self.is_member {
+            self.is_member = true;
+            effects.push(Effect::Network(NetworkEffect::Close { link: JOIN_LINK }));
+        }
+    }
+
+    /// A master connected to this one.
+    pub(super) fn arrived(&mut self, peer: Peer, address: String) {
+        self.inbound.insert(peer, address);
+    }
+
+    /// A master's connection ended.
+    pub(super) fn left(&mut self, peer: Peer) {
+        self.inbound.remove(&peer);
+    }
+
+    /// A message of a member came. One that the log here does not name yet (it leads, and this
+    /// master has no log) must be answered all the same: at the address that it gave itself.
+    pub(super) fn heard(&mut self, from: MemberId, peer: Peer, effects: &mut Vec<Effect>) {
+        if self.addresses.contains_key(&from) {
+            return;
+        }
+        let Some(address) = self.inbound.get(&peer).cloned() else { return };
+        self.end_joining(effects);
+        self.open(&address, effects);
+        self.addresses.insert(from, address);
     }
 
     /// Sends a message of the consensus library; one to a master that is not known is dropped, as
@@ -145,7 +186,8 @@ impl Members {
     pub(super) fn join_refused(&mut self, now: Instant, instead: &str, effects: &mut Vec<Effect>) {
         let mut network = Vec::new();
         if instead.is_empty() {
-            self.join_due = now + JOIN_INTERVAL;
+            // It may be a newcomer as well, which knows no leader either.
+            self.join.fail(now, &mut network);
         } else {
             self.join.follow(now, instead, &mut network);
         }
@@ -217,6 +259,7 @@ impl Members {
                 cluster_uuid: cluster.to_wire(),
                 ..MemberJoin::default()
             };
+            tracing::debug!(address = setting.address, "asking for a place among the masters");
             self.join.send(encode(&join, &[setting.address.as_bytes()]), &mut network);
         }
         effects.extend(network.into_iter().map(Effect::Network));

@@ -253,7 +253,11 @@ impl Master {
                     self.refuse(&sender, &record, &refusal, effects);
                 }
             }
+            NetworkEvent::Joined { sender, address, .. } if sender.role == Role::Master => {
+                self.members.arrived(sender.peer, address);
+            }
             NetworkEvent::Gone { sender } => {
+                self.members.left(sender.peer);
                 self.feeds.forget(sender.peer);
                 self.frames.forget(sender.peer);
                 self.late.retain(|(_, asked)| asked.peer != sender.peer);
@@ -303,6 +307,7 @@ impl Master {
                 let (message, [content]) = record.open::<RaftMessage, 1>()?;
                 if message.to_member == self.setting.member.0 {
                     let from = MemberId(message.from_member);
+                    self.members.heard(from, sender.peer, effects);
                     let bytes = content.to_vec();
                     self.consensus(now, consensus::Event::Message { from, bytes }, effects);
                 }
@@ -352,6 +357,7 @@ impl Master {
             ErrorReply::TYPE => {
                 let (error, [_, instead]) = record.open::<ErrorReply, 2>()?;
                 if error.refused_type == MemberJoin::TYPE {
+                    tracing::debug!(code = { error.code }, "joining is refused for now");
                     let instead = String::from_utf8_lossy(instead);
                     self.members.join_refused(now, &instead, effects);
                 }
@@ -490,12 +496,15 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) -> Result<(), RecordError> {
         let (lost, [runs]) = record.open::<RunsLost, 1>()?;
-        let group = self.cluster().nodes.groups.get(&{ lost.group });
-        let is_primary = group.is_some_and(|group| {
-            group.primary == Some(sender.node) && group.epoch == Epoch(lost.epoch)
-        });
-        if !is_primary {
-            let text = format!("epoch {} of group {} is over", { lost.epoch }, { lost.group });
+        let group = self.cluster().nodes.groups.get(&{ lost.group }).cloned().unwrap_or_default();
+        let epoch = Epoch(lost.epoch);
+        if group.epoch < epoch {
+            // This master lags behind the one that granted the lease.
+            self.refuse_follower(sender.peer, record.request_id(), RunsLost::TYPE, effects);
+            return Ok(());
+        }
+        if group.epoch > epoch || group.primary != Some(sender.node) {
+            let text = format!("epoch {epoch} of group {} is over", { lost.group });
             let refusal = Output::refused(ErrorCode::OldEpoch, text);
             self.refuse(sender, record, &refusal, effects);
             return Ok(());
@@ -552,6 +561,7 @@ impl Master {
             self.refuse_follower(sender.peer, record.request_id(), MemberJoin::TYPE, effects);
             return Ok(());
         }
+        tracing::info!(member = { join.member }, node = %sender.node, "a master asks for its place");
         let ticket = self.next_ticket();
         let request = record.request_id();
         self.waiting.insert(ticket, Waiting::Join { peer: sender.peer, request });
@@ -854,7 +864,10 @@ impl Master {
 
     /// What is due at its time: this master's own registration, links, joining, promotions.
     fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if !self.is_registered && now >= self.register_due && self.member.leader().is_some() {
+        // One that has no vote yet is not shown as a master: losing another would stop the cluster.
+        let members = self.member.members();
+        let votes = members.get(&self.setting.member).is_some_and(|info| info.voter);
+        if !self.is_registered && now >= self.register_due && votes {
             self.register_due = now + Duration::from_secs(6);
             let registration = Registration {
                 node: self.setting.node,

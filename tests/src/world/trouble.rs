@@ -26,17 +26,20 @@ impl World {
         let pause = self.swarm.pause(&mut self.faults_rng);
         self.agenda.after(pause, Delivery::Trouble);
         let (members, clients) = (&self.members, &self.clients);
-        let faults = self.swarm.fault(&mut self.faults_rng, members, clients);
-        if faults.len() > 1 {
+        let faults = self.swarm.faults(&mut self.faults_rng, members, clients);
+        if faults.len() == self.members.len() {
             self.report.add(Happening::Blackouts, 1);
         }
-        for fault in faults {
-            self.begin(fault)?;
+        for (after, fault) in faults {
+            self.agenda.after(after, Delivery::Fault(fault));
         }
         Ok(())
     }
 
     pub(super) fn begin(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.is_healed {
+            return Ok(());
+        }
         let now = self.agenda.now();
         self.trace.event(now, "-", "fault", &[], || format!("{fault:?}"));
         let (mend, lasts) = match fault {
@@ -45,8 +48,10 @@ impl World {
                 if self.machines[process.0].process.is_none() || is_too_much {
                     return Ok(());
                 }
-                if death == Death::PowerLoss && chance(&mut self.faults_rng, 500) {
-                    self.machines[process.0].doom = Some(down);
+                let has_disk = matches!(self.machines[process.0].recipe, Recipe::Member { .. });
+                let is_loss = death == Death::DiskLoss;
+                if has_disk && !is_loss && chance(&mut self.faults_rng, 500) {
+                    self.machines[process.0].doom = Some((death, down));
                     return Ok(());
                 }
                 self.crash(process, death);
@@ -148,8 +153,8 @@ impl World {
     }
 
     /// A process dies while its disk thread works.
-    pub(super) fn meet_doom(&mut self, process: ProcessId, down: Duration) {
-        self.crash(process, Death::PowerLoss);
+    pub(super) fn meet_doom(&mut self, process: ProcessId, (death, down): (Death, Duration)) {
+        self.crash(process, death);
         self.agenda.after(down, Delivery::Mend(Mend::Start(process)));
     }
 
@@ -304,6 +309,7 @@ impl World {
                 self.network.unblock(&mut self.agenda, from, to);
                 self.network.slow_down(from, to, Duration::ZERO);
             }
+            self.machines[from.0].doom = None;
             self.mend(Mend::DiskSpeed(from))?;
             self.mend(Mend::DiskRoom(from))?;
             if self.machines[from.0].pause.is_some() {

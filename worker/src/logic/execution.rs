@@ -52,8 +52,10 @@ impl Worker {
             entries: vec![entry],
         });
         self.ended_count += 1;
-        let mean = self.means.entry(job).or_insert(wall_us as f64);
-        *mean += MEAN_WEIGHT * (wall_us as f64 - *mean);
+        if end.state != TaskState::Lost {
+            let mean = self.means.entry(job).or_insert(wall_us as f64);
+            *mean += MEAN_WEIGHT * (wall_us as f64 - *mean);
+        }
         let (busy_us, runs) = self.freed.entry(job).or_default();
         *busy_us += wall_us;
         let state = end.state.to_wire();

@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn holes_are_cut_out() {
         assert_eq!(without(0..10, &[2..4, 8..20]), [0..2, 4..8]);
-        assert_eq!(without(0..10, &[0..10]), Vec::<Range<u64>>::new());
-        assert_eq!(without(5..10, &[0..3, 12..13]), vec![5..10]);
+        assert!(without(0..10, &[0..4, 4..10]).is_empty());
+        assert_eq!(without(5..10, &[0..3, 6..7, 12..13]), [5..6, 7..10]);
     }
 }

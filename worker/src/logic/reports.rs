@@ -39,13 +39,17 @@ impl Worker {
     ) {
         self.is_register_pending = false;
         self.last_refusal = None;
-        if registered.index > self.assignment {
-            // Epochs are compared under one assignment only.
-            self.epoch = Epoch(registered.epoch);
+        let is_moved = registered.index > self.assignment;
+        if is_moved {
             (self.assignment, self.group) = (registered.index, registered.group);
+        }
+        // Epochs are compared under one assignment only.
+        let is_same = registered.index == self.assignment;
+        if is_moved || (is_same && Epoch(registered.epoch) > self.epoch) {
+            self.epoch = Epoch(registered.epoch);
             self.balancers.hurry(now);
         }
-        if registered.index == self.assignment {
+        if is_same {
             // An older answer, of a master that lags, would lead back to an older group.
             let addresses = String::from_utf8_lossy(balancers);
             self.balancers.set_addresses(now, &addresses, network);
@@ -129,7 +133,9 @@ impl Worker {
             self.held.settle(outcome.job, &outcome.tasks, outcome.attempt);
             let holes: Vec<Range<u64>> = refused
                 .iter()
-                .filter(|run| (run.job_uuid, run.attempt) == (outcome.job.to_wire(), outcome.attempt))
+                .filter(|run| {
+                    (run.job_uuid, run.attempt) == (outcome.job.to_wire(), outcome.attempt)
+                })
                 .map(tasks_of)
                 .collect();
             let accepted = without(outcome.tasks.clone(), &holes);

@@ -150,7 +150,8 @@ impl Results {
     /// The masters acknowledged a frame. Returns it where it is the one that is under way.
     pub fn acknowledge(&mut self, number: u64) -> Option<StatusFrame> {
         let frame = self.under_way.take_if(|frame| frame.number == number)?;
-        self.entry_count -= frame.outcomes.iter().map(|outcome| outcome.entries.len()).sum::<usize>();
+        self.entry_count -=
+            frame.outcomes.iter().map(|outcome| outcome.entries.len()).sum::<usize>();
         Some(frame)
     }
 
@@ -195,18 +196,19 @@ impl StatusFrame {
             encode(&status, &[])
         });
         let first_segment = u32::try_from(self.outcomes.len()).unwrap_or(u32::MAX);
-        let segments = self.segments.iter().zip(first_segment..).map(|(segment, frame_position)| {
-            let message = WorkerSegment {
-                envelope,
-                worker_incarnation: incarnation.0,
-                frame: self.number,
-                frame_position,
-                frame_count,
-                segment_uuid: segment.file.to_wire(),
-                ..WorkerSegment::default()
-            };
-            encode(&message, &[bytes_of(&segment.runs)])
-        });
+        let segments =
+            self.segments.iter().zip(first_segment..).map(|(segment, frame_position)| {
+                let message = WorkerSegment {
+                    envelope,
+                    worker_incarnation: incarnation.0,
+                    frame: self.number,
+                    frame_position,
+                    frame_count,
+                    segment_uuid: segment.file.to_wire(),
+                    ..WorkerSegment::default()
+                };
+                encode(&message, &[bytes_of(&segment.runs)])
+            });
         outcomes.chain(segments).collect()
     }
 }

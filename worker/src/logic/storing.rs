@@ -101,7 +101,10 @@ impl Storing {
     }
 
     pub(super) fn tick(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
-        self.transfer.tick(now, network);
+        // Without a segment nothing is asked of any node, and a tick looks at all of them.
+        if self.under_way.is_some() {
+            self.transfer.tick(now, network);
+        }
     }
 
     /// The question to a master, where it is time for it.
@@ -139,7 +142,8 @@ impl Storing {
     /// When to tick; without a master nothing is asked.
     pub(super) fn next_deadline(&self, now: Instant, has_master: bool) -> Option<Instant> {
         let ask_at = self.ask_at.filter(|_| has_master);
-        self.transfer.next_deadline(now).into_iter().chain(ask_at).min()
+        let transfer = self.under_way.as_ref().and_then(|_| self.transfer.next_deadline(now));
+        transfer.into_iter().chain(ask_at).min()
     }
 
     pub(super) fn check_invariants(&self) {

@@ -131,7 +131,13 @@ impl Runtimes {
 
     /// Executes a task and takes its times. A runtime that this worker lacks fails the task as one
     /// that could not be started. `epoch` is the time of day at which the clock read zero.
-    pub fn execute(&mut self, slot: u32, task: Task<'_>, epoch: Duration, cancel: &Cancel) -> TaskEnd {
+    pub fn execute(
+        &mut self,
+        slot: u32,
+        task: Task<'_>,
+        epoch: Duration,
+        cancel: &Cancel,
+    ) -> TaskEnd {
         let started = self.clock.now();
         let task = Task { started, ..task };
         let ending = match self.of(&task.spec.description.runtime) {

@@ -431,7 +431,8 @@ impl Transfer {
             }
             NetworkEvent::Refused { text, .. } => self.node_died(now, node, text),
             NetworkEvent::Record { record, .. } => {
-                if self.take_record(now, node, record).is_err() {
+                let taken = self.take_record(now, node, record);
+                if taken.is_err() {
                     self.unexpected_records += 1;
                     self.answer_failed(now, node, record.request_id(), "an answer is malformed");
                 }

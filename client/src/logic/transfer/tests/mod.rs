@@ -133,6 +133,20 @@ fn a_dead_owners_place_is_taken_by_the_next() {
 }
 
 #[test]
+fn many_files_go_past_a_frozen_node() {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.node(2).mood = Mood::Silent;
+    let puts: Vec<_> = (0..2_000u32).map(|at| cluster.put(&at.to_le_bytes())).collect();
+    let time = cluster.run();
+    assert!(time < Duration::from_secs(5), "{time}");
+    assert!(puts.iter().all(|(_, put)| cluster.stored[put].is_ok()));
+    let gets: Vec<_> = puts.iter().map(|(file, _)| cluster.get(*file, 0..u64::MAX)).collect();
+    let time = cluster.run();
+    assert!(time < Duration::from_secs(3), "{time}");
+    assert!(gets.iter().all(|get| cluster.fetched[get] == Ok(4)));
+}
+
+#[test]
 fn a_node_that_dies_while_blocks_are_on_their_way_is_replaced() {
     let mut cluster = Cluster::new(4, 2);
     let content = bytes(3 * BLOCK_BYTES, 5);

@@ -1,0 +1,91 @@
+//! Tasks per second: a job of many tasks that do nothing, from its submission until the client
+//! knows what became of each.
+
+use client::logic::jobs::{JobSelector, Submission};
+use node::clock::Clock;
+use proto::description::{JobDescription, Noop, Runtime};
+use proto::ids::{JobId, TaskIndex};
+use proto::status::{JobState, TaskState};
+use proto::time::Duration;
+
+use super::cluster::BenchCluster;
+use super::{Line, Printer};
+use crate::commands::connect::Asked;
+use crate::commands::jobs::outcomes;
+use crate::failure::{During, Failure};
+use crate::flags::Bench;
+
+/// One task of a thousand fails, with one of three exit codes: nobody can foresee which.
+const FAILED_PER_MILLION: u32 = 1_000;
+
+/// A small job first, so that connections and grants are as in a cluster that works already.
+const WARM_UP_TASKS: u64 = 10_000;
+
+/// Takes the figure.
+pub(super) fn run(cluster: &BenchCluster, flags: &Bench, printer: Printer) -> Result<(), Failure> {
+    job(cluster, WARM_UP_TASKS)?;
+    let mut times = Vec::new();
+    for _ in 0..flags.repeat {
+        times.push(job(cluster, flags.tasks)?);
+    }
+    times.sort_unstable();
+    let median = super::quantile(&times, 0.5).ok_or_else(|| Failure::usage("--repeat 0"))?;
+    let rate = flags.tasks as f64 / median.as_secs_f64();
+    printer.line(&Line::new("noop", "tasks_per_s", rate, "tasks/s"))
+}
+
+/// A new random job UUID.
+pub(super) fn new_job() -> Result<JobId, Failure> {
+    Ok(JobId::from_random(node::random::bits().during(|| "draw a job UUID".into())?))
+}
+
+/// Runs one job and checks every outcome; how long it took.
+fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
+    let client = cluster.client();
+    let job = new_job()?;
+    let seed = job.0 as u64;
+    let noop = Noop { seed, failed_per_million: FAILED_PER_MILLION, ..Noop::default() };
+    let description = JobDescription::new(Runtime::Noop(noop));
+    let submission =
+        Submission::new(job, &description, task_count, Vec::new()).during(|| "submit".into())?;
+    let clock = Clock::start();
+    let begin = clock.now();
+    client.submit(submission).asked()?;
+    let selector = JobSelector::Id(job);
+    let ended = client.wait(selector.clone()).asked()?;
+    let mut runs = Vec::new();
+    outcomes(client, &selector, |run| {
+        runs.push(run);
+        Ok(())
+    })?;
+    let time = clock.now().since(begin);
+    let mut next = 0;
+    let mut failed_count = 0;
+    for run in runs {
+        if run.tasks.start != next {
+            return Err(Failure::failed(format!("no outcome of task {next}")));
+        }
+        next = run.tasks.end;
+        for task in run.tasks {
+            let expected = noop.outcome(TaskIndex(task)).exit_code;
+            let state = if expected == 0 { TaskState::Done } else { TaskState::Failed };
+            failed_count += u64::from(expected != 0);
+            if (run.state, run.exit_code) != (state, expected) {
+                let found = (run.state, run.exit_code);
+                return Err(Failure::failed(format!(
+                    "task {task} is {} with exit code {}, expected {state} with {expected}",
+                    found.0, found.1
+                )));
+            }
+        }
+    }
+    let state = if failed_count == 0 { JobState::Done } else { JobState::Failed };
+    if next != task_count || ended.failed_count != failed_count || ended.state != state {
+        return Err(Failure::failed(format!(
+            "the job is {} with {next} of {task_count} outcomes and {} failures, expected \
+             {failed_count}",
+            ended.state, ended.failed_count
+        )));
+    }
+    Ok(time)
+}
