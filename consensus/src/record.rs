@@ -113,12 +113,14 @@ impl Replay {
 
     fn add_entry(&mut self, entry: Entry) -> Result<(), String> {
         if let Some(first) = self.entries.first().map(|first| first.index) {
-            let position = entry.index.checked_sub(first).map(|at| at as usize);
-            match position.filter(|&at| at <= self.entries.len()) {
-                Some(at) => self.entries.truncate(at),
-                None => {
+            match entry.index.checked_sub(first).map(|at| at as usize) {
+                Some(at) if at <= self.entries.len() => self.entries.truncate(at),
+                Some(_) => {
                     return Err(format!("entry {} does not continue the log", entry.index));
                 }
+                // The oldest file left begins with entries that a later leader's replaced; the
+                // file with those before them was needed no more and is gone.
+                None => self.entries.clear(),
             }
         }
         self.entries.push(entry);
@@ -173,7 +175,13 @@ mod tests {
         assert_eq!(replay.entries, vec![entry(4, 1), entry(5, 2)]);
         assert_eq!(replay.hard, HardState { term: 7, vote: 3, commit: 9 });
         assert!(add(&mut replay.clone(), &batch(None, vec![entry(7, 2)])).is_err());
-        assert!(add(&mut replay.clone(), &batch(None, vec![entry(3, 2)])).is_err());
+        let mut below = replay.clone();
+        add(&mut below, &batch(None, vec![entry(3, 2)])).unwrap();
+        assert_eq!(
+            below.entries,
+            vec![entry(3, 2)],
+            "what came before it was removed with its file"
+        );
         add(&mut replay, &batch(Some((20, 2)), vec![entry(21, 2)])).unwrap();
         assert_eq!((replay.base, replay.entries), ((20, 2), vec![entry(21, 2)]));
     }

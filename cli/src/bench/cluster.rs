@@ -145,7 +145,6 @@ fn spawn(flags: &Bench, folder: &Path) -> Result<Child, Failure> {
         .args(["--parent", &std::process::id().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         // A Ctrl-C is this process's matter, which ends the cluster in order.
         .process_group(0)
         .spawn()

@@ -56,9 +56,13 @@ pub(crate) fn start(flags: &DevStart) -> Result<(), Failure> {
     let entry = Entry::add(&registry::folder(), made.cluster, &made.folder)?;
     let failure = Arc::new(Mutex::new(None));
     let (waiting, given_up, asked) = (made.clone(), Arc::clone(&failure), stop.clone());
-    let detached = flags.detached;
+    let told = match (flags.detached, flags.parent) {
+        (true, _) => Told::WhoWaits,
+        (false, Some(_)) => Told::Program,
+        (false, None) => Told::Person,
+    };
     std::thread::spawn(move || {
-        if let Err(failure) = announce(&waiting, detached, &asked) {
+        if let Err(failure) = announce(&waiting, told, &asked) {
             *given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
             asked.request();
         }
@@ -264,16 +268,30 @@ fn last_line(log: &Path) -> Option<String> {
     text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned)
 }
 
+/// Who is told that the cluster answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Whoever looks at the terminal.
+    Person,
+    /// A program that reads standard output.
+    Program,
+    /// The process that waits for this one to detach itself.
+    WhoWaits,
+}
+
 /// Waits until the cluster answers and says where it is.
-fn announce(made: &Made, detached: bool, stop: &Stop) -> Result<(), Failure> {
+fn announce(made: &Made, told: Told, stop: &Stop) -> Result<(), Failure> {
     let Some(()) = wait_until_it_answers(made, stop)? else {
         return Ok(());
     };
     let addresses = format!("{}\n", made.plan.masters().join(","));
-    if detached {
-        return detach::let_go(&made.folder, &addresses);
+    match told {
+        Told::WhoWaits => return detach::let_go(&made.folder, &addresses),
+        Told::Person => {
+            eprintln!("the cluster in {} answers; Ctrl-C ends it", made.folder.display());
+        }
+        Told::Program => {}
     }
-    eprintln!("the cluster in {} answers; Ctrl-C ends it", made.folder.display());
     output::print(&addresses)
 }
 
