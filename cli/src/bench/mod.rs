@@ -4,6 +4,7 @@
 //! The cluster is a real one, as `remuda dev` starts it, with its folder on a real disk. A figure
 //! whose run did not give what it should is an error, never a number.
 
+mod accounting;
 mod cluster;
 mod disk;
 mod latency;

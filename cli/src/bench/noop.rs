@@ -9,7 +9,7 @@ use proto::status::{JobState, TaskState};
 use proto::time::Duration;
 
 use super::cluster::BenchCluster;
-use super::{Line, Printer};
+use super::{Line, Printer, accounting};
 use crate::commands::connect::Asked;
 use crate::commands::jobs::outcomes;
 use crate::failure::{During, Failure};
@@ -39,7 +39,7 @@ pub(super) fn new_job() -> Result<JobId, Failure> {
     Ok(JobId::from_random(node::random::bits().during(|| "draw a job UUID".into())?))
 }
 
-/// Runs one job and checks every outcome; how long it took.
+/// Runs one job and checks every outcome and some of the accounting; how long the job took.
 fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
     let client = cluster.client();
     let job = new_job()?;
@@ -87,5 +87,6 @@ fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
             ended.state, ended.failed_count
         )));
     }
+    accounting::check(client, job, &noop, task_count)?;
     Ok(time)
 }

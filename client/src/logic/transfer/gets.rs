@@ -55,7 +55,8 @@ struct Fetch {
     /// Owners first, then candidates.
     places: Vec<(NodeId, Tried)>,
     owner_count: usize,
-    since: Instant,
+    /// Since when it fails; `None` where nothing failed.
+    failing_since: Option<Instant>,
     is_resting: bool,
 }
 
@@ -165,7 +166,7 @@ impl Transfer {
             length,
             places: Vec::new(),
             owner_count: 0,
-            since: now,
+            failing_since: None,
             is_resting: false,
         };
         self.gets.fetches.insert(key, fetch);
@@ -228,7 +229,7 @@ impl Transfer {
     /// Nobody is left to be asked: ends the get where the answer is certain or time is up, else
     /// asks all again in a while.
     fn rest_get(&mut self, now: Instant, key: FetchKey, why: &str) {
-        let Some(fetch) = self.gets.fetches.get_mut(&key) else {
+        let Some(fetch) = self.gets.fetches.get(&key) else {
             return;
         };
         if fetch.is_resting || fetch.places.iter().any(|(_, tried)| *tried == Tried::Asked) {
@@ -238,13 +239,33 @@ impl Transfer {
         let all_answered = fetch.places.iter().all(|(_, tried)| *tried == Tried::NotFound);
         if all_answered && !fetch.places.is_empty() {
             self.fail_get(key.get, TransferError::NotFound { block });
-        } else if now >= fetch.since + self.give_up_after {
-            let why = why.to_owned();
-            self.fail_get(key.get, TransferError::Unavailable { block, why });
-        } else {
-            fetch.is_resting = true;
+        } else if !self.gives_up_get(now, key, why) {
+            if let Some(fetch) = self.gets.fetches.get_mut(&key) {
+                fetch.is_resting = true;
+            }
             self.gets.resting.insert((now + REST, key));
             self.view.want_refresh(now);
+        }
+    }
+
+    /// Counts a failure of a block; true where it went on for too long and ended the get.
+    fn gives_up_get(&mut self, now: Instant, key: FetchKey, why: &str) -> bool {
+        let Some(fetch) = self.gets.fetches.get_mut(&key) else {
+            return true;
+        };
+        let since = *fetch.failing_since.get_or_insert(now);
+        let is_over = now >= since + self.give_up_after;
+        if is_over {
+            let (block, why) = (fetch.block, why.to_owned());
+            self.fail_get(key.get, TransferError::Unavailable { block, why });
+        }
+        is_over
+    }
+
+    /// The masters did not tell the ring.
+    pub(super) fn gets_miss_the_ring(&mut self, now: Instant) {
+        for key in self.gets.without_ring.clone() {
+            self.gives_up_get(now, key, "the masters do not tell the ring");
         }
     }
 
@@ -370,11 +391,11 @@ impl Transfer {
         }
     }
 
-    pub(super) fn get_again(&mut self, node: NodeId, key: FetchKey) {
-        let Some(fetch) = self.gets.fetches.get(&key) else {
-            return;
-        };
-        if fetch.places.contains(&(node, Tried::Asked)) {
+    pub(super) fn get_again(&mut self, now: Instant, node: NodeId, key: FetchKey) {
+        let is_asked = |it: &Fetch| it.places.contains(&(node, Tried::Asked));
+        if self.gets.fetches.get(&key).is_some_and(is_asked)
+            && !self.gives_up_get(now, key, "its storage nodes are busy")
+        {
             self.nodes.queue_get(node, key);
         }
     }

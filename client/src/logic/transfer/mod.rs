@@ -33,8 +33,8 @@ use gets::Gets;
 use nodes::{Asked, Nodes, Overdue};
 use puts::Puts;
 
-/// How long a block is tried on all nodes before it is given up, where the caller says nothing
-/// else.
+/// How long a block is tried again and again, from its first failure on, before it is given up,
+/// where the caller says nothing else.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// Pause before a block is tried again on nodes that all failed.
@@ -258,7 +258,7 @@ impl Transfer {
         }
     }
 
-    /// How long a block is tried on all nodes before it is given up.
+    /// How long a block is tried again and again, from its first failure on, before it is given up.
     pub fn set_give_up_after(&mut self, span: Duration) {
         self.give_up_after = span;
     }
@@ -385,9 +385,14 @@ impl Transfer {
         answer: Option<RingAnswer>,
         effects: &mut Vec<E>,
     ) {
+        let is_answered = answer.is_some();
         if self.view.answered(answer) {
             self.place_puts_anew();
             self.place_gets_anew();
+        }
+        if !is_answered {
+            self.puts_miss_the_ring(now);
+            self.gets_miss_the_ring(now);
         }
         self.wake_puts(now);
         self.wake_gets(now);
@@ -455,21 +460,22 @@ impl Transfer {
                 self.asked_failed(now, node, asked, why);
             }
         }
+        self.nodes.release(now);
         self.wake_puts(now);
         self.wake_gets(now);
         self.go_on(now, effects);
     }
 
-    /// When to call [`Transfer::tick`] if nothing else happens.
+    /// When to call [`Transfer::tick`] if nothing else happens; `now` where that is overdue.
     #[must_use]
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let all = [
-            self.nodes.next_deadline(now),
+            self.nodes.next_deadline(),
             self.view.next_deadline(),
             self.puts.next_deadline(),
             self.gets.next_deadline(),
         ];
-        all.into_iter().flatten().min()
+        all.into_iter().flatten().min().map(|deadline| deadline.max(now))
     }
 
     /// Goes on under another node UUID, with none of the old links open: what was in flight is
@@ -588,7 +594,7 @@ impl Transfer {
         match code {
             ErrorCode::Busy => {
                 let wait = retry_after.clamp(Duration::from_millis(1), Duration::from_secs(5));
-                self.nodes.hold(node, now + wait);
+                self.nodes.hold(now, node, now + wait);
                 self.ask_again(now, node, asked);
             }
             ErrorCode::StaleRing => self.ring_refused(asked),
@@ -623,8 +629,8 @@ impl Transfer {
     /// What was asked of a node is asked of it once more.
     fn ask_again(&mut self, now: Instant, node: NodeId, asked: Asked) {
         match asked {
-            Asked::Get(key) => self.get_again(node, key),
-            Asked::Put(key) => self.put_again(node, key),
+            Asked::Get(key) => self.get_again(now, node, key),
+            Asked::Put(key) => self.put_again(now, node, key),
             Asked::Query(keys) => keys.into_iter().for_each(|key| self.query_again(now, node, key)),
         }
     }

@@ -19,6 +19,12 @@ const WINDOW_BYTES: u64 = 32 << 20;
 /// Requests for contents on their way to one node, for small blocks.
 const WINDOW_REQUESTS: usize = 4096;
 
+/// The window to begin with: what a storage node reads at once for one peer.
+const FIRST_WINDOW: usize = 64;
+
+/// What is left of the window at least when a node says `busy`.
+const SMALL_WINDOW: usize = 16;
+
 /// A node that was asked for a block and says nothing for this long is passed over: another one is
 /// asked as well. What it still answers is taken, so that slow links are merely slow.
 const GET_PATIENCE: Duration = Duration::from_millis(500);
@@ -69,8 +75,10 @@ pub(super) struct Node {
     late_gets: BTreeMap<RequestId, InFlight>,
     bytes: u64,
     last_heard: Instant,
-    /// It said `busy`.
-    held_until: Instant,
+    /// It said `busy`; `None` again once somebody looked after that time.
+    held_until: Option<Instant>,
+    /// Requests that it is given at a time: halved when it says `busy`, one more for each answer.
+    window: usize,
     /// It counts as dead.
     down_until: Option<Instant>,
     /// Reads try others first.
@@ -91,7 +99,8 @@ impl Node {
             late_gets: BTreeMap::new(),
             bytes: 0,
             last_heard: Instant::default(),
-            held_until: Instant::default(),
+            held_until: None,
+            window: FIRST_WINDOW,
             down_until: None,
             is_suspect: false,
             failures: 0,
@@ -110,13 +119,13 @@ impl Node {
     /// anything, so that the largest block is never refused for ever.
     pub(super) fn has_room(&self, now: Instant, bytes: u64) -> bool {
         let count = self.puts.len() + self.gets.len() + self.late_gets.len();
-        let fits = self.bytes.saturating_add(bytes) <= WINDOW_BYTES && count < WINDOW_REQUESTS;
-        now >= self.held_until && (count == 0 || fits)
+        let fits = self.bytes.saturating_add(bytes) <= WINDOW_BYTES && count < self.window;
+        !self.is_held(now) && (count == 0 || fits)
     }
 
     /// True where nothing may be sent because it said `busy`.
     pub(super) fn is_held(&self, now: Instant) -> bool {
-        now < self.held_until
+        self.held_until.is_some_and(|until| now < until)
     }
 
     /// What reads prefer: nodes that answer, then those with little in flight.
@@ -307,6 +316,9 @@ impl Nodes {
         request: RequestId,
     ) -> Option<Asked> {
         self.heard(now, node);
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.window = (state.window + 1).min(WINDOW_REQUESTS);
+        }
         self.forget(node, request)
     }
 
@@ -333,10 +345,24 @@ impl Nodes {
         Some(in_flight.asked)
     }
 
-    /// The node asked for patience.
-    pub(super) fn hold(&mut self, node: NodeId, until: Instant) {
+    /// The node asked for patience: it is given less at a time.
+    pub(super) fn hold(&mut self, now: Instant, node: NodeId, until: Instant) {
         if let Some(state) = self.nodes.get_mut(&node) {
-            state.held_until = state.held_until.max(until);
+            // Many say so at once; they are about one window.
+            if !state.is_held(now) {
+                state.window = (state.window / 2).max(SMALL_WINDOW);
+            }
+            state.held_until = state.held_until.max(Some(until));
+        }
+    }
+
+    /// Goes on with nodes whose time of patience is over.
+    pub(super) fn release(&mut self, now: Instant) {
+        for (node, state) in &mut self.nodes {
+            if state.held_until.is_some_and(|until| now >= until) {
+                state.held_until = None;
+                self.waiting.insert(*node);
+            }
         }
     }
 
@@ -429,13 +455,13 @@ impl Nodes {
         overdue
     }
 
-    /// When the next node is silent for too long, or one that was held may be sent to.
-    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+    /// When the next node is silent for too long, or one that was held may be sent to. A time of
+    /// patience that is over counts until [`Nodes::release`] was called: whoever slept past it must
+    /// not sleep on.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let of_node = |node: &Node| {
-            let waits = node.is_held(now);
-            let held = waits.then_some(node.held_until);
             let silent = [node.put_deadline(), node.get_deadline(), node.lost_deadline()];
-            silent.into_iter().chain([held]).flatten().min()
+            silent.into_iter().chain([node.held_until]).flatten().min()
         };
         self.nodes.values().filter_map(of_node).min()
     }

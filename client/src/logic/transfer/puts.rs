@@ -59,7 +59,8 @@ struct ActiveBlock {
     /// Nodes that may still take a dead owner's place, the first at the end.
     spare: Vec<NodeId>,
     replicas: usize,
-    since: Instant,
+    /// Since when nothing about it succeeded; `None` where nothing failed.
+    failing_since: Option<Instant>,
     was_sent: bool,
     disk_full: bool,
 }
@@ -160,7 +161,7 @@ impl Transfer {
                 places: Vec::new(),
                 spare: Vec::new(),
                 replicas: 0,
-                since: now,
+                failing_since: None,
                 was_sent: false,
                 disk_full: false,
             };
@@ -268,16 +269,34 @@ impl Transfer {
         let Some(block) = self.puts.active.get(&key) else {
             return;
         };
-        let id = block.source.block;
         if block.disk_full {
-            self.fail_put(key.put, TransferError::DiskFull { block: id });
-        } else if now >= block.since + self.give_up_after {
-            let why = why.to_owned();
-            self.fail_put(key.put, TransferError::Unavailable { block: id, why });
-        } else {
+            let block = block.source.block;
+            self.fail_put(key.put, TransferError::DiskFull { block });
+        } else if !self.gives_up_put(now, key, why) {
             self.clear_places(key);
             self.puts.resting.insert((now + REST, key));
             self.view.want_refresh(now);
+        }
+    }
+
+    /// Counts a failure of a block; true where it went on for too long and ended the put.
+    fn gives_up_put(&mut self, now: Instant, key: BlockKey, why: &str) -> bool {
+        let Some(block) = self.puts.active.get_mut(&key) else {
+            return true;
+        };
+        let since = *block.failing_since.get_or_insert(now);
+        let is_over = now >= since + self.give_up_after;
+        if is_over {
+            let (block, why) = (block.source.block, why.to_owned());
+            self.fail_put(key.put, TransferError::Unavailable { block, why });
+        }
+        is_over
+    }
+
+    /// The masters did not tell the ring.
+    pub(super) fn puts_miss_the_ring(&mut self, now: Instant) {
+        for key in self.puts.without_ring.clone() {
+            self.gives_up_put(now, key, "the masters do not tell the ring");
         }
     }
 
@@ -393,7 +412,9 @@ impl Transfer {
 
     pub(super) fn query_again(&mut self, now: Instant, node: NodeId, key: BlockKey) {
         let place = self.puts.active.get_mut(&key).and_then(|block| block.place(node));
-        if place.is_some_and(|place| place.state == PlaceState::Asked) {
+        if place.is_some_and(|place| place.state == PlaceState::Asked)
+            && !self.gives_up_put(now, key, "its storage nodes are busy")
+        {
             let address = self.view.address(node).map(str::to_owned);
             if address.is_some_and(|address| self.nodes.reach(node, &address).is_some()) {
                 self.nodes.queue_query(node, key);
@@ -422,7 +443,8 @@ impl Transfer {
                 && place.state == PlaceState::Asked
             {
                 let is_present = *flag == 1;
-                place.state = if is_present { PlaceState::Durable } else { PlaceState::Absent };
+                let place_state = if is_present { PlaceState::Durable } else { PlaceState::Absent };
+                place.state = place_state;
                 self.review(now, *key, "");
             }
         }
@@ -535,14 +557,16 @@ impl Transfer {
             return;
         }
         place.state = PlaceState::Durable;
+        block.failing_since = None;
         if let Some(put) = self.puts.puts.get_mut(&key.put) {
             put.report.sent_bytes += length;
         }
         self.review(now, key, "");
     }
 
-    /// The block has to be sent to the node once more, because what was sent did not arrive.
-    pub(super) fn put_again(&mut self, node: NodeId, key: BlockKey) {
+    /// The block has to be sent to the node once more, because what was sent did not arrive or was
+    /// too much for it.
+    pub(super) fn put_again(&mut self, now: Instant, node: NodeId, key: BlockKey) {
         let Some(block) = self.puts.active.get_mut(&key) else {
             return;
         };
@@ -550,7 +574,8 @@ impl Transfer {
             && let PlaceState::Sent(_) | PlaceState::Reading(_) = place.state
         {
             place.state = PlaceState::Absent;
-            if block.count(|state| state == PlaceState::Asked) == 0 {
+            let is_ready = block.count(|state| state == PlaceState::Asked) == 0;
+            if !self.gives_up_put(now, key, "its storage nodes are busy") && is_ready {
                 self.puts.ready.insert(key);
             }
         }

@@ -71,6 +71,7 @@ pub(super) struct Cluster {
     pub(super) fetched: BTreeMap<GetId, Result<u64, TransferError>>,
     pub(super) pieces: BTreeMap<GetId, Vec<(u64, Vec<u8>)>>,
     pub(super) uses_up: bool,
+    pub(super) masters_are_silent: bool,
     pub(super) reads: u32,
     steps: usize,
     sources: BTreeMap<PutId, (FilePlan, Vec<u8>)>,
@@ -108,6 +109,7 @@ impl Cluster {
             fetched: BTreeMap::new(),
             pieces: BTreeMap::new(),
             uses_up: true,
+            masters_are_silent: false,
             reads: 0,
             steps: 0,
             sources: BTreeMap::new(),
@@ -284,8 +286,8 @@ impl Cluster {
     fn deliver(&mut self, delivery: Delivery, effects: &mut Vec<NetworkEffect>) {
         match delivery {
             Delivery::Ring => {
-                let ring = self.ring();
-                self.transfer.ring_answered(self.now, Some(ring), effects);
+                let ring = (!self.masters_are_silent).then(|| self.ring());
+                self.transfer.ring_answered(self.now, ring, effects);
             }
             Delivery::Connected(link, node, again) => {
                 let is_silent = self.nodes[&node].mood == Mood::Silent;

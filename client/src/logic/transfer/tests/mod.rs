@@ -256,6 +256,49 @@ fn busy_nodes_are_waited_for() {
 }
 
 #[test]
+fn a_time_of_patience_that_was_slept_through_is_over() {
+    let mut cluster = Cluster::new(2, 2);
+    for node in [1, 2] {
+        cluster.node(node).mood = Mood::Busy(1);
+    }
+    let (_, put) = cluster.put(b"x");
+    while cluster.nodes.values().any(|node| node.mood != Mood::Busy(0)) {
+        assert!(cluster.step());
+    }
+    assert!(cluster.step() && cluster.step());
+    // The loop was kept from running: what is due is due now, not never.
+    cluster.now += Duration::from_secs(1);
+    assert_eq!(cluster.transfer.next_deadline(cluster.now), Some(cluster.now));
+    cluster.run();
+    assert!(cluster.stored[&put].is_ok());
+}
+
+#[test]
+fn nodes_that_stay_busy_and_masters_that_stay_silent_are_given_up() {
+    let mut cluster = Cluster::new(2, 2);
+    let (file, put) = cluster.put(b"x");
+    cluster.run();
+    assert!(cluster.stored[&put].is_ok());
+    for node in [1, 2] {
+        cluster.node(node).mood = Mood::Busy(u32::MAX);
+    }
+    let (_, put) = cluster.put(b"y");
+    let get = cluster.get(file, 0..u64::MAX);
+    let time = cluster.run();
+    assert!(matches!(cluster.stored[&put], Err(TransferError::Unavailable { .. })));
+    assert!(matches!(cluster.fetched[&get], Err(TransferError::Unavailable { .. })));
+    assert!(time < Duration::from_secs(40), "{time}");
+    let mut cluster = Cluster::new(2, 2);
+    cluster.masters_are_silent = true;
+    let (file, put) = cluster.put(b"x");
+    let get = cluster.get(file, 0..u64::MAX);
+    let time = cluster.run();
+    assert!(matches!(cluster.stored[&put], Err(TransferError::Unavailable { .. })));
+    assert!(matches!(cluster.fetched[&get], Err(TransferError::Unavailable { .. })));
+    assert!(time < Duration::from_secs(40), "{time}");
+}
+
+#[test]
 fn final_refusals_end_a_put_with_their_code() {
     for (code, is_expected) in [
         (ErrorCode::PinLapsed, (|it| matches!(it, TransferError::PinLapsed)) as fn(&_) -> bool),
