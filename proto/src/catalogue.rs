@@ -135,10 +135,7 @@ const POSITIONS: [u8; 256] = {
     let mut at = 0;
     while at < MESSAGES.len() {
         let number = MESSAGES[at].message_type as usize;
-        assert!(
-            positions[number] == u8::MAX,
-            "a message number is used twice"
-        );
+        assert!(positions[number] == u8::MAX, "a message number is used twice");
         positions[number] = at as u8;
         at += 1;
     }

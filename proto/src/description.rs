@@ -273,10 +273,7 @@ fn decode(bytes: &[u8], limit: usize) -> Result<JobDescription, NotADescription>
     }
     let Some((version, rest)) = bytes.split_first() else {
         let arguments = Vec::new();
-        return Ok(JobDescription::new(Runtime::Command {
-            program: Program::Inline,
-            arguments,
-        }));
+        return Ok(JobDescription::new(Runtime::Command { program: Program::Inline, arguments }));
     };
     if *version != DESCRIPTION_VERSION {
         return Err(NotADescription::Version { version: *version });

@@ -108,11 +108,7 @@ pub struct WrongDigest {
 
 impl fmt::Display for WrongDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the bytes are those of block {}, not of {}",
-            self.found, self.wanted
-        )
+        write!(f, "the bytes are those of block {}, not of {}", self.found, self.wanted)
     }
 }
 
@@ -125,14 +121,7 @@ impl std::error::Error for WrongDigest {}
 pub fn verify(kind: BlockKind, block: BlockId, bytes: &[u8]) -> Result<Digest, WrongDigest> {
     let digest = Digest::of(kind, bytes);
     let found = digest.block_id();
-    if found == block {
-        Ok(digest)
-    } else {
-        Err(WrongDigest {
-            wanted: block,
-            found,
-        })
-    }
+    if found == block { Ok(digest) } else { Err(WrongDigest { wanted: block, found }) }
 }
 
 /// Finds out what a whole block holds: the kind under which it verifies.
@@ -169,10 +158,7 @@ mod tests {
             manifest.to_string(),
             "a669041075537c11aba945819b99408c92d352bd0a32ae50fa23e85c15be4f40"
         );
-        assert_eq!(
-            content.file_id().to_string(),
-            "2b88415e-f702-8695-bf0b-d81a5fd14f15"
-        );
+        assert_eq!(content.file_id().to_string(), "2b88415e-f702-8695-bf0b-d81a5fd14f15");
         let uuid = uuid::Uuid::from_u128(content.to_uuid());
         assert_eq!(uuid.get_version_num(), 8);
         assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
@@ -202,10 +188,7 @@ mod tests {
         assert!(verify(BlockKind::Manifest, content, b"bytes").is_err());
         let large = vec![7; limits::BLOCK_BYTES + 1];
         let manifest = Digest::of(BlockKind::Manifest, &large).block_id();
-        assert_eq!(
-            recognise(manifest, &large).map(|it| it.0),
-            Ok(BlockKind::Manifest)
-        );
+        assert_eq!(recognise(manifest, &large).map(|it| it.0), Ok(BlockKind::Manifest));
         let too_large_content = Digest::of(BlockKind::Content, &large).block_id();
         assert!(recognise(too_large_content, &large).is_err());
     }

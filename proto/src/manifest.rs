@@ -59,24 +59,15 @@ impl fmt::Display for ManifestError {
             ManifestError::Digest => f.write_str("the manifest is not that of the file"),
             ManifestError::Magic => f.write_str("not a manifest of this version"),
             ManifestError::BlockSize { block_bytes } => {
-                write!(
-                    f,
-                    "blocks of {block_bytes} bytes where {BLOCK_BYTES} are expected"
-                )
+                write!(f, "blocks of {block_bytes} bytes where {BLOCK_BYTES} are expected")
             }
             ManifestError::Length { length } => write!(
                 f,
                 "a file of {length} bytes has no manifest: it takes more than {BLOCK_BYTES} and \
                  at most {FILE_BYTES}"
             ),
-            ManifestError::BlockCount {
-                wanted,
-                found_bytes,
-            } => {
-                write!(
-                    f,
-                    "{found_bytes} bytes of digests where {wanted} digests are expected"
-                )
+            ManifestError::BlockCount { wanted, found_bytes } => {
+                write!(f, "{found_bytes} bytes of digests where {wanted} digests are expected")
             }
         }
     }
@@ -135,9 +126,7 @@ impl Manifest {
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.length.to_le_bytes());
         bytes.extend_from_slice(&(BLOCK_BYTES as u64).to_le_bytes());
-        self.blocks
-            .iter()
-            .for_each(|block| bytes.extend_from_slice(&block.0));
+        self.blocks.iter().for_each(|block| bytes.extend_from_slice(&block.0));
         bytes
     }
 
@@ -166,10 +155,7 @@ impl Manifest {
         }
         check_count(length, digests.len())?;
         let (digests, _) = digests.as_chunks::<DIGEST_BYTES>();
-        Ok(Manifest {
-            length,
-            blocks: digests.iter().copied().map(Digest).collect(),
-        })
+        Ok(Manifest { length, blocks: digests.iter().copied().map(Digest).collect() })
     }
 
     /// Proves that bytes are the manifest of `file`, and reads them. Nothing of a manifest is
@@ -189,10 +175,7 @@ fn check_count(length: u64, digest_bytes: usize) -> Result<(), ManifestError> {
     }
     let wanted = length.div_ceil(BLOCK_BYTES as u64);
     if digest_bytes as u64 != wanted * DIGEST_BYTES as u64 {
-        return Err(ManifestError::BlockCount {
-            wanted,
-            found_bytes: digest_bytes,
-        });
+        return Err(ManifestError::BlockCount { wanted, found_bytes: digest_bytes });
     }
     Ok(())
 }
@@ -208,9 +191,7 @@ pub fn name_file(content: &[u8]) -> Result<(FileId, Option<Manifest>), ManifestE
         return Ok((Digest::of(BlockKind::Content, content).file_id(), None));
     }
     let blocks = content.chunks(BLOCK_BYTES);
-    let blocks = blocks
-        .map(|block| Digest::of(BlockKind::Content, block))
-        .collect();
+    let blocks = blocks.map(|block| Digest::of(BlockKind::Content, block)).collect();
     let manifest = Manifest::new(content.len() as u64, blocks)?;
     Ok((manifest.file_id(), Some(manifest)))
 }
@@ -229,18 +210,9 @@ mod tests {
         let manifest = example();
         let bytes = manifest.encode();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
-        assert_eq!(
-            Manifest::open(manifest.file_id(), &bytes),
-            Ok(manifest.clone())
-        );
-        assert_eq!(
-            Manifest::open(FileId(1), &bytes),
-            Err(ManifestError::Digest)
-        );
-        assert_eq!(
-            manifest.file_id().to_string(),
-            "556161b3-5640-8744-96fb-3a9bea975f83"
-        );
+        assert_eq!(Manifest::open(manifest.file_id(), &bytes), Ok(manifest.clone()));
+        assert_eq!(Manifest::open(FileId(1), &bytes), Err(ManifestError::Digest));
+        assert_eq!(manifest.file_id().to_string(), "556161b3-5640-8744-96fb-3a9bea975f83");
     }
 
     #[test]
@@ -271,26 +243,15 @@ mod tests {
             let error = Manifest::decode(&bytes).unwrap_err().to_string();
             assert!(error.starts_with(refusal), "{at}: {error}");
         }
-        for bytes in [
-            &good[..good.len() - 1],
-            &good[..good.len() - 32],
-            &good[..23],
-            &[],
-        ] {
+        for bytes in [&good[..good.len() - 1], &good[..good.len() - 32], &good[..23], &[]] {
             assert!(Manifest::decode(bytes).is_err());
         }
         let longer = [&good[..], &[0; 32]].concat();
-        assert!(matches!(
-            Manifest::decode(&longer),
-            Err(ManifestError::BlockCount { .. })
-        ));
+        assert!(matches!(Manifest::decode(&longer), Err(ManifestError::BlockCount { .. })));
         let one = Manifest::new(BLOCK_BYTES as u64, vec![Digest::default()]);
         assert!(matches!(one, Err(ManifestError::Length { .. })));
         let length = FILE_BYTES + 1;
-        assert_eq!(
-            Manifest::new(length, vec![]),
-            Err(ManifestError::Length { length })
-        );
+        assert_eq!(Manifest::new(length, vec![]), Err(ManifestError::Length { length }));
     }
 
     #[test]
@@ -307,16 +268,10 @@ mod tests {
         let content = vec![1; BLOCK_BYTES + 1];
         let (one, manifest) = name_file(&content[1..]).unwrap();
         assert_eq!(manifest, None);
-        assert_eq!(
-            one.0,
-            Digest::of(BlockKind::Content, &content[1..]).block_id().0
-        );
+        assert_eq!(one.0, Digest::of(BlockKind::Content, &content[1..]).block_id().0);
         let (two, manifest) = name_file(&content).unwrap();
         let manifest = manifest.unwrap();
         assert_eq!((two, manifest.blocks().len()), (manifest.file_id(), 2));
-        assert_eq!(
-            name_file(&[]).unwrap().0.to_string(),
-            "4c937e03-71ee-85f6-8114-59f9bf592eb1"
-        );
+        assert_eq!(name_file(&[]).unwrap().0.to_string(), "4c937e03-71ee-85f6-8114-59f9bf592eb1");
     }
 }

@@ -169,71 +169,32 @@ impl std::fmt::Display for RecordError {
         let name = |message_type: &u8| catalogue::name(*message_type);
         match self {
             RecordError::TooShort { length } => {
-                write!(
-                    f,
-                    "{length} bytes are no record: it has at least {GENERIC_LENGTH}"
-                )
+                write!(f, "{length} bytes are no record: it has at least {GENERIC_LENGTH}")
             }
-            RecordError::HeaderLength {
-                message_type,
-                header_length,
-            } => write!(
+            RecordError::HeaderLength { message_type, header_length } => write!(
                 f,
                 "{}: header_length {header_length} is no length that this type has had",
                 name(message_type)
             ),
-            RecordError::Truncated {
-                message_type,
-                claimed,
-                left,
-            } => write!(
+            RecordError::Truncated { message_type, claimed, left } => write!(
                 f,
                 "{}: truncated: the record claims {claimed} bytes, the frame has {left}",
                 name(message_type)
             ),
-            RecordError::TooLong {
-                message_type,
-                length,
-            } => {
-                write!(
-                    f,
-                    "{}: {length} bytes are above the limit",
-                    name(message_type)
-                )
+            RecordError::TooLong { message_type, length } => {
+                write!(f, "{}: {length} bytes are above the limit", name(message_type))
             }
             RecordError::UnknownType { message_type } => {
-                write!(
-                    f,
-                    "message type {message_type:#04x} is unknown to this version"
-                )
+                write!(f, "message type {message_type:#04x} is unknown to this version")
             }
-            RecordError::OtherType {
-                wanted,
-                message_type,
-            } => {
-                write!(
-                    f,
-                    "{} where {} is expected",
-                    name(message_type),
-                    name(wanted)
-                )
+            RecordError::OtherType { wanted, message_type } => {
+                write!(f, "{} where {} is expected", name(message_type), name(wanted))
             }
             RecordError::Part { message_type, part } => {
-                write!(
-                    f,
-                    "{}: the length of part {part} does not fit",
-                    name(message_type)
-                )
+                write!(f, "{}: the length of part {part} does not fit", name(message_type))
             }
-            RecordError::Value {
-                message_type,
-                field,
-            } => {
-                write!(
-                    f,
-                    "{}: field {field} has a value that does not exist",
-                    name(message_type)
-                )
+            RecordError::Value { message_type, field } => {
+                write!(f, "{}: field {field} has a value that does not exist", name(message_type))
             }
         }
     }
@@ -352,20 +313,14 @@ impl<'a> Record<'a> {
 
 /// Bytes of one variable part by its length field; 0 where the fixed part ends before the field.
 fn part_length(layout: &Layout, part: &Part, fixed: &[u8]) -> Result<usize, RecordError> {
-    let wrong = RecordError::Part {
-        message_type: layout.message_type,
-        part: part.name,
-    };
+    let wrong = RecordError::Part { message_type: layout.message_type, part: part.name };
     let Some(bytes) = fixed.get(part.length_offset..part.length_offset + 8) else {
         return Ok(0);
     };
     let count = u64::from_le_bytes(bytes.try_into().map_err(|_| wrong)?);
     let length = count.checked_mul(part.element_size as u64).ok_or(wrong)?;
     if length > limits::FRAME_BYTES as u64 {
-        return Err(RecordError::TooLong {
-            message_type: layout.message_type,
-            length,
-        });
+        return Err(RecordError::TooLong { message_type: layout.message_type, length });
     }
     usize::try_from(length).map_err(|_| wrong)
 }
@@ -390,25 +345,14 @@ impl<'a> Records<'a> {
             return Err(RecordError::TooShort { length: rest.len() });
         };
         let header: GenericMessage = bytemuck::pod_read_unaligned(header);
-        let GenericMessage {
-            message_type,
-            header_length,
-            ..
-        } = header;
+        let GenericMessage { message_type, header_length, .. } = header;
         if header_length > limits::FIXED_PART_BYTES as u64 {
-            return Err(RecordError::TooLong {
-                message_type,
-                length: header_length,
-            });
+            return Err(RecordError::TooLong { message_type, length: header_length });
         }
         let fixed_length = header_length as usize;
         if fixed_length > rest.len() {
             let left = rest.len();
-            return Err(RecordError::Truncated {
-                message_type,
-                claimed: header_length,
-                left,
-            });
+            return Err(RecordError::Truncated { message_type, claimed: header_length, left });
         }
         let layout = catalogue::layout(message_type);
         let envelope_offset = layout.map_or(GENERIC_LENGTH, |layout| layout.envelope_offset);
@@ -416,10 +360,7 @@ impl<'a> Records<'a> {
             && fixed_length < layout.length
             && (fixed_length != layout.given_length || layout.given_length == 0)
         {
-            return Err(RecordError::HeaderLength {
-                message_type,
-                header_length,
-            });
+            return Err(RecordError::HeaderLength { message_type, header_length });
         }
         let (fixed, behind) = rest.split_at(fixed_length);
         let envelope = fixed.get(envelope_offset..envelope_offset + ENVELOPE_LENGTH);
@@ -436,30 +377,17 @@ impl<'a> Records<'a> {
             (None, None) => return Err(RecordError::UnknownType { message_type }),
         };
         if body_length > limits::FRAME_BYTES as u64 {
-            return Err(RecordError::TooLong {
-                message_type,
-                length: body_length,
-            });
+            return Err(RecordError::TooLong { message_type, length: body_length });
         }
         let Some((body, next)) = behind.split_at_checked(body_length as usize) else {
             let claimed = header_length.saturating_add(body_length);
-            return Err(RecordError::Truncated {
-                message_type,
-                claimed,
-                left: rest.len(),
-            });
+            return Err(RecordError::Truncated { message_type, claimed, left: rest.len() });
         };
         self.rest = next;
         let Some(layout) = layout else {
             return Err(RecordError::UnknownType { message_type });
         };
-        Ok(Record {
-            header,
-            envelope: envelope.unwrap_or_default(),
-            fixed,
-            body,
-            layout,
-        })
+        Ok(Record { header, envelope: envelope.unwrap_or_default(), fixed, body, layout })
     }
 }
 
@@ -467,11 +395,7 @@ impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            None
-        } else {
-            Some(self.take())
-        }
+        if self.rest.is_empty() { None } else { Some(self.take()) }
     }
 }
 
@@ -497,36 +421,19 @@ pub fn encode_given<T: Message>(message: &T, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn encode_fixed<T: Message>(message: &T, fixed_length: usize, parts: &[&[u8]]) -> Vec<u8> {
-    assert_eq!(
-        parts.len(),
-        T::PARTS.len(),
-        "{} has {} parts",
-        T::NAME,
-        T::PARTS.len()
-    );
+    assert_eq!(parts.len(), T::PARTS.len(), "{} has {} parts", T::NAME, T::PARTS.len());
     let body_length: usize = parts.iter().map(|part| part.len()).sum();
     let mut bytes = Vec::with_capacity(fixed_length + body_length);
     bytes.extend_from_slice(&bytemuck::bytes_of(message)[..fixed_length]);
     bytes[0] = T::TYPE;
     put_u64(&mut bytes, GENERIC_LENGTH - 8, fixed_length as u64);
     for (part, content) in T::PARTS.iter().zip(parts) {
-        assert_eq!(
-            content.len() % part.element_size,
-            0,
-            "{}: part {}",
-            T::NAME,
-            part.name
-        );
+        assert_eq!(content.len() % part.element_size, 0, "{}: part {}", T::NAME, part.name);
         let count = (content.len() / part.element_size) as u64;
         if part.length_offset < fixed_length {
             put_u64(&mut bytes, part.length_offset, count);
         } else {
-            assert!(
-                content.is_empty(),
-                "{} as given has no part {}",
-                T::NAME,
-                part.name
-            );
+            assert!(content.is_empty(), "{} as given has no part {}", T::NAME, part.name);
         }
     }
     if T::ENVELOPE_OFFSET < fixed_length {

@@ -108,17 +108,10 @@ impl fmt::Display for RingError {
                  {PARTITION_COUNT_MAX}"
             ),
             RingError::TooManyMembers { count } => {
-                write!(
-                    f,
-                    "{count} members are above the limit of {}",
-                    limits::RING_MEMBERS
-                )
+                write!(f, "{count} members are above the limit of {}", limits::RING_MEMBERS)
             }
             RingError::Order { node } => {
-                write!(
-                    f,
-                    "node {node} is a member of the ring twice or not in order"
-                )
+                write!(f, "node {node} is a member of the ring twice or not in order")
             }
             RingError::Encoding => f.write_str("not an encoded ring of this version"),
         }
@@ -147,14 +140,10 @@ impl Ring {
         members: Vec<Member>,
     ) -> Result<Ring, RingError> {
         if !partition_count.is_power_of_two() || partition_count > PARTITION_COUNT_MAX {
-            return Err(RingError::PartitionCount {
-                count: partition_count,
-            });
+            return Err(RingError::PartitionCount { count: partition_count });
         }
         if members.len() > limits::RING_MEMBERS {
-            return Err(RingError::TooManyMembers {
-                count: members.len(),
-            });
+            return Err(RingError::TooManyMembers { count: members.len() });
         }
         let mut before = None;
         for member in &members {
@@ -163,16 +152,8 @@ impl Ring {
             }
             before = Some(member.node);
         }
-        let seeds = members
-            .iter()
-            .map(|member| draw::seed(member.node))
-            .collect();
-        Ok(Ring {
-            version,
-            partition_bits: partition_count.ilog2(),
-            members,
-            seeds,
-        })
+        let seeds = members.iter().map(|member| draw::seed(member.node)).collect();
+        Ok(Ring { version, partition_bits: partition_count.ilog2(), members, seeds })
     }
 
     /// Its version. It labels the ring and does not influence placement.
@@ -197,11 +178,7 @@ impl Ring {
     #[must_use]
     pub fn partition_of(&self, block: BlockId) -> Partition {
         let first_bits = (block.0 >> 96) as u32;
-        Partition(
-            first_bits
-                .checked_shr(32 - self.partition_bits)
-                .unwrap_or(0),
-        )
+        Partition(first_bits.checked_shr(32 - self.partition_bits).unwrap_or(0))
     }
 
     /// The first `count` nodes of a partition: each is the member with the lowest draw among those
@@ -267,22 +244,8 @@ impl Ring {
     /// [`RingError`]; nothing else than that is accepted.
     pub fn decode(bytes: &[u8]) -> Result<Ring, RingError> {
         let (head, members) = bytes.split_first_chunk().ok_or(RingError::Encoding)?;
-        let [
-            encoding,
-            v0,
-            v1,
-            v2,
-            v3,
-            v4,
-            v5,
-            v6,
-            v7,
-            bits,
-            c0,
-            c1,
-            c2,
-            c3,
-        ]: [u8; HEAD_BYTES] = *head;
+        let [encoding, v0, v1, v2, v3, v4, v5, v6, v7, bits, c0, c1, c2, c3]: [u8; HEAD_BYTES] =
+            *head;
         let count = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
         let (members, rest) = members.as_chunks::<MEMBER_BYTES>();
         if encoding != ENCODING_VERSION || members.len() != count || !rest.is_empty() {
@@ -299,10 +262,5 @@ fn decode_member(bytes: &[u8; MEMBER_BYTES]) -> Member {
     let uuid = |at: usize| bytemuck::pod_read_unaligned(&bytes[at..at + 16]);
     let number = |at: usize| bytemuck::pod_read_unaligned(&bytes[at..at + 4]);
     let (node, store): (crate::wire::WireUuid, crate::wire::WireUuid) = (uuid(0), uuid(16));
-    Member {
-        node: node.into(),
-        store: store.into(),
-        weight: number(32),
-        zone: number(36),
-    }
+    Member { node: node.into(), store: store.into(), weight: number(32), zone: number(36) }
 }

@@ -175,10 +175,7 @@ impl JobState {
     /// True for a state that is never left.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        matches!(
-            self,
-            JobState::Done | JobState::Failed | JobState::Cancelled
-        )
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
     }
 }
 

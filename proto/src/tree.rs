@@ -121,10 +121,7 @@ impl fmt::Display for TreeError {
         match self {
             TreeError::Magic => f.write_str("not a tree of this version"),
             TreeError::Length { offset } => {
-                write!(
-                    f,
-                    "the tree is damaged: a length at byte {offset} does not fit"
-                )
+                write!(f, "the tree is damaged: a length at byte {offset} does not fit")
             }
             TreeError::Name { name } => write!(
                 f,
@@ -137,18 +134,10 @@ impl fmt::Display for TreeError {
             }
             TreeError::Entry { name, problem } => write!(f, "the entry {name:?} {problem}"),
             TreeError::Depth => {
-                write!(
-                    f,
-                    "more than {} folders inside each other",
-                    limits::TREE_DEPTH
-                )
+                write!(f, "more than {} folders inside each other", limits::TREE_DEPTH)
             }
             TreeError::TooLarge { length } => {
-                write!(
-                    f,
-                    "a tree of {length} bytes is above the limit of {}",
-                    limits::TREE_BYTES
-                )
+                write!(f, "a tree of {length} bytes is above the limit of {}", limits::TREE_BYTES)
             }
         }
     }
@@ -158,10 +147,7 @@ impl std::error::Error for TreeError {}
 
 impl Default for Folder {
     fn default() -> Folder {
-        Folder {
-            entries: Vec::new(),
-            depth: 1,
-        }
+        Folder { entries: Vec::new(), depth: 1 }
     }
 }
 
@@ -182,9 +168,7 @@ impl Folder {
         for entry in &entries {
             check_entry(entry)?;
             if before.is_some_and(|before| before.name >= entry.name) {
-                return Err(TreeError::Order {
-                    name: printable(&entry.name),
-                });
+                return Err(TreeError::Order { name: printable(&entry.name) });
             }
             if let Node::Folder(folder) = &entry.node {
                 depth = depth.max(folder.depth() + 1);
@@ -212,9 +196,7 @@ impl Folder {
     /// The entry of a name.
     #[must_use]
     pub fn entry(&self, name: &[u8]) -> Option<&Entry> {
-        let found = self
-            .entries
-            .binary_search_by(|entry| entry.name.as_slice().cmp(name));
+        let found = self.entries.binary_search_by(|entry| entry.name.as_slice().cmp(name));
         found.ok().and_then(|at| self.entries.get(at))
     }
 
@@ -232,18 +214,10 @@ impl Folder {
         for entry in &self.entries {
             match &entry.node {
                 Node::File { file, length } => {
-                    found.push(Reference {
-                        file: *file,
-                        length: *length,
-                        is_tree: false,
-                    });
+                    found.push(Reference { file: *file, length: *length, is_tree: false });
                 }
                 Node::Tree { tree, length } => {
-                    found.push(Reference {
-                        file: *tree,
-                        length: *length,
-                        is_tree: true,
-                    });
+                    found.push(Reference { file: *tree, length: *length, is_tree: true });
                 }
                 Node::Folder(folder) => folder.collect_references(found),
                 Node::Link { .. } => {}
@@ -272,16 +246,11 @@ fn check_entry(entry: &Entry) -> Result<(), TreeError> {
         && name != b"."
         && name != b"..";
     if !is_name {
-        return Err(TreeError::Name {
-            name: printable(name),
-        });
+        return Err(TreeError::Name { name: printable(name) });
     }
     let problem = match &entry.node {
         _ if entry.mode > 0o777 => "has a mode above 0777",
-        _ if entry
-            .modified
-            .is_some_and(|it| it.nanoseconds >= 1_000_000_000) =>
-        {
+        _ if entry.modified.is_some_and(|it| it.nanoseconds >= 1_000_000_000) => {
             "has a modification time with a second or more of nanoseconds"
         }
         Node::File { length, .. } if *length > limits::FILE_BYTES => "is longer than a file may be",
@@ -299,10 +268,7 @@ fn check_entry(entry: &Entry) -> Result<(), TreeError> {
             return Ok(());
         }
     };
-    Err(TreeError::Entry {
-        name: printable(name),
-        problem,
-    })
+    Err(TreeError::Entry { name: printable(name), problem })
 }
 
 /// A name for an error message: what is not UTF-8 replaced, not longer than a name.

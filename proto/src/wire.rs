@@ -21,10 +21,7 @@ impl WireUuid {
     /// Splits a UUID.
     #[must_use]
     pub const fn new(value: u128) -> WireUuid {
-        WireUuid {
-            upper: (value >> 64) as u64,
-            lower: value as u64,
-        }
+        WireUuid { upper: (value >> 64) as u64, lower: value as u64 }
     }
 
     /// Puts the halves together.

@@ -33,25 +33,12 @@ impl Noop {
     /// How a task ends.
     #[must_use]
     pub fn outcome(&self, task: TaskIndex) -> NoopOutcome {
-        let mut random = SplitMix {
-            state: mix(self.seed) ^ task.0,
-        };
+        let mut random = SplitMix { state: mix(self.seed) ^ task.0 };
         let is_failed = random.below(1_000_000) < u64::from(self.failed_per_million);
-        let exit_code = if is_failed {
-            1 + random.below(3) as i32
-        } else {
-            0
-        };
-        let spread = self
-            .longest
-            .0
-            .saturating_sub(self.shortest.0)
-            .saturating_add(1);
+        let exit_code = if is_failed { 1 + random.below(3) as i32 } else { 0 };
+        let spread = self.longest.0.saturating_sub(self.shortest.0).saturating_add(1);
         let duration = self.shortest + Duration(random.below(spread));
-        NoopOutcome {
-            exit_code,
-            duration,
-        }
+        NoopOutcome { exit_code, duration }
     }
 }
 
@@ -80,12 +67,7 @@ mod tests {
 
     fn noop() -> Noop {
         let [shortest, longest] = [100, 199].map(Duration::from_micros);
-        Noop {
-            seed: 7,
-            shortest,
-            longest,
-            failed_per_million: 250_000,
-        }
+        Noop { seed: 7, shortest, longest, failed_per_million: 250_000 }
     }
 
     #[test]
@@ -96,50 +78,21 @@ mod tests {
             .collect();
         assert_eq!(
             outcomes,
-            [
-                (0, 130),
-                (0, 127),
-                (0, 132),
-                (0, 110),
-                (2, 161),
-                (0, 187),
-                (0, 174),
-                (0, 127)
-            ]
+            [(0, 130), (0, 127), (0, 132), (0, 110), (2, 161), (0, 187), (0, 174), (0, 127)]
         );
     }
 
     #[test]
     fn outcomes_have_the_asked_shares() {
-        let outcomes: Vec<NoopOutcome> = (0..100_000)
-            .map(|task| noop().outcome(TaskIndex(task)))
-            .collect();
-        let failed = outcomes
-            .iter()
-            .filter(|outcome| outcome.exit_code != 0)
-            .count();
+        let outcomes: Vec<NoopOutcome> =
+            (0..100_000).map(|task| noop().outcome(TaskIndex(task))).collect();
+        let failed = outcomes.iter().filter(|outcome| outcome.exit_code != 0).count();
         assert!((24_000..26_000).contains(&failed), "{failed}");
-        assert!(
-            outcomes
-                .iter()
-                .all(|outcome| (0..=3).contains(&outcome.exit_code))
-        );
+        assert!(outcomes.iter().all(|outcome| (0..=3).contains(&outcome.exit_code)));
         let durations = || outcomes.iter().map(|outcome| outcome.duration.0);
-        assert_eq!(
-            (durations().min(), durations().max()),
-            (Some(100), Some(199))
-        );
-        let quick = Noop {
-            seed: 7,
-            ..Noop::default()
-        };
+        assert_eq!((durations().min(), durations().max()), (Some(100), Some(199)));
+        let quick = Noop { seed: 7, ..Noop::default() };
         let outcome = quick.outcome(TaskIndex(u64::MAX));
-        assert_eq!(
-            outcome,
-            NoopOutcome {
-                exit_code: 0,
-                duration: Duration::ZERO
-            }
-        );
+        assert_eq!(outcome, NoopOutcome { exit_code: 0, duration: Duration::ZERO });
     }
 }

@@ -58,10 +58,7 @@ impl JobDescription {
         self.validate_inputs()?;
         self.validate_outputs()?;
         self.validate_resources()?;
-        demand!(
-            self.array.step != 0,
-            "the step of an array must be at least 1"
-        );
+        demand!(self.array.step != 0, "the step of an array must be at least 1");
         if let Some(Lines { text_length, .. }) = self.lines {
             demand!(
                 text_length <= limits::FILE_BYTES,
@@ -125,10 +122,7 @@ impl JobDescription {
 
     fn validate_environment(&self) -> Result<(), Invalid> {
         let count = self.environment.len();
-        demand!(
-            count <= LIST_MAX,
-            "{count} environment variables are more than {LIST_MAX}"
-        );
+        demand!(count <= LIST_MAX, "{count} environment variables are more than {LIST_MAX}");
         for (name, value) in &self.environment {
             demand!(
                 !name.is_empty() && !name.contains(['=', '\0']),
@@ -196,10 +190,7 @@ impl JobDescription {
 
     fn validate_outputs(&self) -> Result<(), Invalid> {
         let count = self.outputs.len();
-        demand!(
-            count <= LIST_MAX,
-            "{count} output patterns are more than {LIST_MAX}"
-        );
+        demand!(count <= LIST_MAX, "{count} output patterns are more than {LIST_MAX}");
         for pattern in &self.outputs {
             demand!(
                 is_inside(pattern),
@@ -211,21 +202,13 @@ impl JobDescription {
     }
 
     fn validate_resources(&self) -> Result<(), Invalid> {
-        demand!(
-            self.cpu_milli > 0,
-            "a task must take at least a thousandth of a CPU"
-        );
+        demand!(self.cpu_milli > 0, "a task must take at least a thousandth of a CPU");
         let count = self.resources.len();
-        demand!(
-            count <= LIST_MAX,
-            "{count} named resources are more than {LIST_MAX}"
-        );
+        demand!(count <= LIST_MAX, "{count} named resources are more than {LIST_MAX}");
         for name in self.resources.keys() {
             demand!(
                 (1..=limits::NAME_BYTES).contains(&name.len())
-                    && name
-                        .chars()
-                        .all(|it| it.is_alphanumeric() || "-_./".contains(it)),
+                    && name.chars().all(|it| it.is_alphanumeric() || "-_./".contains(it)),
                 "{name:?} is no name for a resource: it takes letters, digits, and any of - _ . /"
             );
         }

@@ -14,42 +14,28 @@ fn node(number: u64) -> NodeId {
 }
 
 fn member(number: u64, weight: u32, zone: u32) -> Member {
-    Member {
-        node: node(number),
-        store: StoreId(number.into()),
-        weight,
-        zone,
-    }
+    Member { node: node(number), store: StoreId(number.into()), weight, zone }
 }
 
 /// As many members of weight 1,000 as told, spread over so many zones.
 fn ring(members: u64, zones: u64, partitions: u64) -> Ring {
-    let members = (0..members)
-        .map(|n| member(n, 1000, (n % zones) as u32))
-        .collect();
+    let members = (0..members).map(|n| member(n, 1000, (n % zones) as u32)).collect();
     Ring::new(RingVersion(1), partitions, members).unwrap()
 }
 
 fn all(ring: &Ring, replicas: usize) -> Vec<Vec<NodeId>> {
-    (0..ring.partition_count() as u32)
-        .map(|at| ring.nodes(Partition(at), replicas))
-        .collect()
+    (0..ring.partition_count() as u32).map(|at| ring.nodes(Partition(at), replicas)).collect()
 }
 
 fn shares(placements: &[Vec<NodeId>]) -> BTreeMap<NodeId, usize> {
     let mut shares = BTreeMap::new();
-    placements
-        .iter()
-        .flatten()
-        .for_each(|node| *shares.entry(*node).or_default() += 1);
+    placements.iter().flatten().for_each(|node| *shares.entry(*node).or_default() += 1);
     shares
 }
 
 fn moved(before: &[Vec<NodeId>], after: &[Vec<NodeId>]) -> usize {
     let pairs = before.iter().zip(after);
-    pairs
-        .map(|(before, after)| after.iter().filter(|node| !before.contains(node)).count())
-        .sum()
+    pairs.map(|(before, after)| after.iter().filter(|node| !before.contains(node)).count()).sum()
 }
 
 #[test]
@@ -77,10 +63,7 @@ fn joining_and_leaving_move_what_they_must() {
         // Nothing moves but what the new member owns: no less would do.
         assert_eq!((joined, left), (share, share));
         let ideal = partitions as f64 * replicas as f64 / 50.0;
-        assert!(
-            (joined as f64) < ideal * 1.1,
-            "{joined} moved where {ideal} are the minimum"
-        );
+        assert!((joined as f64) < ideal * 1.1, "{joined} moved where {ideal} are the minimum");
     }
 }
 
@@ -88,11 +71,8 @@ fn joining_and_leaving_move_what_they_must() {
 fn zones_are_distinct_as_long_as_there_are_any() {
     for (zones, replicas) in [(2, 3), (3, 3), (5, 3), (4, 6)] {
         let ring = ring(20, zones, 1 << 10);
-        let zone_of: BTreeMap<NodeId, u32> = ring
-            .members()
-            .iter()
-            .map(|member| (member.node, member.zone))
-            .collect();
+        let zone_of: BTreeMap<NodeId, u32> =
+            ring.members().iter().map(|member| (member.node, member.zone)).collect();
         for placement in all(&ring, replicas) {
             let distinct: BTreeSet<NodeId> = placement.iter().copied().collect();
             assert_eq!(distinct.len(), replicas);
@@ -106,27 +86,16 @@ fn zones_are_distinct_as_long_as_there_are_any() {
 #[test]
 fn shares_go_by_weight() {
     let weights = [1, 2, 4, 8, 0];
-    let members = weights
-        .iter()
-        .zip(0..)
-        .map(|(weight, n)| member(n, *weight, 0))
-        .collect();
+    let members = weights.iter().zip(0..).map(|(weight, n)| member(n, *weight, 0)).collect();
     let ring = Ring::new(RingVersion(1), 1 << 15, members).unwrap();
     let shares = shares(&all(&ring, 1));
     for (weight, n) in weights.iter().zip(0..) {
         let share = shares.get(&node(n)).copied().unwrap_or(0) as f64 / f64::from(1 << 15);
         let ideal = f64::from(*weight) / 15.0;
-        assert!(
-            (share - ideal).abs() <= ideal * 0.05,
-            "weight {weight}: {share}, not {ideal}"
-        );
+        assert!((share - ideal).abs() <= ideal * 0.05, "weight {weight}: {share}, not {ideal}");
     }
     let weights = [u32::MAX, u32::MAX, u32::MAX / 2];
-    let members = weights
-        .iter()
-        .zip(0..)
-        .map(|(weight, n)| member(n, *weight, 0))
-        .collect();
+    let members = weights.iter().zip(0..).map(|(weight, n)| member(n, *weight, 0)).collect();
     let ring = Ring::new(RingVersion(1), 1 << 13, members).unwrap();
     let half = self::shares(&all(&ring, 1))[&node(2)] as f64 / f64::from(1 << 13);
     assert!((half - 0.2).abs() < 0.02, "{half}");
@@ -134,34 +103,21 @@ fn shares_go_by_weight() {
 
 #[test]
 fn placement_never_changes() {
-    let members = (0..7)
-        .map(|n| member(n, 100 + 50 * n as u32, n as u32 % 3))
-        .collect();
+    let members = (0..7).map(|n| member(n, 100 + 50 * n as u32, n as u32 % 3)).collect();
     let ring = Ring::new(RingVersion(3), PARTITION_COUNT, members).unwrap();
     let numbers: BTreeMap<NodeId, u64> = (0..7).map(|n| (node(n), n)).collect();
     let golden = [0, 1, 2, 255, 4096, 65_535].map(|partition| {
         let nodes = ring.nodes(Partition(partition), 5);
-        nodes
-            .iter()
-            .map(|node| numbers[node].to_string())
-            .collect::<String>()
+        nodes.iter().map(|node| numbers[node].to_string()).collect::<String>()
     });
-    assert_eq!(
-        golden,
-        ["45632", "34562", "56401", "34561", "46531", "54621"]
-    );
+    assert_eq!(golden, ["45632", "34562", "56401", "34561", "46531", "54621"]);
 }
 
 #[test]
 fn a_blocks_first_bits_are_its_partition() {
     let block = BlockId(0x1234_5678_9abc_8def_8000_0000_0000_0000);
-    for (partitions, partition) in [
-        (1, 0),
-        (2, 0),
-        (16, 1),
-        (1 << 16, 0x1234),
-        (1 << 20, 0x12345),
-    ] {
+    for (partitions, partition) in [(1, 0), (2, 0), (16, 1), (1 << 16, 0x1234), (1 << 20, 0x12345)]
+    {
         let ring = ring(3, 3, partitions);
         assert_eq!(ring.partition_of(block), Partition(partition));
         assert_eq!(ring.owners(block, 2), ring.nodes(Partition(partition), 2));
@@ -172,17 +128,12 @@ fn a_blocks_first_bits_are_its_partition() {
 fn candidates_stand_behind_the_owners() {
     let large = ring(6, 6, 16);
     let placement = large.placement(Partition(5), 3);
-    assert_eq!(
-        [placement.owners, placement.candidates].concat(),
-        large.nodes(Partition(5), 5)
-    );
+    assert_eq!([placement.owners, placement.candidates].concat(), large.nodes(Partition(5), 5));
     let small = ring(3, 3, 16).placement(Partition(5), 2);
     assert_eq!((small.owners.len(), small.candidates.len()), (2, 1));
     let alone = ring(1, 1, 16).placement(Partition(5), usize::MAX);
     assert_eq!((alone.owners.len(), alone.candidates.len()), (1, 0));
-    let none = Ring::new(RingVersion(0), 16, vec![])
-        .unwrap()
-        .placement(Partition(5), 2);
+    let none = Ring::new(RingVersion(0), 16, vec![]).unwrap().placement(Partition(5), 2);
     assert_eq!((none.owners.len(), none.candidates.len()), (0, 0));
 }
 

@@ -18,23 +18,14 @@ impl Folder {
     /// [`TreeError`] for everything that [`Folder::encode`] does not write.
     pub fn decode(bytes: &[u8]) -> Result<Folder, TreeError> {
         if bytes.len() > TREE_BYTES {
-            return Err(TreeError::TooLarge {
-                length: bytes.len(),
-            });
+            return Err(TreeError::TooLarge { length: bytes.len() });
         }
         let Some(rest) = bytes.strip_prefix(&MAGIC) else {
             return Err(TreeError::Magic);
         };
-        let mut reader = Reader {
-            rest,
-            end: bytes.len(),
-        };
+        let mut reader = Reader { rest, end: bytes.len() };
         let folder = reader.folder(1)?;
-        if reader.rest.is_empty() {
-            Ok(folder)
-        } else {
-            Err(reader.wrong_length())
-        }
+        if reader.rest.is_empty() { Ok(folder) } else { Err(reader.wrong_length()) }
     }
 }
 
@@ -46,25 +37,17 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn wrong_length(&self) -> TreeError {
-        TreeError::Length {
-            offset: self.end - self.rest.len(),
-        }
+        TreeError::Length { offset: self.end - self.rest.len() }
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], TreeError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(self.wrong_length())?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(self.wrong_length())?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], TreeError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(self.wrong_length())?;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(self.wrong_length())?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -110,62 +93,33 @@ impl<'a> Reader<'a> {
             None
         } else {
             let seconds = self.u64()? as i64;
-            Some(ModificationTime {
-                seconds,
-                nanoseconds: self.u32()?,
-            })
+            Some(ModificationTime { seconds, nanoseconds: self.u32()? })
         };
         let node = match kind & !kind::WITH_TIME {
-            kind::FILE => Node::File {
-                file: self.file()?,
-                length: self.u64()?,
-            },
-            kind::TREE => Node::Tree {
-                tree: self.file()?,
-                length: self.u64()?,
-            },
+            kind::FILE => Node::File { file: self.file()?, length: self.u64()? },
+            kind::TREE => Node::Tree { tree: self.file()?, length: self.u64()? },
             kind::FOLDER => Node::Folder(self.inline_folder(depth, &name)?),
             kind::LINK => {
                 let length = self.u16()? as usize;
-                Node::Link {
-                    target: self.take(length)?.to_vec(),
-                }
+                Node::Link { target: self.take(length)?.to_vec() }
             }
             _ => {
                 let problem = "is of a kind that does not exist";
-                return Err(TreeError::Entry {
-                    name: printable(&name),
-                    problem,
-                });
+                return Err(TreeError::Entry { name: printable(&name), problem });
             }
         };
-        Ok(Entry {
-            name,
-            mode,
-            modified,
-            node,
-        })
+        Ok(Entry { name, mode, modified, node })
     }
 
     fn inline_folder(&mut self, depth: usize, name: &[u8]) -> Result<Folder, TreeError> {
         let length = self.u32()? as usize;
         if length > INLINE_FOLDER_BYTES {
             let problem = "is a folder that takes a tree file of its own";
-            return Err(TreeError::Entry {
-                name: printable(name),
-                problem,
-            });
+            return Err(TreeError::Entry { name: printable(name), problem });
         }
         let inner = self.take(length)?;
-        let mut reader = Reader {
-            rest: inner,
-            end: self.end - self.rest.len(),
-        };
+        let mut reader = Reader { rest: inner, end: self.end - self.rest.len() };
         let folder = reader.folder(depth + 1)?;
-        if reader.rest.is_empty() {
-            Ok(folder)
-        } else {
-            Err(reader.wrong_length())
-        }
+        if reader.rest.is_empty() { Ok(folder) } else { Err(reader.wrong_length()) }
     }
 }

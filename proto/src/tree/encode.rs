@@ -38,17 +38,13 @@ impl Folder {
     fn encode_entries(&self, folders: &mut Vec<TreeFile>) -> Result<Vec<u8>, TreeError> {
         let mut bytes = Vec::with_capacity(4 + self.entries.len() * 48);
         // A folder has fewer entries than bytes, and those are limited far below 2^32.
-        let too_large = |_| TreeError::TooLarge {
-            length: self.entries.len(),
-        };
+        let too_large = |_| TreeError::TooLarge { length: self.entries.len() };
         let count = u32::try_from(self.entries.len()).map_err(too_large)?;
         bytes.extend_from_slice(&count.to_le_bytes());
         for entry in &self.entries {
             encode_entry(entry, folders, &mut bytes)?;
             if bytes.len() > TREE_BYTES {
-                return Err(TreeError::TooLarge {
-                    length: bytes.len(),
-                });
+                return Err(TreeError::TooLarge { length: bytes.len() });
             }
         }
         Ok(bytes)
@@ -92,11 +88,7 @@ fn encode_entry(
 }
 
 fn encode_head(entry: &Entry, kind: u8, bytes: &mut Vec<u8>) {
-    let time_bit = if entry.modified.is_some() {
-        kind::WITH_TIME
-    } else {
-        0
-    };
+    let time_bit = if entry.modified.is_some() { kind::WITH_TIME } else { 0 };
     bytes.push(kind | time_bit);
     bytes.extend_from_slice(&entry.mode.to_le_bytes());
     bytes.push(entry.name.len() as u8);

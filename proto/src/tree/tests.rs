@@ -6,52 +6,25 @@ use super::*;
 use crate::limits::{INLINE_FOLDER_BYTES, TREE_DEPTH};
 
 fn file(name: &str, number: u128) -> Entry {
-    let node = Node::File {
-        file: FileId(number),
-        length: number as u64,
-    };
-    Entry {
-        name: name.into(),
-        mode: 0o644,
-        modified: None,
-        node,
-    }
+    let node = Node::File { file: FileId(number), length: number as u64 };
+    Entry { name: name.into(), mode: 0o644, modified: None, node }
 }
 
 fn folder(name: &str, entries: Vec<Entry>) -> Entry {
     let node = Node::Folder(Folder::new(entries).unwrap());
-    Entry {
-        name: name.into(),
-        mode: 0o755,
-        modified: None,
-        node,
-    }
+    Entry { name: name.into(), mode: 0o755, modified: None, node }
 }
 
 fn link(name: &str, target: &str) -> Entry {
-    let node = Node::Link {
-        target: target.into(),
-    };
-    Entry {
-        name: name.into(),
-        mode: 0o777,
-        modified: None,
-        node,
-    }
+    let node = Node::Link { target: target.into() };
+    Entry { name: name.into(), mode: 0o777, modified: None, node }
 }
 
 fn example() -> Folder {
     let mut program = file("run.sh", 7);
     program.mode = 0o755;
-    program.modified = Some(ModificationTime {
-        seconds: -1,
-        nanoseconds: 999_999_999,
-    });
-    let inner = vec![
-        link("up", "../../etc/passwd"),
-        link("root", "/"),
-        folder("empty", vec![]),
-    ];
+    program.modified = Some(ModificationTime { seconds: -1, nanoseconds: 999_999_999 });
+    let inner = vec![link("up", "../../etc/passwd"), link("root", "/"), folder("empty", vec![])];
     Folder::new(vec![program, folder("sub", inner), file("!x", 1)]).unwrap()
 }
 
@@ -65,25 +38,16 @@ fn names() -> impl Strategy<Value = Vec<u8>> {
 
 fn times() -> impl Strategy<Value = Option<ModificationTime>> {
     let time = (any::<i64>(), 0..1_000_000_000u32);
-    prop::option::of(time.prop_map(|(seconds, nanoseconds)| ModificationTime {
-        seconds,
-        nanoseconds,
-    }))
+    prop::option::of(
+        time.prop_map(|(seconds, nanoseconds)| ModificationTime { seconds, nanoseconds }),
+    )
 }
 
 fn folders() -> impl Strategy<Value = Folder> {
-    let file = (any::<u128>(), 0..=limits::FILE_BYTES).prop_map(|(file, length)| Node::File {
-        file: FileId(file),
-        length,
-    });
-    let tree = (
-        any::<u128>(),
-        INLINE_FOLDER_BYTES as u64 + 9..=limits::TREE_BYTES as u64,
-    )
-        .prop_map(|(tree, length)| Node::Tree {
-            tree: FileId(tree),
-            length,
-        });
+    let file = (any::<u128>(), 0..=limits::FILE_BYTES)
+        .prop_map(|(file, length)| Node::File { file: FileId(file), length });
+    let tree = (any::<u128>(), INLINE_FOLDER_BYTES as u64 + 9..=limits::TREE_BYTES as u64)
+        .prop_map(|(tree, length)| Node::Tree { tree: FileId(tree), length });
     let link = prop::collection::vec(1..=u8::MAX, 1..=limits::LINK_TARGET_BYTES)
         .prop_map(|target| Node::Link { target });
     let leaf = prop_oneof![4 => file, 1 => tree, 1 => link];
@@ -97,12 +61,7 @@ fn folders() -> impl Strategy<Value = Folder> {
 fn build(entries: Vec<(Vec<u8>, u16, Option<ModificationTime>, Node)>) -> Folder {
     let mut entries: Vec<Entry> = entries
         .into_iter()
-        .map(|(name, mode, modified, node)| Entry {
-            name,
-            mode,
-            modified,
-            node,
-        })
+        .map(|(name, mode, modified, node)| Entry { name, mode, modified, node })
         .collect();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     entries.dedup_by(|a, b| a.name == b.name);
@@ -144,14 +103,8 @@ proptest! {
 #[test]
 fn the_encoding_never_changes() {
     let encoded = example().encode().unwrap();
-    assert_eq!(
-        encoded.root.file.to_string(),
-        "ead14771-c240-80d8-816d-449994476832"
-    );
-    assert_eq!(
-        Folder::default().encode().unwrap().root.bytes,
-        b"RmdTree\x01\0\0\0\0"
-    );
+    assert_eq!(encoded.root.file.to_string(), "ead14771-c240-80d8-816d-449994476832");
+    assert_eq!(Folder::default().encode().unwrap().root.bytes, b"RmdTree\x01\0\0\0\0");
 }
 
 #[test]
@@ -170,44 +123,26 @@ fn names_and_values_that_may_not_be_are_refused() {
     let long = "n".repeat(256);
     for name in ["", ".", "..", "a/b", "a\0b", &long] {
         let refused = Folder::new(vec![file(name, 1)]).unwrap_err();
-        assert!(
-            matches!(refused, TreeError::Name { .. }),
-            "{name:?}: {refused}"
-        );
+        assert!(matches!(refused, TreeError::Name { .. }), "{name:?}: {refused}");
     }
     let twice = Folder::new(vec![file("a", 1), file("a", 2)]).unwrap_err();
-    assert_eq!(
-        twice.to_string(),
-        "the entry \"a\" is there twice or not in order"
-    );
+    assert_eq!(twice.to_string(), "the entry \"a\" is there twice or not in order");
     let mut setuid = file("a", 1);
     setuid.mode = 0o4755;
     let long_target = "t".repeat(limits::LINK_TARGET_BYTES + 1);
     let links = ["", "a\0", &long_target].map(|target| link("a", target));
     let mut late = file("a", 1);
-    late.modified = Some(ModificationTime {
-        seconds: 0,
-        nanoseconds: 1_000_000_000,
-    });
+    late.modified = Some(ModificationTime { seconds: 0, nanoseconds: 1_000_000_000 });
     let mut large = file("a", 1);
-    large.node = Node::File {
-        file: FileId(1),
-        length: limits::FILE_BYTES + 1,
-    };
+    large.node = Node::File { file: FileId(1), length: limits::FILE_BYTES + 1 };
     for entry in links.into_iter().chain([setuid, late, large]) {
-        assert!(matches!(
-            Folder::new(vec![entry]),
-            Err(TreeError::Entry { .. })
-        ));
+        assert!(matches!(Folder::new(vec![entry]), Err(TreeError::Entry { .. })));
     }
 }
 
 /// Entries one after the other as the encoder writes them, without its order and its checks.
 fn written(entries: &[Entry]) -> Vec<u8> {
-    let folder = Folder {
-        entries: entries.to_vec(),
-        depth: 1,
-    };
+    let folder = Folder { entries: entries.to_vec(), depth: 1 };
     folder.encode().unwrap().root.bytes
 }
 
@@ -224,10 +159,7 @@ fn a_forged_encoding_is_refused() {
     let good = example().encode().unwrap().root.bytes;
     assert!(Folder::decode(&good).is_ok());
     let longer = [&good[..], &[0]].concat();
-    assert!(matches!(
-        Folder::decode(&longer),
-        Err(TreeError::Length { .. })
-    ));
+    assert!(matches!(Folder::decode(&longer), Err(TreeError::Length { .. })));
     for length in 0..good.len() {
         assert!(Folder::decode(&good[..length]).is_err(), "{length} bytes");
     }
@@ -240,20 +172,12 @@ fn folders_are_bounded_in_depth() {
     let nest = |depth| {
         (1..depth).try_fold(Folder::default(), |inner, _| {
             let node = Node::Folder(inner);
-            Folder::new(vec![Entry {
-                name: b"d".into(),
-                mode: 0o755,
-                modified: None,
-                node,
-            }])
+            Folder::new(vec![Entry { name: b"d".into(), mode: 0o755, modified: None, node }])
         })
     };
     let deepest = nest(TREE_DEPTH).unwrap();
     assert_eq!(deepest.depth(), TREE_DEPTH);
-    assert_eq!(
-        Folder::decode(&deepest.encode().unwrap().root.bytes),
-        Ok(deepest.clone())
-    );
+    assert_eq!(Folder::decode(&deepest.encode().unwrap().root.bytes), Ok(deepest.clone()));
     assert_eq!(nest(TREE_DEPTH + 1), Err(TreeError::Depth));
     let forged = written(&[Entry {
         name: b"d".into(),
@@ -276,41 +200,19 @@ fn a_large_folder_is_a_file_of_its_own() {
     let read = Folder::decode(&encoded.root.bytes).unwrap();
     assert_eq!(read.encode().unwrap().root, encoded.root);
     let inner = &encoded.folders[0];
-    let trees: Vec<Reference> = read
-        .references()
-        .into_iter()
-        .filter(|it| it.is_tree)
-        .collect();
+    let trees: Vec<Reference> = read.references().into_iter().filter(|it| it.is_tree).collect();
     let length = inner.bytes.len() as u64;
-    assert_eq!(
-        trees,
-        [Reference {
-            file: inner.file,
-            length,
-            is_tree: true
-        }]
-    );
+    assert_eq!(trees, [Reference { file: inner.file, length, is_tree: true }]);
     assert_eq!(read.references().len(), 40_001);
-    let Node::Folder(large) = &large.node else {
-        unreachable!()
-    };
-    let Node::Folder(inner_folder) = &large.entry(b"inner").unwrap().node else {
-        unreachable!()
-    };
+    let Node::Folder(large) = &large.node else { unreachable!() };
+    let Node::Folder(inner_folder) = &large.entry(b"inner").unwrap().node else { unreachable!() };
     assert_eq!(Folder::decode(&inner.bytes).as_ref(), Ok(inner_folder));
 
     let Node::Folder(inner_folder) = large.entry(b"inner").unwrap().node.clone() else {
         unreachable!()
     };
-    let forged = [
-        &1u32.to_le_bytes()[..],
-        &[2, 0, 0, 1, b'd'],
-        &(length as u32 - 8).to_le_bytes(),
-    ];
+    let forged = [&1u32.to_le_bytes()[..], &[2, 0, 0, 1, b'd'], &(length as u32 - 8).to_le_bytes()];
     let body = inner_folder.encode().unwrap().root.bytes;
     let forged = [&MAGIC[..], &forged.concat(), &body[8..]].concat();
-    assert!(matches!(
-        Folder::decode(&forged),
-        Err(TreeError::Entry { .. })
-    ));
+    assert!(matches!(Folder::decode(&forged), Err(TreeError::Entry { .. })));
 }

@@ -73,13 +73,7 @@ struct uuid {
 pub(crate) fn c_header() -> String {
     let mut text = HEAD.replace("VERSION", &PROTOCOL_VERSION.to_string());
     for item in items().values() {
-        write!(
-            text,
-            "\n{}\nstruct {} {{\n",
-            comment(item.meaning, ""),
-            item.name
-        )
-        .unwrap();
+        write!(text, "\n{}\nstruct {} {{\n", comment(item.meaning, ""), item.name).unwrap();
         write_fields(&mut text, item.fields);
         writeln!(text, "}};").unwrap();
     }
@@ -111,75 +105,35 @@ pub(crate) fn c_header() -> String {
 
 /// The limits that a foreign program must keep, with their names in C.
 pub(crate) const LIMITS: &[(&str, u64, &str)] = &[
-    (
-        "BLOCK_BYTES",
-        limits::BLOCK_BYTES as u64,
-        "bytes of a file's blocks but the last",
-    ),
+    ("BLOCK_BYTES", limits::BLOCK_BYTES as u64, "bytes of a file's blocks but the last"),
     ("FRAME_BYTES", limits::FRAME_BYTES as u64, "largest frame"),
-    (
-        "FIXED_PART_BYTES",
-        limits::FIXED_PART_BYTES as u64,
-        "largest fixed part of a record",
-    ),
-    (
-        "WHOLE_FILE_BYTES",
-        limits::WHOLE_FILE_BYTES as u64,
-        "largest answer to `file_request`",
-    ),
-    (
-        "DESCRIPTION_BYTES",
-        limits::DESCRIPTION_BYTES as u64,
-        "largest inline job description",
-    ),
-    (
-        "JOB_RECORD_BYTES",
-        limits::JOB_RECORD_BYTES as u64,
-        "largest `job_submit` record",
-    ),
+    ("FIXED_PART_BYTES", limits::FIXED_PART_BYTES as u64, "largest fixed part of a record"),
+    ("WHOLE_FILE_BYTES", limits::WHOLE_FILE_BYTES as u64, "largest answer to `file_request`"),
+    ("DESCRIPTION_BYTES", limits::DESCRIPTION_BYTES as u64, "largest inline job description"),
+    ("JOB_RECORD_BYTES", limits::JOB_RECORD_BYTES as u64, "largest `job_submit` record"),
     ("TASKS_PER_JOB", limits::TASKS_PER_JOB, "tasks of a job"),
-    (
-        "INPUTS_PER_JOB",
-        limits::INPUTS_PER_JOB as u64,
-        "input files of a job",
-    ),
+    ("INPUTS_PER_JOB", limits::INPUTS_PER_JOB as u64, "input files of a job"),
     (
         "CLIENT_WINDOW",
         limits::CLIENT_WINDOW as u64,
         "requests in flight, unless `hello_reply` differs",
     ),
     ("NAME_BYTES", limits::NAME_BYTES as u64, "bytes of a name"),
-    (
-        "BLOCKS_PER_FILE",
-        limits::BLOCKS_PER_FILE as u64,
-        "blocks of a file",
-    ),
+    ("BLOCKS_PER_FILE", limits::BLOCKS_PER_FILE as u64, "blocks of a file"),
     ("TREE_BYTES", limits::TREE_BYTES as u64, "largest tree file"),
     (
         "INLINE_FOLDER_BYTES",
         limits::INLINE_FOLDER_BYTES as u64,
         "longer folders are tree files of their own",
     ),
-    (
-        "TREE_DEPTH",
-        limits::TREE_DEPTH as u64,
-        "folders inside each other",
-    ),
-    (
-        "LINK_TARGET_BYTES",
-        limits::LINK_TARGET_BYTES as u64,
-        "bytes of a symbolic link's target",
-    ),
+    ("TREE_DEPTH", limits::TREE_DEPTH as u64, "folders inside each other"),
+    ("LINK_TARGET_BYTES", limits::LINK_TARGET_BYTES as u64, "bytes of a symbolic link's target"),
 ];
 
 fn write_limits(text: &mut String) {
     text.push_str("\n/* Limits. */\n");
     for (name, value, meaning) in LIMITS {
-        writeln!(
-            text,
-            "#define REMUDA_{name} UINT64_C({value}) /* {meaning} */"
-        )
-        .unwrap();
+        writeln!(text, "#define REMUDA_{name} UINT64_C({value}) /* {meaning} */").unwrap();
     }
 }
 
@@ -193,10 +147,7 @@ fn write_fields(text: &mut String, fields: &[Field]) {
             FieldKind::U64 => writeln!(text, "    uint64_t {name};"),
             FieldKind::Digest => writeln!(text, "    uint8_t {name}[32];"),
             FieldKind::Uuid => {
-                writeln!(
-                    text,
-                    "    uint64_t {name}_upper;\n    uint64_t {name}_lower;"
-                )
+                writeln!(text, "    uint64_t {name}_upper;\n    uint64_t {name}_lower;")
             }
         }
         .unwrap();
@@ -204,16 +155,9 @@ fn write_fields(text: &mut String, fields: &[Field]) {
 }
 
 fn write_message(text: &mut String, message: &Layout) {
-    let Layout {
-        name,
-        given_length,
-        fields,
-        ..
-    } = message;
-    let (given, appended): (Vec<_>, Vec<_>) = fields
-        .iter()
-        .copied()
-        .partition(|field| field.offset < *given_length);
+    let Layout { name, given_length, fields, .. } = message;
+    let (given, appended): (Vec<_>, Vec<_>) =
+        fields.iter().copied().partition(|field| field.offset < *given_length);
     let begin = |text: &mut String, meaning: &str, suffix: &str| {
         write!(
             text,
@@ -229,11 +173,7 @@ fn write_message(text: &mut String, message: &Layout) {
     } else {
         begin(text, &format!("As given. {meaning}"), "");
         text.push_str("};\n");
-        begin(
-            text,
-            &format!("`{name}` with what was appended to it."),
-            "_extended",
-        );
+        begin(text, &format!("`{name}` with what was appended to it."), "_extended");
     }
     text.push_str("    struct envelope envelope;\n");
     write_fields(text, &appended);
@@ -243,11 +183,7 @@ fn write_message(text: &mut String, message: &Layout) {
 fn write_assertions(text: &mut String) {
     text.push_str("\nstatic_assert(sizeof(struct generic_message) == 25, \"packed\");\n");
     let mut size = |name: &str, bytes: usize| {
-        writeln!(
-            text,
-            "static_assert(sizeof(struct {name}) == {bytes}, \"packed\");"
-        )
-        .unwrap();
+        writeln!(text, "static_assert(sizeof(struct {name}) == {bytes}, \"packed\");").unwrap();
     };
     items().values().for_each(|item| size(item.name, item.size));
     for message in MESSAGES {

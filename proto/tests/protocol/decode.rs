@@ -21,21 +21,13 @@ use proto::record::{
 fn valid(layout: &Layout, counts: &[u8], filling: u8, extra: usize) -> Vec<u8> {
     let mut fixed = vec![filling; layout.length + extra];
     let mut body = Vec::new();
-    for (part, count) in layout
-        .parts
-        .iter()
-        .zip(counts.iter().chain(std::iter::repeat(&1)))
-    {
+    for (part, count) in layout.parts.iter().zip(counts.iter().chain(std::iter::repeat(&1))) {
         let count = u64::from(*count % 4);
         fixed[part.length_offset..part.length_offset + 8].copy_from_slice(&count.to_le_bytes());
         body.resize(body.len() + count as usize * part.element_size, filling);
     }
     fixed[0] = layout.message_type;
-    put(
-        &mut fixed,
-        GENERIC_LENGTH - 8,
-        (layout.length + extra) as u64,
-    );
+    put(&mut fixed, GENERIC_LENGTH - 8, (layout.length + extra) as u64);
     put(&mut fixed, layout.envelope_offset, body.len() as u64);
     [fixed, body].concat()
 }
@@ -77,12 +69,7 @@ fn read_any(record: &proto::record::Record<'_>) -> Result<(), RecordError> {
 fn any_valid() -> impl Strategy<Value = Vec<u8>> {
     let message = prop::sample::select(MESSAGES);
     let counts = prop::collection::vec(any::<u8>(), 4);
-    (
-        message,
-        counts,
-        any::<u8>(),
-        prop_oneof![3 => Just(0), 1 => 1..40usize],
-    )
+    (message, counts, any::<u8>(), prop_oneof![3 => Just(0), 1 => 1..40usize])
         .prop_map(|(layout, counts, filling, extra)| valid(&layout, &counts, filling, extra))
 }
 
@@ -91,12 +78,7 @@ fn every_message_is_accepted_in_its_own_form() {
     for layout in MESSAGES {
         for extra in [0, 1, 100] {
             let record = valid(layout, &[3, 2, 1, 0], 0x5a, extra);
-            assert_eq!(
-                drain(&record),
-                (1, 0),
-                "{} with {extra} bytes more",
-                layout.name
-            );
+            assert_eq!(drain(&record), (1, 0), "{} with {extra} bytes more", layout.name);
         }
     }
 }
@@ -110,12 +92,8 @@ fn noise_and_mutations_never_panic() {
         refused.set(refused.get() + bad);
     };
     // A runner counts its cases over all its runs, so each run gets its own.
-    let runner = || {
-        TestRunner::new(Config {
-            failure_persistence: None,
-            ..Config::with_cases(3000)
-        })
-    };
+    let runner =
+        || TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(3000) });
     let noise = prop::collection::vec(any::<u8>(), 0..400);
     runner()
         .run(&noise, |noise| {
@@ -136,31 +114,24 @@ fn noise_and_mutations_never_panic() {
     let numbers = prop::collection::vec((any::<prop::sample::Index>(), number), 0..2);
     let cut = prop::option::of(any::<prop::sample::Index>());
     runner()
-        .run(
-            &(frames, bytes, numbers, cut),
-            |(records, bytes, numbers, cut)| {
-                let mut frame = records.concat();
-                for (at, value) in bytes {
-                    let at = at.index(frame.len());
-                    frame[at] = value;
-                }
-                for (at, value) in numbers {
-                    let at = at.index(frame.len() - 8);
-                    put(&mut frame, at, value);
-                }
-                if let Some(cut) = cut {
-                    frame.truncate(cut.index(frame.len()));
-                }
-                count(&frame);
-                Ok(())
-            },
-        )
+        .run(&(frames, bytes, numbers, cut), |(records, bytes, numbers, cut)| {
+            let mut frame = records.concat();
+            for (at, value) in bytes {
+                let at = at.index(frame.len());
+                frame[at] = value;
+            }
+            for (at, value) in numbers {
+                let at = at.index(frame.len() - 8);
+                put(&mut frame, at, value);
+            }
+            if let Some(cut) = cut {
+                frame.truncate(cut.index(frame.len()));
+            }
+            count(&frame);
+            Ok(())
+        })
         .unwrap();
-    println!(
-        "mutated frames: {} records accepted, {} refused",
-        accepted.get(),
-        refused.get()
-    );
+    println!("mutated frames: {} records accepted, {} refused", accepted.get(), refused.get());
     assert!(accepted.get() > 0 && refused.get() > 0);
 }
 
@@ -206,34 +177,20 @@ proptest! {
 
 /// The bytes of a type that is not in the catalogue.
 fn unknown_type() -> u8 {
-    (1..=u8::MAX)
-        .find(|number| MESSAGES.iter().all(|it| it.message_type != *number))
-        .unwrap()
+    (1..=u8::MAX).find(|number| MESSAGES.iter().all(|it| it.message_type != *number)).unwrap()
 }
 
 #[test]
 fn an_unknown_type_is_skipped_where_that_is_possible() {
     let message_type = unknown_type();
     let unknown = |header_length: u64| {
-        let header = GenericMessage {
-            message_type,
-            header_length,
-            ..Default::default()
-        };
+        let header = GenericMessage { message_type, header_length, ..Default::default() };
         bytemuck::bytes_of(&header).to_vec()
     };
-    let envelope = Envelope {
-        body_length: 5,
-        ..Default::default()
-    };
+    let envelope = Envelope { body_length: 5, ..Default::default() };
     let length = GENERIC_LENGTH + ENVELOPE_LENGTH + 3;
-    let with_envelope = [
-        &unknown(length as u64)[..],
-        bytemuck::bytes_of(&envelope),
-        &[9; 3],
-        &[9; 5],
-    ]
-    .concat();
+    let with_envelope =
+        [&unknown(length as u64)[..], bytemuck::bytes_of(&envelope), &[9; 3], &[9; 5]].concat();
     let ping = encode(&Ping::default(), &[]);
 
     let frame = [&with_envelope[..], &ping, &with_envelope, &ping].concat();
@@ -258,69 +215,33 @@ fn longer_fixed_parts_and_further_parts_are_passed_over() {
 
 #[test]
 fn given_lengths_are_accepted_with_defaults() {
-    let request = WorkerRequest {
-        job_uuid: JobId(5).to_wire(),
-        ..WorkerRequest::defaults()
-    };
+    let request = WorkerRequest { job_uuid: JobId(5).to_wire(), ..WorkerRequest::defaults() };
     let files = [1u8; 32];
     let deal = encode_given(&request, &[b"#!/bin/sh", &files, &[]]);
-    let status = encode_given(
-        &WorkerStatus {
-            state: 2,
-            ..Default::default()
-        },
-        &[],
-    );
+    let status = encode_given(&WorkerStatus { state: 2, ..Default::default() }, &[]);
     let asked = encode_given(&FileRequest::default(), &[]);
-    assert_eq!(
-        [deal.len(), status.len(), asked.len()],
-        [57 + 9 + 32, 42, 41]
-    );
+    assert_eq!([deal.len(), status.len(), asked.len()], [57 + 9 + 32, 42, 41]);
     let frame = [deal, status, asked].concat();
     let records: Vec<_> = Records::of(&frame).collect::<Result<_, _>>().unwrap();
     let (read, [program, inputs, description]) = records[0].open::<WorkerRequest, 3>().unwrap();
-    let (first_task, task_count, job_task_count, epoch, program_kind) = (
-        read.first_task,
-        read.task_count,
-        read.job_task_count,
-        read.epoch,
-        read.program_kind,
-    );
-    assert_eq!(
-        (first_task, task_count, job_task_count, epoch, program_kind),
-        (0, 1, 1, 0, 0)
-    );
-    assert_eq!(
-        (program, inputs, description),
-        (&b"#!/bin/sh"[..], &files[..], &[][..])
-    );
+    let (first_task, task_count, job_task_count, epoch, program_kind) =
+        (read.first_task, read.task_count, read.job_task_count, read.epoch, read.program_kind);
+    assert_eq!((first_task, task_count, job_task_count, epoch, program_kind), (0, 1, 1, 0, 0));
+    assert_eq!((program, inputs, description), (&b"#!/bin/sh"[..], &files[..], &[][..]));
     let status: WorkerStatus = records[1].read().unwrap();
-    let (state, task_count, attempt, frame_count) = (
-        status.state,
-        status.task_count,
-        status.attempt,
-        status.frame_count,
-    );
+    let (state, task_count, attempt, frame_count) =
+        (status.state, status.task_count, status.attempt, status.frame_count);
     assert_eq!((state, task_count, attempt, frame_count), (2, 1, 0, 1));
     assert!(records.iter().all(|record| record.is_given_form()));
     assert_eq!(records[2].request_id(), RequestId(0));
     let wrong = records[2].read::<WorkerStatus>();
     let message_type = FileRequest::TYPE;
-    assert_eq!(
-        wrong,
-        Err(RecordError::OtherType {
-            wanted: WorkerStatus::TYPE,
-            message_type
-        })
-    );
+    assert_eq!(wrong, Err(RecordError::OtherType { wanted: WorkerStatus::TYPE, message_type }));
 }
 
 #[test]
 fn a_part_beyond_its_record_does_not_spoil_the_next() {
-    let layout = MESSAGES
-        .iter()
-        .find(|it| it.name == "worker_heartbeat")
-        .unwrap();
+    let layout = MESSAGES.iter().find(|it| it.name == "worker_heartbeat").unwrap();
     let mut record = valid(layout, &[2], 0, 0);
     let part = &layout.parts[0];
     put(&mut record, part.length_offset, 3);
@@ -335,10 +256,7 @@ fn a_part_beyond_its_record_does_not_spoil_the_next() {
 fn a_request_id_is_set_where_there_is_an_envelope() {
     let mut ping = encode(&Ping::default(), &[]);
     set_request_id(&mut ping, RequestId(77));
-    assert_eq!(
-        Records::of(&ping).next().unwrap().unwrap().request_id(),
-        RequestId(77)
-    );
+    assert_eq!(Records::of(&ping).next().unwrap().unwrap().request_id(), RequestId(77));
     let mut given = encode_given(&FileRequest::default(), &[]);
     let before = given.clone();
     set_request_id(&mut given, RequestId(77));

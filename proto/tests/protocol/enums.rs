@@ -53,8 +53,5 @@ fn every_enumeration_is_listed() {
         (rest.ends_with('{') && name.chars().all(char::is_alphanumeric)).then_some(name)
     });
     let declared: Vec<&str> = declared.collect();
-    assert_eq!(
-        declared, LISTED,
-        "the table above must list the enumerations of status.rs"
-    );
+    assert_eq!(declared, LISTED, "the table above must list the enumerations of status.rs");
 }

@@ -7,10 +7,7 @@ use crate::{c_header, markdown};
 /// A path of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package
-        .parent()
-        .expect("the package lies in the repository")
-        .join(path)
+    package.parent().expect("the package lies in the repository").join(path)
 }
 
 /// Compares a file of the repository with what it should hold, or writes it for `UPDATE=1`.

@@ -49,20 +49,13 @@ impl Golden {
 
 /// Given fields of a message as C counts them: a UUID is two.
 fn c_fields<T: Message>() -> usize {
-    let given = T::FIELDS
-        .iter()
-        .filter(|field| field.offset < T::GIVEN_LENGTH);
+    let given = T::FIELDS.iter().filter(|field| field.offset < T::GIVEN_LENGTH);
     given.map(|field| field.size.div_ceil(8)).sum()
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let digits = text
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).unwrap());
-    digits
-        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
-        .collect()
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
 fn golden() -> Vec<Golden> {
@@ -72,12 +65,7 @@ fn golden() -> Vec<Golden> {
         let (word, value) = (words.next().unwrap(), words.next().unwrap_or_default());
         if word == "record" {
             let name = value.to_owned();
-            all.push(Golden {
-                name,
-                fields: BTreeMap::new(),
-                body: vec![],
-                bytes: vec![],
-            });
+            all.push(Golden { name, fields: BTreeMap::new(), body: vec![], bytes: vec![] });
         }
         let Some(last) = all.last_mut() else { continue };
         match word {
@@ -122,45 +110,23 @@ fn golden_bytes_are_kept() {
             "worker_status" => {
                 let state = golden.field("state") as u8;
                 let job_uuid = golden.uuid("job_uuid");
-                golden.check(
-                    WorkerStatus {
-                        job_uuid,
-                        state,
-                        ..WorkerStatus::defaults()
-                    },
-                    &[],
-                );
+                golden.check(WorkerStatus { job_uuid, state, ..WorkerStatus::defaults() }, &[]);
             }
             "file_request" => {
                 let file_uuid = golden.uuid("file_uuid");
-                golden.check(
-                    FileRequest {
-                        file_uuid,
-                        ..FileRequest::defaults()
-                    },
-                    &[],
-                );
+                golden.check(FileRequest { file_uuid, ..FileRequest::defaults() }, &[]);
             }
             "file_response" => {
                 let file_uuid = golden.uuid("file_uuid");
                 let file_length = golden.field("file_length");
-                let message = FileResponse {
-                    file_uuid,
-                    file_length,
-                    ..FileResponse::defaults()
-                };
+                let message = FileResponse { file_uuid, file_length, ..FileResponse::defaults() };
                 golden.check(message, &[&golden.body]);
             }
             other => panic!("no test for {other}"),
         }
         names.push(golden.name);
     }
-    let given = [
-        "generic_message",
-        "worker_request",
-        "worker_status",
-        "file_request",
-        "file_response",
-    ];
+    let given =
+        ["generic_message", "worker_request", "worker_status", "file_request", "file_response"];
     assert_eq!(names, given);
 }

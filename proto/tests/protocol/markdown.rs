@@ -20,14 +20,8 @@ pub(crate) fn protocol() -> String {
         ("{items}", item_tables()),
         ("{enumerations}", enumeration_tables()),
         ("{limits}", limit_table()),
-        (
-            "{content_context}",
-            proto::digest::CONTENT_CONTEXT.to_owned(),
-        ),
-        (
-            "{manifest_context}",
-            proto::digest::MANIFEST_CONTEXT.to_owned(),
-        ),
+        ("{content_context}", proto::digest::CONTENT_CONTEXT.to_owned()),
+        ("{manifest_context}", proto::digest::MANIFEST_CONTEXT.to_owned()),
     ] {
         assert!(text.contains(place), "the text has no place {place}");
         text = text.replace(place, tables.trim_end());
@@ -37,19 +31,8 @@ pub(crate) fn protocol() -> String {
 
 fn catalogue() -> String {
     let mut text = String::from("| number | message | from | to |\n| --- | --- | --- | --- |\n");
-    for Layout {
-        message_type,
-        name,
-        from,
-        to,
-        ..
-    } in MESSAGES
-    {
-        writeln!(
-            text,
-            "| {message_type:#04x} | [`{name}`](#{name}) | {from} | {to} |"
-        )
-        .unwrap();
+    for Layout { message_type, name, from, to, .. } in MESSAGES {
+        writeln!(text, "| {message_type:#04x} | [`{name}`](#{name}) | {from} | {to} |").unwrap();
     }
     text
 }
@@ -57,21 +40,11 @@ fn catalogue() -> String {
 fn messages() -> String {
     let mut text = String::new();
     for message in MESSAGES {
-        let Layout {
-            message_type,
-            name,
-            from,
-            to,
-            length,
-            ..
-        } = message;
+        let Layout { message_type, name, from, to, length, .. } = message;
         writeln!(text, "### {name}\n").unwrap();
         writeln!(text, "{}\n", one_line(message.meaning)).unwrap();
-        write!(
-            text,
-            "Number {message_type:#04x}, {from} → {to}, fixed part {length} bytes"
-        )
-        .unwrap();
+        write!(text, "Number {message_type:#04x}, {from} → {to}, fixed part {length} bytes")
+            .unwrap();
         match message.given_length {
             0 => writeln!(text, ".\n").unwrap(),
             given => writeln!(text, "; as given, {given}.\n").unwrap(),
@@ -87,12 +60,8 @@ fn messages() -> String {
                 size => format!("`{}`, {size} bytes each", part.element),
             };
             let meaning = one_line(part.meaning);
-            writeln!(
-                text,
-                "| {} | {element} | `{}` | {meaning} |",
-                part.name, part.length_field
-            )
-            .unwrap();
+            writeln!(text, "| {} | {element} | `{}` | {meaning} |", part.name, part.length_field)
+                .unwrap();
         }
         text.push('\n');
     }
@@ -108,20 +77,9 @@ fn write_fields(text: &mut String, fields: &[Field], envelope_offset: Option<usi
     }
     let envelope = |text: &mut String, offset: usize| {
         let meaning = "Body length, request id, generation, sequence.";
-        writeln!(
-            text,
-            "| {offset} | {ENVELOPE_LENGTH} | | envelope | {meaning} |"
-        )
-        .unwrap();
+        writeln!(text, "| {offset} | {ENVELOPE_LENGTH} | | envelope | {meaning} |").unwrap();
     };
-    for Field {
-        name,
-        kind,
-        offset,
-        size,
-        meaning,
-    } in fields
-    {
+    for Field { name, kind, offset, size, meaning } in fields {
         if let Some(at) = envelope_offset.filter(|at| at < offset) {
             envelope(text, at);
             envelope_offset = None;
@@ -136,11 +94,7 @@ fn write_fields(text: &mut String, fields: &[Field], envelope_offset: Option<usi
             FieldKind::Digest => "digest",
         };
         let meaning = one_line(meaning);
-        writeln!(
-            text,
-            "| {offset} | {size} | {kind} | `{name}` | {meaning} |"
-        )
-        .unwrap();
+        writeln!(text, "| {offset} | {size} | {kind} | `{name}` | {meaning} |").unwrap();
     }
     if let Some(at) = envelope_offset {
         envelope(text, at);
@@ -151,12 +105,7 @@ fn item_tables() -> String {
     let mut text = String::new();
     for item in items().values() {
         let meaning = one_line(item.meaning);
-        writeln!(
-            text,
-            "### Item {}\n\n{meaning} {} bytes.\n",
-            item.name, item.size
-        )
-        .unwrap();
+        writeln!(text, "### Item {}\n\n{meaning} {} bytes.\n", item.name, item.size).unwrap();
         write_fields(&mut text, item.fields, None);
         text.push('\n');
     }
@@ -192,26 +141,15 @@ fn every_list_that_a_field_names_exists() {
         .iter()
         .flat_map(|message| {
             let parts = message.parts.iter().map(|part| part.meaning);
-            message
-                .fields
-                .iter()
-                .map(|field| field.meaning)
-                .chain(parts)
+            message.fields.iter().map(|field| field.meaning).chain(parts)
         })
-        .chain(
-            items()
-                .into_values()
-                .flat_map(|item| item.fields.iter().map(|it| it.meaning)),
-        );
+        .chain(items().into_values().flat_map(|item| item.fields.iter().map(|it| it.meaning)));
     let mut named = 0;
     for meaning in meanings {
         let meaning = one_line(meaning);
         for (at, _) in meaning.match_indices("the list of ") {
             let rest = &meaning[at + "the list of ".len()..];
-            assert!(
-                lists.iter().any(|list| rest.starts_with(list.list)),
-                "{meaning:?}"
-            );
+            assert!(lists.iter().any(|list| rest.starts_with(list.list)), "{meaning:?}");
             named += 1;
         }
     }

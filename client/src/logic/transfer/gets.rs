@@ -376,7 +376,7 @@ impl Transfer {
                 state.to_get.pop_front();
                 continue;
             };
-            if !state.has_room(now, fetch.length) || state.link.is_none() {
+            if !state.has_room_for_get(now, fetch.length) || state.link.is_none() {
                 return;
             }
             state.to_get.pop_front();

@@ -594,7 +594,7 @@ impl Transfer {
         match code {
             ErrorCode::Busy => {
                 let wait = retry_after.clamp(Duration::from_millis(1), Duration::from_secs(5));
-                self.nodes.hold(now, node, now + wait);
+                self.nodes.hold(now, node, &asked, now + wait);
                 self.ask_again(now, node, asked);
             }
             ErrorCode::StaleRing => self.ring_refused(asked),

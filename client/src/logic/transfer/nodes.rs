@@ -16,11 +16,13 @@ use super::{BlockKey, FetchKey};
 /// 1 Gbit/s, and half of what the session queues for one peer.
 const WINDOW_BYTES: u64 = 32 << 20;
 
-/// Requests for contents on their way to one node, for small blocks.
+/// Requests of one kind on their way to one node, for small blocks.
 const WINDOW_REQUESTS: usize = 4096;
 
-/// The window to begin with: what a storage node reads at once for one peer.
-const FIRST_WINDOW: usize = 64;
+/// The windows to begin with: a storage node syncs many small blocks together, and reads few at
+/// once for one peer.
+const FIRST_PUTS: usize = 512;
+const FIRST_GETS: usize = 64;
 
 /// What is left of the window at least when a node says `busy`.
 const SMALL_WINDOW: usize = 16;
@@ -78,7 +80,8 @@ pub(super) struct Node {
     /// It said `busy`; `None` again once somebody looked after that time.
     held_until: Option<Instant>,
     /// Requests that it is given at a time: halved when it says `busy`, one more for each answer.
-    window: usize,
+    put_window: usize,
+    get_window: usize,
     /// It counts as dead.
     down_until: Option<Instant>,
     /// Reads try others first.
@@ -100,7 +103,8 @@ impl Node {
             bytes: 0,
             last_heard: Instant::default(),
             held_until: None,
-            window: FIRST_WINDOW,
+            put_window: FIRST_PUTS,
+            get_window: FIRST_GETS,
             down_until: None,
             is_suspect: false,
             failures: 0,
@@ -115,12 +119,23 @@ impl Node {
         self.down_until.is_some_and(|until| now < until)
     }
 
-    /// True where another request of so many bytes may be sent. A node with nothing in flight takes
-    /// anything, so that the largest block is never refused for ever.
-    pub(super) fn has_room(&self, now: Instant, bytes: u64) -> bool {
-        let count = self.puts.len() + self.gets.len() + self.late_gets.len();
-        let fits = self.bytes.saturating_add(bytes) <= WINDOW_BYTES && count < self.window;
-        !self.is_held(now) && (count == 0 || fits)
+    /// True where another block of so many bytes may be sent to it.
+    pub(super) fn has_room_for_put(&self, now: Instant, bytes: u64) -> bool {
+        self.has_room(now, bytes, self.puts.len() < self.put_window)
+    }
+
+    /// True where another block of so many bytes may be asked of it.
+    pub(super) fn has_room_for_get(&self, now: Instant, bytes: u64) -> bool {
+        let count = self.gets.len() + self.late_gets.len();
+        self.has_room(now, bytes, count < self.get_window)
+    }
+
+    /// A node with nothing in flight takes anything, so that the largest block is never refused for
+    /// ever.
+    fn has_room(&self, now: Instant, bytes: u64, is_in_window: bool) -> bool {
+        let is_idle = self.puts.is_empty() && self.gets.is_empty() && self.late_gets.is_empty();
+        let fits = is_in_window && self.bytes.saturating_add(bytes) <= WINDOW_BYTES;
+        !self.is_held(now) && (is_idle || fits)
     }
 
     /// True where nothing may be sent because it said `busy`.
@@ -150,6 +165,13 @@ impl Node {
 
     fn lost_deadline(&self) -> Option<Instant> {
         Node::first(&self.late_gets).map(|since| since + GET_LOST)
+    }
+
+    fn window(&mut self, asked: &Asked) -> &mut usize {
+        match asked {
+            Asked::Get(_) => &mut self.get_window,
+            Asked::Query(_) | Asked::Put(_) => &mut self.put_window,
+        }
     }
 
     fn requests(&mut self, asked: &Asked) -> &mut BTreeMap<RequestId, InFlight> {
@@ -316,10 +338,12 @@ impl Nodes {
         request: RequestId,
     ) -> Option<Asked> {
         self.heard(now, node);
-        if let Some(state) = self.nodes.get_mut(&node) {
-            state.window = (state.window + 1).min(WINDOW_REQUESTS);
+        let asked = self.forget(node, request);
+        if let (Some(state), Some(asked)) = (self.nodes.get_mut(&node), &asked) {
+            let window = state.window(asked);
+            *window = (*window + 1).min(WINDOW_REQUESTS);
         }
-        self.forget(node, request)
+        asked
     }
 
     /// A node said something: it is alive.
@@ -346,11 +370,12 @@ impl Nodes {
     }
 
     /// The node asked for patience: it is given less at a time.
-    pub(super) fn hold(&mut self, now: Instant, node: NodeId, until: Instant) {
+    pub(super) fn hold(&mut self, now: Instant, node: NodeId, asked: &Asked, until: Instant) {
         if let Some(state) = self.nodes.get_mut(&node) {
-            // Many say so at once; they are about one window.
+            // Many answers say so at once; they are about one window.
             if !state.is_held(now) {
-                state.window = (state.window / 2).max(SMALL_WINDOW);
+                let window = state.window(asked);
+                *window = (*window / 2).max(SMALL_WINDOW);
             }
             state.held_until = state.held_until.max(Some(until));
         }
@@ -472,8 +497,8 @@ impl Nodes {
             let bytes: u64 = all.iter().flat_map(|it| it.values()).map(|it| it.bytes).sum();
             assert_eq!(state.bytes, bytes, "bytes to {node}");
             let count: usize = all.iter().map(|it| it.len()).sum();
-            // A query may be sent beside a full window of contents.
-            assert!(count <= WINDOW_REQUESTS + 1, "window of {node}");
+            // Puts and gets have a window each; a query may be sent beside them.
+            assert!(count <= 2 * WINDOW_REQUESTS + 1, "windows of {node}");
             if let Some(link) = state.link {
                 assert_eq!(self.links.get(&link), Some(node), "{link:?} is known by its number");
             }

@@ -485,8 +485,9 @@ impl Transfer {
                 return true;
             }
         }
-        let has_room =
-            |node: &NodeId| self.nodes.get(*node).is_some_and(|it| it.has_room(now, length));
+        let has_room = |node: &NodeId| {
+            self.nodes.get(*node).is_some_and(|it| it.has_room_for_put(now, length))
+        };
         if !targets.iter().all(has_room) {
             return false;
         }
