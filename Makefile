@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build check demo test sim
+.PHONY: help setup build check demo test sim bench
 
 # Where rustup puts cargo, for shells that do not have it on PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -60,3 +60,9 @@ endif
 sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run
 	timeout $(BUILD_TIMEOUT) cargo build $(simulator)
 	$(simulate)
+
+# What `remuda bench` measures, one after the other; BENCH="noop" for one of them.
+BENCH := noop submit latency
+
+bench: build ## measure this machine: BENCH="noop submit latency" on a cluster of its own
+	@for figure in $(BENCH); do timeout 900 target/release/remuda bench $$figure; done
