@@ -1,7 +1,6 @@
 //! Three masters with real sockets and disks, each in a thread: the first is made by `init`, the
 //! others join it by its address.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::thread::JoinHandle;
 
@@ -23,9 +22,27 @@ use proto::time::Duration;
 /// How long anything may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An address that nobody listens on: one that the system gave, and that was given back.
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    format!("tcp://{}", listener.local_addr().expect("bound"))
+    let network = Network::bind(
+        identity(1),
+        "tcp://127.0.0.1:*",
+        node::network::Exposure::Loopback,
+        Clock::start(),
+    );
+    let network = network.expect("a free port");
+    network.bound_address().expect("bound").to_owned()
+}
+
+fn identity(number: u128) -> Identity {
+    Identity {
+        node: NodeId(number),
+        role: Role::Client,
+        cluster: ClusterId(0),
+        incarnation: Incarnation(0),
+        version: "test".into(),
+        address: String::new(),
+    }
 }
 
 fn config(folder: &Path, listen: &str, masters: &[String]) -> Config {
@@ -71,15 +88,7 @@ struct Client {
 impl Client {
     fn new(address: &str, number: u128) -> Client {
         let clock = Clock::start();
-        let identity = Identity {
-            node: NodeId(number),
-            role: Role::Client,
-            cluster: ClusterId(0),
-            incarnation: Incarnation(0),
-            version: "test".into(),
-            address: String::new(),
-        };
-        let mut network = Network::client(identity, clock).expect("a network");
+        let mut network = Network::client(identity(number), clock).expect("a network");
         network.perform(NetworkEffect::Open { link: Link(0), address: address.to_owned() });
         Client { network, clock, last_request: 0 }
     }

@@ -11,6 +11,7 @@ mod checkers;
 mod disk;
 mod faults;
 mod machine;
+pub mod needs;
 mod network;
 mod process;
 mod random;
@@ -18,5 +19,8 @@ pub mod report;
 pub mod runs;
 pub mod scenarios;
 pub mod trace;
+pub mod wait;
 mod workload;
 mod world;
+
+pub use needs::{Need, has};

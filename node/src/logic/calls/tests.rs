@@ -1,3 +1,5 @@
+//! Requests against scripted peers: time-outs, new sockets, late answers, refusals, bounds.
+
 use proto::ids::NodeId;
 use proto::messages::node::{RingQuery, RingReply};
 use proto::record::{Envelope, Records, encode};

@@ -1,3 +1,5 @@
+//! Two nodes without sockets: hello and its refusals, order, old connections, packing, garbage.
+
 use proto::ids::{Incarnation, LogIndex, RequestId};
 use proto::messages::file::FileRequest;
 use proto::messages::job::JobQuery;

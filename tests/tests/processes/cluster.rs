@@ -1,0 +1,240 @@
+//! A real local cluster for one test: the program as users have it, in folders of its own.
+//!
+//! Nothing is built here. When it goes out of scope its processes are ended, and killed where they
+//! do not end; nothing else is ever signalled.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use cluster_tests::wait::until;
+use proto::time::Duration;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::Value;
+
+/// Long enough for a machine that does much else.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// The program, next to where tests lie.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let deps = test.parent().expect("a test lies in a folder");
+    let program = deps.parent().expect("which lies in another").join("remuda");
+    assert!(
+        program.is_file(),
+        "{} is missing: build it before these tests, `cargo build -p cli`",
+        program.display()
+    );
+    program
+}
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub exit: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Said {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it says UTF-8");
+        Said {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// Standard output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.exit, 0, "{self:?}");
+        self.stdout
+    }
+
+    /// Standard output as JSON of a command that must succeed.
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// A process as `dev status` lists it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub name: String,
+    pub tier: String,
+    pub node: String,
+    pub pid: Option<u32>,
+    pub address: String,
+    pub leads: bool,
+    pub starts: u64,
+}
+
+/// A local cluster, and a place for its user.
+pub struct Cluster {
+    home: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// A running cluster; `shape` are flags of `remuda dev`.
+    #[track_caller]
+    pub fn start(shape: &[&str]) -> Cluster {
+        let cluster = Cluster::home();
+        cluster.dev(shape).ok();
+        cluster
+    }
+
+    /// A place for a cluster, without one.
+    pub fn home() -> Cluster {
+        // On a real disk: /tmp lies in memory on many machines.
+        let home = tempfile::Builder::new().prefix("remuda-test-").tempdir_in(room());
+        let home = home.expect("make a folder");
+        std::fs::create_dir(home.path().join("run")).expect("make a folder");
+        Cluster { home }
+    }
+
+    /// A folder that is removed with the cluster.
+    pub fn place(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The cluster's folder.
+    pub fn folder(&self) -> PathBuf {
+        self.home.path().join(".remuda")
+    }
+
+    /// A command of this cluster's user, whose working folder is the cluster's place.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .current_dir(self.home.path())
+            .env("XDG_RUNTIME_DIR", self.home.path().join("run"))
+            .env("XDG_CONFIG_HOME", self.home.path().join("config"))
+            .env_remove("REMUDA_CLUSTER")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        Said::of(self.command(arguments).output().expect("run the program"))
+    }
+
+    /// Starts the cluster, again or for the first time, and waits until it answers.
+    #[track_caller]
+    pub fn dev(&self, shape: &[&str]) -> Said {
+        self.run(&[&["dev", "--detach"], shape].concat())
+    }
+
+    /// Ends the cluster.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.run(&["dev", "stop"]).ok();
+    }
+
+    /// Its processes.
+    #[track_caller]
+    pub fn status(&self) -> Vec<Listed> {
+        let list = self.run(&["dev", "status", "--json"]).json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let listed = |it: &Value| Listed {
+            name: text(&it["name"]),
+            tier: text(&it["tier"]),
+            node: text(&it["node"]),
+            pid: it["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
+            address: text(&it["address"]),
+            leads: it["leads"] == Value::Bool(true),
+            starts: it["starts"].as_u64().unwrap_or_default(),
+        };
+        list.as_array().expect("a list of processes").iter().map(listed).collect()
+    }
+
+    /// The processes of a tier.
+    #[track_caller]
+    pub fn tier(&self, tier: &str) -> Vec<Listed> {
+        self.status().into_iter().filter(|it| it.tier == tier).collect()
+    }
+
+    /// The leading process of a tier, as soon as there is one.
+    #[track_caller]
+    pub fn leader(&self, tier: &str) -> Listed {
+        until(&format!("a leading {tier}"), LONG, || {
+            self.tier(tier).into_iter().find(|it| it.leads)
+        })
+    }
+
+    /// The log of a process.
+    pub fn log(&self, name: &str) -> String {
+        let tier = name.split('-').next().unwrap_or_default();
+        let path = self.folder().join(name).join(format!("{tier}.log"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// The process that keeps the others running.
+    pub fn supervisor(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(self.folder().join("lock")).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// Submits a job; its UUID.
+    #[track_caller]
+    pub fn submit(&self, arguments: &[&str]) -> String {
+        self.run(&[&["submit"], arguments].concat()).ok().trim().to_owned()
+    }
+
+    /// The state of a job.
+    #[track_caller]
+    pub fn job(&self, job: &str) -> Value {
+        self.run(&["status", job, "--json"]).json()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the logs of {}:", self.folder().display());
+            for entry in std::fs::read_dir(self.folder()).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let log = self.log(&name);
+                for line in log.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev() {
+                    eprintln!("{name}: {line}");
+                }
+            }
+        }
+        let Ok(true) = self.folder().join("dev.toml").try_exists() else { return };
+        let stopped = self.command(&["dev", "stop"]).output();
+        let is_stopped = stopped.is_ok_and(|output| output.status.success());
+        if !is_stopped && let Some(pid) = self.supervisor() {
+            kill(pid);
+        }
+    }
+}
+
+/// Where test clusters keep their data.
+fn room() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let deps = test.parent().expect("a test lies in a folder");
+    deps.parent().expect("which lies in another").to_owned()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("the process runs");
+    pidfd_send_signal(&process, signal).expect("it may be signalled");
+}
+
+/// Ends a process as a power cut would.
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// True while a process runs; one that nobody has waited for yet does not.
+pub fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = status.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
