@@ -15,7 +15,7 @@ use proto::record::Records;
 use proto::status::{ErrorCode, JobState};
 use serde::{Deserialize, Serialize};
 
-use super::commands::{AgainRun, Asker, ClientChange, Command, Output, ReportedSegment};
+use super::commands::{AnsweredRun, Asker, ClientChange, Command, Output, ReportedSegment};
 use super::jobs::{Job, ReportedRun};
 use super::keyspace::Keyspace;
 use super::nodes::Nodes;
@@ -106,9 +106,9 @@ impl Cluster {
                         ),
                     };
                 }
-                let again = self.record_runs(&runs, index, log_time_us);
+                let (again, refused) = self.record_runs(&runs, index, log_time_us);
                 self.add_segments(segments);
-                let reply = Output::Runs { index, again };
+                let reply = Output::Runs { index, again, refused };
                 if let Some(mut node) = known
                     && node.registration.incarnation == incarnation
                 {
@@ -119,8 +119,8 @@ impl Cluster {
                 reply
             }
             Command::RunsLost { runs } => {
-                let again = self.record_runs(&runs, index, log_time_us);
-                Output::Runs { index, again }
+                let (again, refused) = self.record_runs(&runs, index, log_time_us);
+                Output::Runs { index, again, refused }
             }
         }
     }
@@ -196,36 +196,34 @@ impl Cluster {
         Output::Cancelled { job: id }
     }
 
-    /// Records reported runs; returns those that must be dealt again.
+    /// Records reported runs; returns those that must be dealt again, and those that had their
+    /// outcome before.
     fn record_runs(
         &mut self,
         runs: &[ReportedRun],
         index: LogIndex,
         log_time_us: u64,
-    ) -> Vec<AgainRun> {
-        let mut again = Vec::new();
+    ) -> (Vec<AnsweredRun>, Vec<AnsweredRun>) {
+        let (mut again, mut refused) = (Vec::new(), Vec::new());
         for run in runs {
-            let Some(job) = self.jobs.get_mut(&run.job) else {
+            let answer = |tasks| AnsweredRun { job: run.job, tasks, attempt: run.attempt };
+            let job = self.jobs.get_mut(&run.job).filter(|job| !job.state.is_final());
+            let Some(job) = job else {
+                refused.push(answer(run.tasks.clone()));
                 continue;
             };
-            if job.state.is_final() {
-                continue;
-            }
             let job = Arc::make_mut(job);
             let recorded = job.record(run);
+            refused.extend(recorded.refused.into_iter().map(answer));
             if job.settle(log_time_us) {
                 self.leave_feed(run.job, index);
-                again.retain(|other: &AgainRun| other.job != run.job);
+                again.retain(|other: &AnsweredRun| other.job != run.job);
                 continue;
             }
-            again.extend(recorded.again.into_iter().map(|tasks| AgainRun {
-                job: run.job,
-                tasks,
-                attempt: run.attempt,
-            }));
+            again.extend(recorded.again.into_iter().map(answer));
             self.grant_more(run.job, index);
         }
-        again
+        (again, refused)
     }
 
     fn add_segments(&mut self, segments: Vec<ReportedSegment>) {

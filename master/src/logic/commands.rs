@@ -102,9 +102,9 @@ pub struct ReportedSegment {
     pub runs: Vec<(JobId, std::ops::Range<u64>)>,
 }
 
-/// A run that is not recorded as it was reported, or that was asked about.
+/// A run that was not recorded as it was reported, or that was asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgainRun {
+pub struct AnsweredRun {
     /// The job.
     pub job: JobId,
     /// The tasks.
@@ -140,12 +140,14 @@ pub enum Output {
         /// Log index of the entry that registered this incarnation.
         index: LogIndex,
     },
-    /// A status frame, or a question about runs, is answered by the runs to be dealt again.
+    /// Answers a status frame, or a question about runs.
     Runs {
         /// Log index of the entry.
         index: LogIndex,
         /// The unfinished ones.
-        again: Vec<AgainRun>,
+        again: Vec<AnsweredRun>,
+        /// Those that had their outcome before, so that what was reported now is dropped.
+        refused: Vec<AnsweredRun>,
     },
     /// Refused.
     Refused {

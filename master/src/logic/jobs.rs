@@ -127,6 +127,8 @@ pub struct Job {
 pub struct Recorded {
     /// Runs that are not final: to be dealt again.
     pub again: Vec<Range<u64>>,
+    /// Runs that had their outcome before: what was reported of them is dropped.
+    pub refused: Vec<Range<u64>>,
 }
 
 impl Job {
@@ -204,7 +206,9 @@ impl Job {
     pub fn record(&mut self, run: &ReportedRun) -> Recorded {
         let mut recorded = Recorded::default();
         let mut accepted = Vec::new();
-        for piece in self.unfinished(run.tasks.clone()) {
+        let unfinished = self.unfinished(run.tasks.clone());
+        recorded.refused = without(&run.tasks, &unfinished);
+        for piece in unfinished {
             for (tasks, attempts) in self.attempts.split(piece) {
                 let attempts = attempts.unwrap_or_default();
                 match self.decide(run, attempts) {
@@ -344,6 +348,14 @@ enum Decision {
     Failed(Failure),
     /// To be dealt again, with what is remembered of them where that changed.
     Again(Option<Attempts>),
+}
+
+/// What is left of `whole` without `pieces` of it, which are in order.
+fn without(whole: &Range<u64>, pieces: &[Range<u64>]) -> Vec<Range<u64>> {
+    let ends = pieces.iter().map(|piece| piece.end);
+    let starts = pieces.iter().map(|piece| piece.start);
+    let gaps = std::iter::once(whole.start).chain(ends).zip(starts.chain([whole.end]));
+    gaps.map(|(start, end)| start..end).filter(|gap| gap.start < gap.end).collect()
 }
 
 /// Sorts ranges and joins those that touch.

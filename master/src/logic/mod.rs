@@ -38,7 +38,7 @@ use proto::time::{Duration, Instant};
 use proto::wire::{bytes_of, items_of};
 
 use self::cluster::Cluster;
-use self::commands::{AgainRun, Asker, ClientChange, Command, Compare, Output, Write};
+use self::commands::{AnsweredRun, Asker, ClientChange, Command, Compare, Output, Write};
 use self::feeds::Feeds;
 use self::frames::{Frames, StatusFrame};
 use self::jobs::{ReportedRun, verdict_run};
@@ -731,19 +731,20 @@ impl Master {
             (Waiting::Registration { node, .. }, Output::Registered { .. }) => {
                 self.reply_registered(peer, request, node, effects);
             }
-            (Waiting::Frame { incarnation, frame, .. }, Output::Runs { index, again }) => {
+            (Waiting::Frame { incarnation, frame, .. }, Output::Runs { index, again, refused }) => {
                 let reply = WorkerStatusReply {
                     worker_incarnation: incarnation.0,
                     frame,
                     index: index.0,
                     ..WorkerStatusReply::default()
                 };
-                let runs = again_runs(&again);
+                let mut runs = answered_runs(&again, Verdict::Again);
+                runs.extend(answered_runs(&refused, Verdict::Final));
                 send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
             }
             (Waiting::Lost { .. }, Output::Runs { again, .. }) => {
                 let reply = RunsUnfinished { index: index.0, ..RunsUnfinished::default() };
-                let runs = again_runs(&again);
+                let runs = answered_runs(&again, Verdict::Again);
                 send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
             }
             _ => {}
@@ -962,9 +963,8 @@ fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
     }
 }
 
-fn again_runs(again: &[AgainRun]) -> Vec<TaskRun> {
-    let run = |run: &AgainRun| verdict_run(run.job, &run.tasks, run.attempt, Verdict::Again);
-    again.iter().map(run).collect()
+fn answered_runs(runs: &[AnsweredRun], verdict: Verdict) -> Vec<TaskRun> {
+    runs.iter().map(|run| verdict_run(run.job, &run.tasks, run.attempt, verdict)).collect()
 }
 
 /// The conditions and writes of a `key_transaction`; `None` where the lengths do not add up.

@@ -12,10 +12,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 /// Long enough for a machine that does much else.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// The program, next to where tests lie.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let deps = test.parent().expect("a test lies in a folder");
     let program = deps.parent().expect("which lies in another").join("remuda");
@@ -29,10 +29,10 @@ pub fn program() -> PathBuf {
 
 /// What a command said and how it ended.
 #[derive(Debug)]
-pub struct Said {
-    pub exit: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) exit: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Said {
@@ -47,14 +47,14 @@ impl Said {
 
     /// Standard output of a command that must succeed.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.exit, 0, "{self:?}");
         self.stdout
     }
 
     /// Standard output as JSON of a command that must succeed.
     #[track_caller]
-    pub fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         let text = self.ok();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
@@ -62,51 +62,51 @@ impl Said {
 
 /// A process as `dev status` lists it.
 #[derive(Clone, Debug)]
-pub struct Listed {
-    pub name: String,
-    pub tier: String,
-    pub node: String,
-    pub pid: Option<u32>,
-    pub address: String,
-    pub leads: bool,
-    pub starts: u64,
+pub(crate) struct Listed {
+    pub(crate) tier: String,
+    pub(crate) node: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) address: String,
+    pub(crate) leads: bool,
+    pub(crate) starts: u64,
 }
 
 /// A local cluster, and a place for its user.
-pub struct Cluster {
+pub(crate) struct Cluster {
     home: tempfile::TempDir,
 }
 
 impl Cluster {
     /// A running cluster; `shape` are flags of `remuda dev`.
     #[track_caller]
-    pub fn start(shape: &[&str]) -> Cluster {
+    pub(crate) fn start(shape: &[&str]) -> Cluster {
         let cluster = Cluster::home();
         cluster.dev(shape).ok();
         cluster
     }
 
     /// A place for a cluster, without one.
-    pub fn home() -> Cluster {
+    pub(crate) fn home() -> Cluster {
         // On a real disk: /tmp lies in memory on many machines.
-        let home = tempfile::Builder::new().prefix("remuda-test-").tempdir_in(room());
+        let room = env!("CARGO_TARGET_TMPDIR");
+        let home = tempfile::Builder::new().prefix("remuda-test-").tempdir_in(room);
         let home = home.expect("make a folder");
         std::fs::create_dir(home.path().join("run")).expect("make a folder");
         Cluster { home }
     }
 
     /// A folder that is removed with the cluster.
-    pub fn place(&self) -> &Path {
+    pub(crate) fn place(&self) -> &Path {
         self.home.path()
     }
 
     /// The cluster's folder.
-    pub fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.home.path().join(".remuda")
     }
 
     /// A command of this cluster's user, whose working folder is the cluster's place.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
             .args(arguments)
@@ -120,29 +120,28 @@ impl Cluster {
 
     /// Runs a command to its end.
     #[track_caller]
-    pub fn run(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Said {
         Said::of(self.command(arguments).output().expect("run the program"))
     }
 
     /// Starts the cluster, again or for the first time, and waits until it answers.
     #[track_caller]
-    pub fn dev(&self, shape: &[&str]) -> Said {
+    pub(crate) fn dev(&self, shape: &[&str]) -> Said {
         self.run(&[&["dev", "--detach"], shape].concat())
     }
 
     /// Ends the cluster.
     #[track_caller]
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.run(&["dev", "stop"]).ok();
     }
 
     /// Its processes.
     #[track_caller]
-    pub fn status(&self) -> Vec<Listed> {
+    pub(crate) fn status(&self) -> Vec<Listed> {
         let list = self.run(&["dev", "status", "--json"]).json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let listed = |it: &Value| Listed {
-            name: text(&it["name"]),
             tier: text(&it["tier"]),
             node: text(&it["node"]),
             pid: it["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
@@ -155,40 +154,40 @@ impl Cluster {
 
     /// The processes of a tier.
     #[track_caller]
-    pub fn tier(&self, tier: &str) -> Vec<Listed> {
+    pub(crate) fn tier(&self, tier: &str) -> Vec<Listed> {
         self.status().into_iter().filter(|it| it.tier == tier).collect()
     }
 
     /// The leading process of a tier, as soon as there is one.
     #[track_caller]
-    pub fn leader(&self, tier: &str) -> Listed {
+    pub(crate) fn leader(&self, tier: &str) -> Listed {
         until(&format!("a leading {tier}"), LONG, || {
             self.tier(tier).into_iter().find(|it| it.leads)
         })
     }
 
     /// The log of a process.
-    pub fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         let tier = name.split('-').next().unwrap_or_default();
         let path = self.folder().join(name).join(format!("{tier}.log"));
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
     /// The process that keeps the others running.
-    pub fn supervisor(&self) -> Option<u32> {
+    pub(crate) fn supervisor(&self) -> Option<u32> {
         let text = std::fs::read_to_string(self.folder().join("lock")).ok()?;
         text.trim().parse().ok()
     }
 
     /// Submits a job; its UUID.
     #[track_caller]
-    pub fn submit(&self, arguments: &[&str]) -> String {
+    pub(crate) fn submit(&self, arguments: &[&str]) -> String {
         self.run(&[&["submit"], arguments].concat()).ok().trim().to_owned()
     }
 
     /// The state of a job.
     #[track_caller]
-    pub fn job(&self, job: &str) -> Value {
+    pub(crate) fn job(&self, job: &str) -> Value {
         self.run(&["status", job, "--json"]).json()
     }
 }
@@ -214,13 +213,6 @@ impl Drop for Cluster {
     }
 }
 
-/// Where test clusters keep their data.
-fn room() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let deps = test.parent().expect("a test lies in a folder");
-    deps.parent().expect("which lies in another").to_owned()
-}
-
 fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
     let process = pidfd_open(pid, PidfdFlags::empty()).expect("the process runs");
@@ -228,12 +220,12 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// Ends a process as a power cut would.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     signal(pid, Signal::KILL);
 }
 
 /// True while a process runs; one that nobody has waited for yet does not.
-pub fn runs(pid: u32) -> bool {
+pub(crate) fn runs(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = status.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')

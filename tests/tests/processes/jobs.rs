@@ -11,7 +11,7 @@ const SMALL: &[&str] =
 
 /// Compares every outcome of a noop job with what its seed says.
 #[track_caller]
-pub fn assert_outcomes(cluster: &Cluster, job: &str, noop: &Noop, task_count: u64) {
+pub(crate) fn assert_outcomes(cluster: &Cluster, job: &str, noop: &Noop, task_count: u64) {
     let runs = cluster.run(&["tasks", job, "--json"]).json();
     let mut next = 0;
     for run in runs.as_array().unwrap() {

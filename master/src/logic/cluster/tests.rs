@@ -54,7 +54,7 @@ impl Driven {
         self.apply(Command::Client(asker, ClientChange::Submit { job: id, record }))
     }
 
-    fn report(&mut self, run: ReportedRun) -> Vec<AgainRun> {
+    fn report(&mut self, run: ReportedRun) -> Vec<AnsweredRun> {
         match self.apply(Command::RunsLost { runs: vec![run] }) {
             Output::Runs { again, .. } => again,
             other => panic!("runs are answered by runs, not {other:?}"),
