@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Print a file
     Cat(Cat),
     /// List the nodes of the cluster
-    Nodes(Listing),
+    Nodes(Nodes),
     /// Run a whole cluster on this machine
     Dev(Dev),
     /// Measure this machine: figures of a cluster that is started for them
@@ -164,6 +164,16 @@ pub(crate) struct Listing {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) place: Where,
+}
+
+/// `remuda nodes`.
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Go on with what the nodes say of themselves, until interrupted: state and alerts
+    #[arg(long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
 }
 
 /// `remuda put`.

@@ -11,21 +11,29 @@ use std::sync::Arc;
 use node::clock::Clock;
 use node::data_folder::{DataFolder, DataFolderError};
 use node::files::RealFiles;
-use node::logic::network::Identity;
+use node::logic::network::{Identity, NetworkEffect, NetworkEvent};
+use node::logic::updates::Publications;
 use node::network::{Network, NetworkError};
 use node::pool::Pool;
+use node::pubsub::{PubSubError, Publisher};
 use node::stop::Stop;
 use proto::ids::{ClusterId, StoreId};
+use proto::messages::telemetry::TelemetrySnapshotRequest;
+use proto::record::Message;
 use proto::status::Role;
+use proto::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::disk::{Disk, DiskError, DiskLimits};
+use crate::disk::{Disk, DiskError, DiskLimits, Reader};
 use crate::disk_thread::DiskThread;
 use crate::edge::{Begun, Done, Finished, Kept, Performer, Work};
 use crate::logic::{Effect, Event, Registration, Storage, StorageLimits};
 
 /// Work that the pool holds; what exceeds it waits in the loop. The logic's admission bounds both.
 const POOL_CAPACITY: usize = 512;
+
+/// How often the state is published.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a storage node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +50,9 @@ pub enum StorageError {
     /// The address cannot be bound.
     #[error("begin to listen")]
     Network(#[source] NetworkError),
+    /// Telemetry cannot be published.
+    #[error("publish telemetry")]
+    Telemetry(#[source] PubSubError),
     /// No room can be told of the file system, no thread started, no randomness drawn.
     #[error("{operation}")]
     System {
@@ -91,6 +102,10 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     };
     let network = Network::bind(identity, &settings.listen, settings.exposure(), clock);
     let network = network.map_err(StorageError::Network)?;
+    let publications = Publications::new(folder.node(), Role::Storage, folder.incarnation());
+    let (context, exposure) = (network.context(), settings.exposure());
+    let publisher = Publisher::bind(context, &settings.telemetry, exposure, publications);
+    let publisher = publisher.map_err(StorageError::Telemetry)?;
     let bound = network.bound_address().unwrap_or_default().to_owned();
     let registration = Registration {
         node: folder.node(),
@@ -104,7 +119,7 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
         },
         zone: storage.zone,
         address: settings.reachable.unwrap_or_else(|| bound.clone()),
-        telemetry_address: String::new(),
+        telemetry_address: publisher.address().to_owned(),
         masters: settings.masters,
     };
     announce(&registration, registration.store, &bound);
@@ -116,7 +131,8 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
             (0, 0)
         })
     };
-    let performer = Performer::new(disk.reader(), Arc::new(measure));
+    let reader = disk.reader();
+    let performer = Performer::new(reader.clone(), Arc::new(measure));
     let waker = network.waker();
     let disk = DiskThread::start(disk, move || waker.wake()).map_err(system("start a thread"))?;
     let waker = network.waker();
@@ -126,10 +142,21 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     let pool = pool.map_err(system("start a thread"))?;
     let waker = network.waker();
     stop.on_request(move || waker.wake());
-    let kept = Kept::default();
-    let waiting = VecDeque::new();
-    let service =
-        Service { stop, clock, folder, network, logic, disk, pool, performer, kept, waiting };
+    let service = Service {
+        stop,
+        clock,
+        folder,
+        network,
+        publisher,
+        status_due: clock.now(),
+        logic,
+        disk,
+        pool,
+        reader,
+        performer,
+        kept: Kept::default(),
+        waiting: VecDeque::new(),
+    };
     service.run()
 }
 
@@ -148,9 +175,12 @@ struct Service {
     clock: Clock,
     folder: DataFolder,
     network: Network,
+    publisher: Publisher,
+    status_due: Instant,
     logic: Storage,
     disk: DiskThread,
     pool: Pool<Done>,
+    reader: Reader,
     performer: Performer,
     kept: Kept,
     /// Work that the pool had no room for.
@@ -162,10 +192,19 @@ impl Service {
         let mut effects = Vec::new();
         while !self.stop.is_requested() {
             self.take_done(&mut effects)?;
+            self.publish();
             let deadline = self.logic.next_deadline();
-            let (logic, clock) = (&mut self.logic, self.clock);
-            let delivered = self.network.poll(deadline, &mut |event| {
-                logic.handle(clock.now(), Event::Network(event), &mut effects);
+            let until = deadline.map_or(self.status_due, |deadline| deadline.min(self.status_due));
+            let (logic, clock, publisher) = (&mut self.logic, self.clock, &self.publisher);
+            let delivered = self.network.poll(Some(until), &mut |event| match event {
+                NetworkEvent::Record { sender, record }
+                    if record.message_type() == TelemetrySnapshotRequest::TYPE =>
+                {
+                    let record = publisher.snapshot(&record);
+                    let reply = NetworkEffect::Send { to: sender.peer, record };
+                    effects.push(Effect::Network(reply));
+                }
+                event => logic.handle(clock.now(), Event::Network(event), &mut effects),
             });
             let now = self.clock.now();
             if delivered == 0 && deadline.is_some_and(|deadline| deadline <= now) {
@@ -175,6 +214,26 @@ impl Service {
         }
         tracing::info!("the storage node stops");
         Ok(())
+    }
+
+    /// Says once a second what this node holds and has done.
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        if now < self.status_due {
+            return;
+        }
+        self.status_due = now + STATUS_INTERVAL;
+        let counters = self.reader.counters();
+        let status = format!(
+            r#"{{"ring_version":{},"blocks":{},"block_bytes":{},"puts":{},"gets":{},"damaged":{}}}"#,
+            self.logic.ring_version(),
+            { counters.block_count },
+            { counters.block_bytes },
+            { counters.put_count },
+            { counters.get_count },
+            { counters.damaged_count },
+        );
+        self.publisher.status(status.as_bytes());
     }
 
     /// Hands what the threads have done to the logic.

@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod connect;
 mod files;
+mod follow;
 pub(crate) mod jobs;
 mod nodes;
 pub(crate) mod serve;
@@ -25,7 +26,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Put(flags) => files::put(&flags),
         Command::Get(flags) => files::get(&flags),
         Command::Cat(flags) => files::cat(&flags),
-        Command::Nodes(flags) => nodes::list(&flags),
+        Command::Nodes(flags) if flags.follow => follow::follow(&flags.listing),
+        Command::Nodes(flags) => nodes::list(&flags.listing),
         Command::Dev(flags) => match flags.command {
             None => dev::start(&flags.start),
             Some(DevCommand::Stop(folder)) => dev::stop(&folder.dir),
