@@ -6,5 +6,6 @@
 
 mod cluster;
 mod faults;
+mod garbage;
 mod jobs;
 mod lifecycle;
