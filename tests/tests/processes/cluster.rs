@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 
 use cluster_tests::wait::until;
 use proto::time::Duration;
@@ -13,6 +14,9 @@ use serde_json::Value;
 
 /// Long enough for a machine that does much else.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Longer than any command may take that ends by itself.
+const LONGEST: Duration = Duration::from_secs(150);
 
 /// The program, next to where tests lie.
 pub(crate) fn program() -> PathBuf {
@@ -121,7 +125,20 @@ impl Cluster {
     /// Runs a command to its end.
     #[track_caller]
     pub(crate) fn run(&self, arguments: &[&str]) -> Said {
-        Said::of(self.command(arguments).output().expect("run the program"))
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("run the program");
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("it runs");
+        let (sender, ended) = channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        match ended.recv_timeout(LONGEST.to_std()) {
+            Ok(output) => Said::of(output.expect("hear from the program")),
+            Err(_) => {
+                // It may have ended just now.
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+                panic!("{arguments:?} takes longer than {LONGEST}");
+            }
+        }
     }
 
     /// Starts the cluster, again or for the first time, and waits until it answers.

@@ -14,8 +14,8 @@ const SMALL: &[&str] =
 pub(crate) fn assert_outcomes(cluster: &Cluster, job: &str, noop: &Noop, task_count: u64) {
     let runs = cluster.run(&["tasks", job, "--json"]).json();
     let mut next = 0;
-    for run in runs.as_array().unwrap() {
-        let number = |key: &str| run[key].as_u64().unwrap();
+    for run in runs.as_array().expect("a list of runs") {
+        let number = |key: &str| run[key].as_u64().expect("a number");
         assert_eq!(number("first_task"), next, "{run}");
         next += number("task_count");
         for task in number("first_task")..next {

@@ -84,6 +84,27 @@ fn a_folder_holds_one_cluster_that_runs_once() {
 }
 
 #[test]
+fn a_data_folder_and_a_port_have_one_daemon() {
+    let cluster = Cluster::start(SMALL);
+    let storage = &cluster.tier("storage")[0];
+    let running = cluster.folder().join("storage-1/storage.toml");
+    let text = std::fs::read_to_string(&running).unwrap();
+    let second = cluster.run(&["serve", "storage", "--config", running.to_str().unwrap()]);
+    assert_eq!(second.exit, 1, "{second:?}");
+    let holder = format!("is in use by process {}", storage.pid.unwrap());
+    assert!(second.stderr.contains(&holder), "{second:?}");
+    let other = cluster.place().join("other.toml");
+    std::fs::write(&other, text.replace("storage-1", "another")).unwrap();
+    let second = cluster.run(&["serve", "storage", "--config", other.to_str().unwrap()]);
+    assert_eq!(second.exit, 1, "{second:?}");
+    let port = format!("bind {}: Address already in use", storage.address);
+    assert!(second.stderr.contains(&port), "{second:?}");
+    // The first ones did not notice.
+    cluster.submit(&["--noop", "--wait"]);
+    assert_eq!(cluster.tier("storage")[0].starts, 1);
+}
+
+#[test]
 fn two_clusters_stand_side_by_side_and_none_is_guessed() {
     let cluster = Cluster::home();
     let start =

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod faults;
+mod foreign;
 mod garbage;
 mod jobs;
 mod lifecycle;
