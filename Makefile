@@ -49,15 +49,18 @@ test: setup check ## setup, check, then all tests; ends with the list of those t
 # How the simulator is called: one seed in full, fresh seeds for so many minutes, or a short look.
 SEEDS := 50
 simulator := --locked --profile sim --package cluster-tests --bin simulate
+ifdef WORLD
+world := --$(WORLD)
+endif
 ifdef SEED
-simulate := timeout 3600 cargo run --quiet $(simulator) -- --seed $(SEED)
+simulate := timeout 3600 cargo run --quiet $(simulator) -- $(world) --seed $(SEED)
 else ifdef MINUTES
-simulate := timeout $$(( $(MINUTES) * 60 + 600 )) cargo run --quiet $(simulator) -- --minutes $(MINUTES)
+simulate := timeout $$(( $(MINUTES) * 60 + 600 )) cargo run --quiet $(simulator) -- $(world) --minutes $(MINUTES)
 else
-simulate := timeout 3600 cargo run --quiet $(simulator) -- --seeds $(SEEDS)
+simulate := timeout 3600 cargo run --quiet $(simulator) -- $(world) --seeds $(SEEDS)
 endif
 
-sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run
+sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run; WORLD=bank or pipeline
 	timeout $(BUILD_TIMEOUT) cargo build $(simulator)
 	$(simulate)
 

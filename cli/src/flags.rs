@@ -2,6 +2,7 @@
 //!
 //! Syntax only. What a value means, and whether it goes with the others, is the command's matter.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -33,12 +34,16 @@ pub(crate) enum Command {
     Tasks(Tasks),
     /// Cancel what has no outcome of a job
     Cancel(Cancel),
-    /// Store a file and print what it is called there
+    /// Store a file or folder and print what it is called there
     Put(Put),
-    /// Fetch a file
+    /// Fetch a file or folder
     Get(Get),
     /// Print a file
     Cat(Cat),
+    /// List the names of files and folders, or what is in a stored folder
+    Ls(Ls),
+    /// Remove a name; what it points to stays
+    Rm(Rm),
     /// List the nodes of the cluster
     Nodes(Nodes),
     /// Run a whole cluster on this machine
@@ -179,8 +184,13 @@ pub(crate) struct Nodes {
 /// `remuda put`.
 #[derive(Debug, Args)]
 pub(crate) struct Put {
-    /// The file
-    pub(crate) file: PathBuf,
+    /// The file or folder
+    pub(crate) path: PathBuf,
+    /// A name that points to it from now on
+    pub(crate) name: Option<String>,
+    /// Keep the times of last change in a folder; equal folders then differ by them
+    #[arg(long)]
+    pub(crate) times: bool,
     #[command(flatten)]
     pub(crate) place: Where,
 }
@@ -188,9 +198,9 @@ pub(crate) struct Put {
 /// `remuda get`.
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// The file, as file:UUID
-    pub(crate) source: String,
-    /// Where to: a file, or a folder for a file named by the UUID [default: this folder]
+    /// What: name:NAME[/PATH] or file:UUID[/PATH]
+    pub(crate) source: OsString,
+    /// Where to: a new file or folder, or a folder to put it into [default: this folder]
     pub(crate) to: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) place: Where,
@@ -199,8 +209,27 @@ pub(crate) struct Get {
 /// `remuda cat`.
 #[derive(Debug, Args)]
 pub(crate) struct Cat {
-    /// The file, as file:UUID
-    pub(crate) source: String,
+    /// The file: name:NAME[/PATH] or file:UUID[/PATH]
+    pub(crate) source: OsString,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda ls`.
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// What the names begin with, or a folder: name:NAME[/PATH] or file:UUID[/PATH]
+    #[arg(default_value = "")]
+    pub(crate) source: OsString,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+/// `remuda rm`.
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// The name
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) place: Where,
 }

@@ -16,6 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == worker::spawn::ENTRY) {
+        return worker::spawn::helper_main();
+    }
     let flags = flags::Flags::parse();
     match commands::run(flags) {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,6 @@
 //! Every method may be used from any thread, by as many as there are. The `begin_…` methods return
 //! a [`Pending`], which is also a future: a program that awaits uses these, under any executor.
 
-use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -336,15 +335,9 @@ impl Client {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{file}.part"));
         let part = path.with_file_name(name);
-        let mut target = std::fs::File::create(&part).map_err(failed("make"))?;
-        let mut write = || -> Result<u64, ClientError> {
-            let mut pieces = self.stream(file, 0..u64::MAX);
-            let mut length = 0;
-            while let Some(piece) = pieces.next_piece()? {
-                target.write_all_at(&piece.content, piece.offset).map_err(failed("write"))?;
-                length += piece.content.len() as u64;
-            }
-            target.flush().map_err(failed("write"))?;
+        let target = std::fs::File::create(&part).map_err(failed("make"))?;
+        let write = || -> Result<u64, ClientError> {
+            let length = self.write_pieces(file, &target, path)?;
             std::fs::rename(&part, path).map_err(failed("rename"))?;
             Ok(length)
         };
@@ -354,6 +347,25 @@ impl Client {
             let _ = std::fs::remove_file(&part);
         }
         written
+    }
+
+    /// Writes a file into one of this machine, which stands at a path and is empty. Returns its
+    /// bytes.
+    pub(crate) fn write_pieces(
+        &self,
+        file: FileId,
+        target: &std::fs::File,
+        path: &Path,
+    ) -> Result<u64, ClientError> {
+        let mut pieces = self.stream(file, 0..u64::MAX);
+        let mut length = 0;
+        while let Some(piece) = pieces.next_piece()? {
+            target
+                .write_all_at(&piece.content, piece.offset)
+                .map_err(|source| ClientError::file("write", path, source))?;
+            length += piece.content.len() as u64;
+        }
+        Ok(length)
     }
 }
 

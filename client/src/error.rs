@@ -1,9 +1,11 @@
 //! Why something that a client was asked to do failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use node::network::NetworkError;
 use proto::manifest::ManifestError;
+use proto::name::NameError;
+use proto::tree::TreeError;
 
 use crate::completion::Closed;
 use crate::logic::jobs::NotSendable;
@@ -49,6 +51,60 @@ pub enum ClientError {
         /// The limit.
         limit: u64,
     },
+    /// Something failed with one of many files of this machine.
+    #[error("{}", path.display())]
+    At {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: Box<ClientError>,
+    },
+    /// Something of this machine that a tree does not hold.
+    #[error("{} is {what}: a tree holds files, folders and links", path.display())]
+    NotStorable {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
+    /// A folder that is no tree, or a file that is none.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A file that has another length than the tree that names it says.
+    #[error("the file has {found} bytes or more where its tree says {wanted}")]
+    OtherLength {
+        /// What the tree says.
+        wanted: u64,
+        /// What was fetched.
+        found: u64,
+    },
+    /// A path inside a tree that would climb.
+    #[error("the path {path:?} has a part . or ..")]
+    Path {
+        /// The path, made printable.
+        path: String,
+    },
+    /// A path inside a tree where nothing is.
+    #[error("there is nothing at {path:?} in the tree")]
+    NoEntry {
+        /// The path, made printable.
+        path: String,
+    },
+    /// What may be no name, or points to what is not known.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A name that nobody set.
+    #[error("there is no name {name:?}")]
+    NoName {
+        /// The name.
+        name: String,
+    },
+    /// A name that somebody else set while it was to be removed.
+    #[error("the name {name:?} was changed meanwhile")]
+    NameChanged {
+        /// The name.
+        name: String,
+    },
     /// The client was stopped.
     #[error(transparent)]
     Stopped(#[from] Closed),
@@ -56,4 +112,19 @@ pub enum ClientError {
     /// this library.
     #[error("the answer is not the one that was asked for")]
     OtherAnswer,
+}
+
+impl ClientError {
+    /// Trouble with a file of this machine.
+    pub(crate) fn file(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
+        ClientError::File { operation, path: path.to_owned(), source }
+    }
+
+    /// Says which of many files it was about, where it does not say so itself.
+    pub(crate) fn at(self, path: &Path) -> Self {
+        match self {
+            ClientError::File { .. } | ClientError::At { .. } => self,
+            other => ClientError::At { path: path.to_owned(), source: Box::new(other) },
+        }
+    }
 }

@@ -4,6 +4,8 @@
 //!   from. It is pure; the worker, the mount and the simulator drive it inside their own loops.
 //! - [`Client`] is the face for programs: one thread drives the same logic over real sockets. Its
 //!   `begin_…` methods return futures that any executor can await.
+//! - Folders become trees and come back ([`Client::put_tree`], [`Client::get_tree`]); names point to
+//!   files and trees ([`Client::set_name`]).
 //! - [`find`] says which cluster is meant.
 //!
 //! ```no_run
@@ -21,9 +23,13 @@ mod completion;
 mod error;
 pub mod find;
 pub mod logic;
+mod names;
 mod service;
 mod source;
+mod tree;
 
 pub use blocking::{Begun, Client, MEMORY_LIMIT, PATIENCE, Page, Piece, Pieces};
 pub use completion::{Closed, Pending};
 pub use error::ClientError;
+pub use names::Named;
+pub use tree::{Resolved, Times, TreeProgress};

@@ -12,6 +12,7 @@ pub mod limits;
 mod macros;
 pub mod manifest;
 pub mod messages;
+pub mod name;
 pub mod record;
 pub mod ring;
 pub mod segment;

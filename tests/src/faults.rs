@@ -83,6 +83,8 @@ pub(crate) enum Fault {
 pub(crate) struct Swarm {
     kinds: Vec<Kind>,
     mean: Duration,
+    /// Whether connections between processes without disks break, too.
+    is_anywhere: bool,
     /// How the network is.
     pub(crate) weather: Weather,
     /// Bounds of each process's connections.
@@ -110,6 +112,7 @@ impl Swarm {
         let disk = Duration([100, 200, 1_000, 5_000][rng.usize(0..4)]);
         Swarm {
             kinds,
+            is_anywhere: false,
             mean: span(rng, Duration::from_millis(800), Duration::from_millis(5_000)),
             weather: Weather {
                 latency,
@@ -132,10 +135,26 @@ impl Swarm {
         }
     }
 
+    /// The options of a seed for a cluster of all tiers. No disk is lost or full: replacing a
+    /// master is the bank's, moving blocks is not there yet.
+    pub(crate) fn draw_pipeline(rng: &mut Rng) -> Swarm {
+        let mut swarm = Swarm::draw(rng);
+        swarm.kinds.retain(|kind| !matches!(kind, Kind::FullDisk | Kind::EmptyDisk));
+        if swarm.kinds.is_empty() {
+            swarm.kinds.push(Kind::Kill);
+        }
+        swarm.is_anywhere = true;
+        // Frames of results and snapshots fit; the smallest bounds are the bank's.
+        swarm.limits.queued_bytes = swarm.limits.queued_bytes.max(1 << 20);
+        swarm.tuning.log_file_bytes = swarm.tuning.log_file_bytes.max(256 << 10);
+        swarm
+    }
+
     /// Options with which nothing goes wrong by itself: for scenarios that bring their own faults.
     pub(crate) fn calm() -> Swarm {
         Swarm {
             kinds: Vec::new(),
+            is_anywhere: false,
             mean: Duration::from_secs(1),
             weather: Weather {
                 latency: Duration(200),
@@ -169,6 +188,7 @@ impl Swarm {
         };
         let all: Vec<ProcessId> = members.iter().chain(others).copied().collect();
         let member = members[rng.usize(0..members.len())];
+        let end = if self.is_anywhere { all[rng.usize(0..all.len())] } else { member };
         // Short ones interrupt, long ones let leases, heartbeats and elections run out.
         let longest = if chance(rng, 700) { 1_500 } else { 12_000 };
         let lasts = span(rng, Duration::from_millis(20), Duration::from_millis(longest));
@@ -193,11 +213,11 @@ impl Swarm {
                 let pairs = here.iter().flat_map(|&a| there.iter().map(move |&b| [(a, b), (b, a)]));
                 Fault::Block { ways: pairs.flatten().collect(), lasts }
             }
-            Kind::OneWay => Fault::Block { ways: vec![way(rng, member, &all)], lasts },
-            Kind::Cut => Fault::Cut { between: way(rng, member, &all) },
+            Kind::OneWay => Fault::Block { ways: vec![way(rng, end, &all)], lasts },
+            Kind::Cut => Fault::Cut { between: way(rng, end, &all) },
             Kind::SlowLink => {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(400));
-                Fault::SlowLink { way: way(rng, member, &all), by, lasts }
+                Fault::SlowLink { way: way(rng, end, &all), by, lasts }
             }
             Kind::SlowDisk => {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(600));
@@ -210,9 +230,9 @@ impl Swarm {
     }
 }
 
-/// A direction between a member and another process.
-fn way(rng: &mut Rng, member: ProcessId, all: &[ProcessId]) -> (ProcessId, ProcessId) {
-    let others: Vec<ProcessId> = all.iter().copied().filter(|&other| other != member).collect();
+/// A direction between a process and another one.
+fn way(rng: &mut Rng, end: ProcessId, all: &[ProcessId]) -> (ProcessId, ProcessId) {
+    let others: Vec<ProcessId> = all.iter().copied().filter(|&other| other != end).collect();
     let other = others[rng.usize(0..others.len())];
-    if rng.bool() { (member, other) } else { (other, member) }
+    if rng.bool() { (end, other) } else { (other, end) }
 }

@@ -13,6 +13,7 @@ mod faults;
 mod machine;
 pub mod needs;
 mod network;
+mod pipeline;
 mod process;
 mod random;
 pub mod report;

@@ -692,12 +692,12 @@ mod tests {
         pair.run(50);
         pair.network.block(&mut pair.agenda, A, B);
         pair.send(1, 0..3);
-        assert_eq!(pair.run(3_000), []);
+        assert_eq!(pair.run(3_000), Vec::<u8>::new());
         pair.network.unblock(&mut pair.agenda, A, B);
         assert_eq!(pair.run(50), [0, 1, 2]);
         pair.network.block(&mut pair.agenda, A, B);
         pair.send(1, 3..6);
-        assert_eq!(pair.run(7_000), []);
+        assert_eq!(pair.run(7_000), Vec::<u8>::new());
         pair.network.unblock(&mut pair.agenda, A, B);
         pair.send(1, 6..7);
         assert_eq!(pair.run(11_000), [6]);

@@ -4,21 +4,33 @@
 //! glue of a tier (its file below this one) performs effects in the order in which the logic gave
 //! them and decides nothing.
 
+mod balancer;
 pub(crate) mod client;
 mod edge;
+pub(crate) mod jobs;
+mod master;
 pub(crate) mod member;
+mod storage;
+mod worker;
 
+use ::client::logic::answers::JobSummary;
+use ::master::logic::cluster::Cluster;
 use node::logic::network::NetworkLimits;
-use proto::ids::NodeId;
+use proto::ids::{JobId, NodeId, TaskIndex};
 use proto::time::Instant;
 
 use crate::bank::{Answer, Transfer};
 use crate::checkers::history::Applied;
 use crate::disk::SimFiles;
 use crate::network::Source;
+use crate::process::balancer::BalancerProcess;
 use crate::process::client::{ClientProcess, Plan};
 use crate::process::edge::Edge;
+use crate::process::jobs::{JobClient, JobPlan};
+use crate::process::master::MasterProcess;
 use crate::process::member::{MemberProcess, Tuning};
+use crate::process::storage::StorageProcess;
+use crate::process::worker::WorkerProcess;
 use crate::report::Happening;
 
 /// Which machine of the world.
@@ -40,22 +52,61 @@ pub(crate) enum Recipe {
         /// What it does.
         plan: Plan,
     },
+    /// A master.
+    Master {
+        /// From 0.
+        place: usize,
+    },
+    /// A balancer.
+    Balancer {
+        /// From 0.
+        place: usize,
+    },
+    /// A worker.
+    Worker {
+        /// From 0.
+        place: usize,
+        /// Tasks that it executes at a time.
+        slot_count: u32,
+    },
+    /// A storage node.
+    Storage {
+        /// From 0.
+        place: usize,
+    },
+    /// A client that submits jobs and waits for them.
+    JobClient {
+        /// From 0.
+        place: usize,
+        /// Its jobs.
+        jobs: Vec<JobPlan>,
+    },
 }
 
 impl Recipe {
     pub(crate) fn name(&self) -> String {
         match self {
-            Recipe::Member { place } => format!("m{}", place + 1),
-            Recipe::Client { place, .. } => format!("c{}", place + 1),
+            Recipe::Member { place } | Recipe::Master { place } => format!("m{}", place + 1),
+            Recipe::Client { place, .. } | Recipe::JobClient { place, .. } => {
+                format!("c{}", place + 1)
+            }
+            Recipe::Balancer { place } => format!("b{}", place + 1),
+            Recipe::Worker { place, .. } => format!("w{}", place + 1),
+            Recipe::Storage { place } => format!("s{}", place + 1),
         }
     }
 
     /// Where others reach it; empty for one that nobody connects to.
     pub(crate) fn address(&self) -> String {
         match self {
-            Recipe::Member { .. } => format!("sim://{}", self.name()),
-            Recipe::Client { .. } => String::new(),
+            Recipe::Client { .. } | Recipe::JobClient { .. } => String::new(),
+            _ => format!("sim://{}", self.name()),
         }
+    }
+
+    /// Whether what the process promises stands on its disk.
+    pub(crate) fn has_disk(&self) -> bool {
+        matches!(self, Recipe::Member { .. } | Recipe::Master { .. } | Recipe::Storage { .. })
     }
 }
 
@@ -173,6 +224,22 @@ pub(crate) enum Note {
         /// The sum.
         sum: u64,
     },
+    /// A master has applied more of the log.
+    State(Box<Cluster>),
+    /// A client was told that its job is committed.
+    Accepted {
+        /// The job.
+        job: JobId,
+        /// Log index of its entry.
+        index: u64,
+    },
+    /// A client was told a job's state.
+    Told {
+        /// The client: a new one with each life.
+        client: NodeId,
+        /// The state.
+        summary: Box<JobSummary>,
+    },
     /// Something to count.
     Count(Happening, u64),
 }
@@ -182,13 +249,19 @@ pub(crate) enum Note {
 pub(crate) enum Job {
     /// Of a member.
     Member(member::Job),
+    /// Of a master.
+    Master(master::Job),
+    /// Of a storage node.
+    Storage(storage::Job),
 }
 
 /// What came of the jobs that a disk thread did together.
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// Of a member.
+    /// Of a member or master.
     Member(Vec<member::Done>),
+    /// Of a storage node.
+    Storage(storage::Done),
 }
 
 /// A running process.
@@ -197,6 +270,37 @@ pub(crate) enum Process {
     Member(Box<MemberProcess>),
     /// A client of it.
     Client(Box<ClientProcess>),
+    /// A process of the pipeline.
+    Tier(Box<dyn Tier>),
+}
+
+/// A process of the pipeline: a tier's shipped logic and what its service does around it.
+pub(crate) trait Tier {
+    /// Its connections.
+    fn edge(&mut self) -> &mut Edge;
+
+    /// Hands an event to the logic and carries out what it wants.
+    fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>);
+
+    /// What its disk thread does with the jobs that wait.
+    fn work(&mut self, _jobs: Vec<Job>) -> Done {
+        unreachable!("a process without a disk thread gives it no jobs")
+    }
+
+    fn next_deadline(&self) -> Option<Instant>;
+
+    fn check_invariants(&self);
+
+    /// Whether it has nothing left to do.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// What it is at present, in a few words.
+    fn describe(&self) -> String;
+
+    /// Why a task is where it is, as far as this process knows.
+    fn explain(&self, job: JobId, task: TaskIndex) -> String;
 }
 
 impl Process {
@@ -213,6 +317,21 @@ impl Process {
             Recipe::Client { place, plan } => {
                 Process::Client(Box::new(ClientProcess::start(*place, plan, start, requests)))
             }
+            Recipe::Master { place } => {
+                Process::Tier(Box::new(MasterProcess::start(*place, start, requests)?))
+            }
+            Recipe::Balancer { place } => {
+                Process::Tier(Box::new(BalancerProcess::start(*place, start, requests)))
+            }
+            Recipe::Worker { place, slot_count } => {
+                Process::Tier(Box::new(WorkerProcess::start(*place, *slot_count, start, requests)))
+            }
+            Recipe::Storage { place } => {
+                Process::Tier(Box::new(StorageProcess::start(*place, start, requests)?))
+            }
+            Recipe::JobClient { place, jobs } => {
+                Process::Tier(Box::new(JobClient::start(*place, jobs, start, requests)))
+            }
         })
     }
 
@@ -220,6 +339,7 @@ impl Process {
         match self {
             Process::Member(member) => member.handle(now, event, requests),
             Process::Client(client) => client.handle(now, event, requests),
+            Process::Tier(tier) => tier.handle(now, event, requests),
         }
     }
 
@@ -228,6 +348,7 @@ impl Process {
         match self {
             Process::Member(member) => member.edge(),
             Process::Client(client) => client.edge(),
+            Process::Tier(tier) => tier.edge(),
         }
     }
 
@@ -235,8 +356,13 @@ impl Process {
     pub(crate) fn work(&mut self, jobs: impl Iterator<Item = Job>) -> Done {
         match self {
             Process::Member(member) => {
-                Done::Member(member.work(jobs.map(|Job::Member(job)| job).collect()))
+                let own = |job| match job {
+                    Job::Member(job) => job,
+                    _ => unreachable!("a member's jobs are its own"),
+                };
+                Done::Member(member.work(jobs.map(own).collect()))
             }
+            Process::Tier(tier) => tier.work(jobs.collect()),
             Process::Client(_) => unreachable!("a client has no disk thread"),
         }
     }
@@ -245,6 +371,7 @@ impl Process {
         match self {
             Process::Member(member) => member.next_deadline(),
             Process::Client(client) => client.next_deadline(),
+            Process::Tier(tier) => tier.next_deadline(),
         }
     }
 
@@ -252,6 +379,7 @@ impl Process {
         match self {
             Process::Member(member) => member.check_invariants(),
             Process::Client(client) => client.check_invariants(),
+            Process::Tier(tier) => tier.check_invariants(),
         }
     }
 
@@ -261,6 +389,7 @@ impl Process {
         match self {
             Process::Member(member) => member.has_reached(wanted),
             Process::Client(client) => client.is_idle(),
+            Process::Tier(tier) => tier.is_settled(),
         }
     }
 
@@ -269,6 +398,15 @@ impl Process {
         match self {
             Process::Member(member) => member.describe(),
             Process::Client(client) => client.describe(),
+            Process::Tier(tier) => tier.describe(),
+        }
+    }
+
+    /// Why a task is where it is, for who reads a failed run.
+    pub(crate) fn explain(&self, job: JobId, task: TaskIndex) -> String {
+        match self {
+            Process::Tier(tier) => tier.explain(job, task),
+            Process::Member(_) | Process::Client(_) => String::new(),
         }
     }
 }

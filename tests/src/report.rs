@@ -42,6 +42,10 @@ happenings! {
     Retries = "requests sent again",
     /// Requests that reached the state machine a second time and were answered from its memory.
     Duplicates = "duplicate requests",
+    /// Jobs that a client was told are accepted.
+    Jobs = "jobs accepted",
+    /// States of the masters that were compared.
+    States = "states compared",
     /// Processes that died at once.
     Crashes = "crashes",
     /// Crashes that came while a process was starting from its disk.

@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::report::{Report, Summary};
 use crate::trace::Print;
-use crate::world::World;
+use crate::world::World as Simulated;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +24,43 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+/// Which cluster is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Three members of a replicated bank and its clients: the masters' log alone.
+    Bank,
+    /// All tiers, running jobs.
+    Pipeline,
+}
+
+impl World {
+    /// Both.
+    pub const ALL: [World; 2] = [World::Bank, World::Pipeline];
+
+    /// Runs one seed.
+    #[must_use]
+    pub fn run(self, seed: u64, print: Print) -> Outcome {
+        match self {
+            World::Bank => Simulated::of_seed(seed, print).run(),
+            World::Pipeline => Simulated::pipeline_of_seed(seed, print).run(),
+        }
+    }
+}
+
+impl std::fmt::Display for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            World::Bank => "bank",
+            World::Pipeline => "pipeline",
+        })
+    }
+}
+
 /// A seed that failed and why.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// Of which cluster.
+    pub world: World,
     /// The seed.
     pub seed: u64,
     /// What was broken.
@@ -35,22 +69,16 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "seed {}: {}", self.seed, self.text)?;
-        write!(f, "reproduce: make sim SEED={}", self.seed)
+        writeln!(f, "{} seed {}: {}", self.world, self.seed, self.text)?;
+        write!(f, "reproduce: make sim WORLD={} SEED={}", self.world, self.seed)
     }
 }
 
-/// Runs one seed.
-#[must_use]
-pub fn run(seed: u64, print: Print) -> Outcome {
-    World::of_seed(seed, print).run()
-}
-
-/// Runs one seed on disks that say "synced" and have not: what the checkers must find, since
+/// Runs one seed of the bank on disks that say "synced" and have not: what the checkers must find, since
 /// otherwise their silence about the shipped logic would mean nothing.
 #[must_use]
 pub fn run_on_lying_disks(seed: u64) -> Outcome {
-    let world = World::of_seed(seed, Print::Nothing);
+    let world = Simulated::of_seed(seed, Print::Nothing);
     for member in world.members() {
         world.files(member).lie_about_syncs();
     }
@@ -58,15 +86,15 @@ pub fn run_on_lying_disks(seed: u64) -> Outcome {
 }
 
 /// Runs one seed; a panic becomes a failure.
-fn guarded(seed: u64, run: impl Fn(u64) -> Outcome) -> Result<Report, Failure> {
+fn guarded(world: World, seed: u64, run: impl Fn(u64) -> Outcome) -> Result<Report, Failure> {
     match catch_unwind(AssertUnwindSafe(|| run(seed))) {
         Ok(Outcome { failure: None, report, .. }) => Ok(report),
-        Ok(Outcome { failure: Some(text), .. }) => Err(Failure { seed, text }),
+        Ok(Outcome { failure: Some(text), .. }) => Err(Failure { world, seed, text }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             let text = format!("panicked: {}", text.unwrap_or_default());
-            Err(Failure { seed, text })
+            Err(Failure { world, seed, text })
         }
     }
 }
@@ -74,6 +102,7 @@ fn guarded(seed: u64, run: impl Fn(u64) -> Outcome) -> Result<Report, Failure> {
 /// Runs seeds from `first` on while `more` says so (it is asked before each), on all cores.
 /// Returns what happened and which seeds failed, in the order of the seeds.
 pub fn run_while(
+    world: World,
     first: u64,
     more: impl Fn(u64) -> bool + Sync,
     run: impl Fn(u64) -> Outcome + Sync,
@@ -89,7 +118,7 @@ pub fn run_while(
                     if !more(seed) {
                         break;
                     }
-                    let result = guarded(seed, &run);
+                    let result = guarded(world, seed, &run);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
                     results.push((seed, result));
                 }

@@ -3,7 +3,9 @@
 use proto::time::{Duration, Instant};
 
 use crate::faults::{Death, Fault, Swarm};
+use crate::pipeline::{self, Loss};
 use crate::process::ProcessId;
+use crate::random::{Stream, stream};
 use crate::runs::Outcome;
 use crate::trace::Print;
 use crate::world::World;
@@ -24,6 +26,23 @@ fn told(seed: u64, faults: impl Fn(&[ProcessId]) -> Vec<(Instant, Fault)>) -> Ou
 #[must_use]
 pub fn calm(seed: u64) -> Outcome {
     told(seed, |_| Vec::new())
+}
+
+/// A small cluster of all tiers in which exactly one record of a type is lost, the one that arrives
+/// `nth`. A worker dies in the middle of the jobs and a balancer later, so that what is said only
+/// after a death is said, too. Fails also where no such record came.
+#[must_use]
+pub fn one_record_is_lost(seed: u64, message_type: u8, nth: u64) -> Outcome {
+    let recipes = pipeline::small(&mut stream(seed, Stream::Workload), 300);
+    let mut world = World::of(seed, Swarm::calm(), Print::Nothing, recipes);
+    world.lose(Loss::of(message_type, nth));
+    let crashes = [("w1", 9, 1), ("b1", 12, 1), ("w2", 14, 6)];
+    for (name, at, down) in crashes {
+        let process = world.named(name).expect("the small cluster has it");
+        let (death, down) = (Death::Killed, Duration::from_secs(down));
+        world.enter(second(at), Fault::Crash { process, death, down });
+    }
+    world.run()
 }
 
 /// One member after the other dies and is started again only when the next one died; the last one

@@ -17,6 +17,7 @@ use proto::time::{Duration, Instant};
 use crate::agenda::Agenda;
 use crate::bank::{Effect, Transfer};
 use crate::checkers::history::{Applied, History, Seen};
+use crate::checkers::jobs::Jobs;
 use crate::checkers::leaders::{Change, Leaders};
 use crate::checkers::transfers::Transfers;
 use crate::checkers::{Violation, check};
@@ -24,6 +25,7 @@ use crate::disk::SimFiles;
 use crate::faults::{Fault, Swarm};
 use crate::machine::Machine;
 use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
+use crate::pipeline::Loss;
 use crate::process::{Done, Event, Note, Process, ProcessId, Recipe, Request, name_of};
 use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
@@ -97,6 +99,10 @@ pub(crate) struct World {
     network: Network,
     machines: Vec<Machine>,
     members: Vec<ProcessId>,
+    /// Those whose promises stand on their disks: the members, and storage nodes.
+    disks: Vec<ProcessId>,
+    /// All others.
+    others: Vec<ProcessId>,
     clients: Vec<ProcessId>,
     swarm: Swarm,
     disk_rng: Rng,
@@ -110,6 +116,9 @@ pub(crate) struct World {
     history: History,
     leaders: Leaders,
     transfers: Transfers,
+    /// What is known of jobs; `None` for a bank.
+    jobs: Option<Jobs>,
+    loss: Option<Loss>,
     report: Report,
     trace: Trace,
     requests: Vec<Request>,
@@ -126,14 +135,33 @@ impl World {
         world
     }
 
+    /// The cluster of all tiers and the faults of a seed.
+    pub(crate) fn pipeline_of_seed(seed: u64, print: Print) -> World {
+        let mut faults_rng = stream(seed, Stream::Faults);
+        let swarm = Swarm::draw_pipeline(&mut faults_rng);
+        let recipes = crate::pipeline::cluster(&mut stream(seed, Stream::Workload));
+        let mut world = World::of(seed, swarm, print, recipes);
+        world.faults_rng = faults_rng;
+        world.agenda.after(Duration::from_secs(1), Delivery::Trouble);
+        world
+    }
+
     /// A cluster of a seed under given conditions; faults are entered with [`World::enter`].
     pub(crate) fn with(seed: u64, swarm: Swarm, print: Print) -> World {
-        let mut workload_rng = stream(seed, Stream::Workload);
+        let recipes = crate::workload::cluster(&mut stream(seed, Stream::Workload));
+        World::of(seed, swarm, print, recipes)
+    }
+
+    /// A cluster of these processes.
+    pub(crate) fn of(seed: u64, swarm: Swarm, print: Print, recipes: Vec<Recipe>) -> World {
+        let is_bank = recipes.iter().any(|it| matches!(it, Recipe::Member { .. }));
         let mut world = World {
             agenda: Agenda::new(),
             network: Network::new(stream(seed, Stream::Network), swarm.weather),
             machines: Vec::new(),
             members: Vec::new(),
+            disks: Vec::new(),
+            others: Vec::new(),
             clients: Vec::new(),
             swarm,
             disk_rng: stream(seed, Stream::Disk),
@@ -146,11 +174,13 @@ impl World {
             history: History::default(),
             leaders: Leaders::default(),
             transfers: Transfers::default(),
+            jobs: (!is_bank).then(Jobs::default),
+            loss: None,
             report: Report::default(),
             trace: Trace::new(print),
             requests: Vec::new(),
         };
-        for recipe in crate::workload::cluster(&mut workload_rng) {
+        for recipe in recipes {
             world.place(recipe);
         }
         world.agenda.after(SAFETY, Delivery::Heal);
@@ -159,9 +189,21 @@ impl World {
 
     fn place(&mut self, recipe: Recipe) {
         let id = ProcessId(self.machines.len());
-        match recipe {
-            Recipe::Member { .. } => self.members.push(id),
+        match &recipe {
+            Recipe::Member { .. } | Recipe::Master { .. } => self.members.push(id),
             Recipe::Client { .. } => self.clients.push(id),
+            Recipe::JobClient { jobs, .. } => {
+                self.clients.push(id);
+                for plan in jobs {
+                    self.jobs.get_or_insert_default().planned(plan);
+                }
+            }
+            Recipe::Balancer { .. } | Recipe::Worker { .. } | Recipe::Storage { .. } => {}
+        }
+        if recipe.has_disk() {
+            self.disks.push(id)
+        } else {
+            self.others.push(id)
         }
         self.machines.push(Machine::new(recipe));
         self.agenda.at(Instant(0), Delivery::Mend(Mend::Start(id)));
@@ -170,6 +212,16 @@ impl World {
     /// Enters a fault.
     pub(crate) fn enter(&mut self, at: Instant, fault: Fault) {
         self.agenda.at(at, Delivery::Fault(fault));
+    }
+
+    /// Loses one record.
+    pub(crate) fn lose(&mut self, loss: Loss) {
+        self.loss = Some(loss);
+    }
+
+    /// The process of a name.
+    pub(crate) fn named(&self, name: &str) -> Option<ProcessId> {
+        self.machines.iter().position(|machine| machine.name == name).map(ProcessId)
     }
 
     /// The members' processes, in the order of their names.
@@ -197,6 +249,9 @@ impl World {
             if let Some(process) = &mut machine.process {
                 process.edge().report(&mut self.report);
             }
+        }
+        if failure.is_none() && self.loss.is_some_and(|loss| !loss.is_over) {
+            failure = Some("the record that was to be lost never came".to_owned());
         }
         let (trace, events) = (self.trace.hash(), self.trace.events());
         Outcome { trace, events, report: self.report, failure }
@@ -252,7 +307,10 @@ impl World {
             machine.held.push_back(Delivery::Arrived(arrival));
             return Ok(());
         }
-        let Arrival { to, source, frame } = arrival;
+        let Arrival { to, source, mut frame } = arrival;
+        if let Some(loss) = &mut self.loss {
+            frame = loss.filter(frame);
+        }
         let from = match &source {
             Source::Link { link, .. } => u64::from(*link),
             Source::Inbound { routing_id } => digest(routing_id),
@@ -473,6 +531,29 @@ impl World {
                 self.report.add(Happening::Audits, 1);
                 self.transfers.audited(client, index, sum)?;
             }
+            Note::State(cluster) => {
+                self.trace(process, "applied", &[cluster.applied.0], || {
+                    cluster.applied.to_string()
+                });
+                self.report.add(Happening::States, 1);
+                if let Some(jobs) = &mut self.jobs {
+                    jobs.state(process.0, &cluster)?;
+                }
+            }
+            Note::Accepted { job, index } => {
+                self.trace(process, "accepted", &[index], || format!("{job} at {index}"));
+                if let Some(jobs) = &mut self.jobs {
+                    let is_first = jobs.accepted(job, index)?;
+                    self.report.add(Happening::Jobs, u64::from(is_first));
+                }
+            }
+            Note::Told { client, summary } => {
+                self.trace(process, "told", &[summary.index.0], || format!("{summary:?}"));
+                self.report.add(Happening::Acknowledged, 1);
+                if let Some(jobs) = &mut self.jobs {
+                    jobs.told(client, &summary)?;
+                }
+            }
             Note::Count(happening, count) => self.report.add(happening, count),
         }
         Ok(())
@@ -486,6 +567,21 @@ impl World {
             let since = self.machines[member.0].votes_since;
             since.is_some_and(|since| now.since(since) > SETTLING)
         })
+    }
+
+    /// Why jobs are not final, as each process sees it.
+    fn explain(&self) -> String {
+        let mut text = String::new();
+        let jobs = self.jobs.as_ref().map(Jobs::unfinished).unwrap_or_default();
+        for (job, task) in jobs {
+            text.push_str(&format!("\njob {job}, task {task}:"));
+            for machine in &self.machines {
+                let process = machine.process.as_ref();
+                let said = process.map_or("down".to_owned(), |it| it.explain(job, task));
+                text.push_str(&format!("\n  {:<3} {said}", machine.name));
+            }
+        }
+        text
     }
 
     /// Ends the run where everything is done, fails it where that takes too long.
@@ -514,9 +610,10 @@ impl World {
             "everything finishes once a majority is well",
             || {
                 format!(
-                    "{sent} requests, {acknowledged} answered, newest entry {}, not done: {}",
+                    "{sent} requests, {acknowledged} answered, newest entry {}, not done: {}{}",
                     wanted.0,
-                    waiting.join("; ")
+                    waiting.join("; "),
+                    self.explain()
                 )
             },
         )?;

@@ -3,6 +3,7 @@
 //! - [`logic`]: which deals are taken, which slot executes what, what is reported to whom; pure
 //! - [`slots`]: the threads that execute, and how their work comes back
 //! - [`runtime`]: what executing means, one implementation for each runtime
+//! - [`spawn`]: the helper process that starts processes of tasks
 //! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
 
 pub mod config;
@@ -10,5 +11,6 @@ pub mod logic;
 pub mod runtime;
 mod service;
 pub mod slots;
+pub mod spawn;
 
 pub use service::{WorkerError, run};

@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::config::{Config, WorkerConfig};
 use crate::logic::{Effect, Event, Setting, Worker};
 use crate::slots::Slots;
+use crate::spawn::{HelperProgram, Spawner};
 
 /// How often the status is published.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -93,8 +94,10 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
         slots = setting.slot_count,
         "the worker listens"
     );
+    let spawner = Spawner::open(folder.path(), HelperProgram::this_one());
+    let spawner = spawner.map_err(system("clear what an earlier start left running"))?;
     let waker = network.waker();
-    let slots = Slots::start(setting.slot_count, clock, move || waker.wake());
+    let slots = Slots::start(setting.slot_count, clock, &spawner, move || waker.wake());
     let slots = slots.map_err(system("start a thread for each slot"))?;
     let waker = network.waker();
     stop.on_request(move || waker.wake());

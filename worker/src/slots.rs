@@ -16,6 +16,7 @@ use proto::time::{Duration, Instant};
 use crate::logic::job::JobSpec;
 use crate::logic::{Event, PIECE, TaskEnd};
 use crate::runtime::{Cancel, Runtimes, Task};
+use crate::spawn::Spawner;
 
 /// What a slot is to execute, one task after the other.
 #[derive(Debug)]
@@ -69,13 +70,14 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Starts `count` threads. `wake` is called from them when a piece is done.
+    /// Starts `count` threads, whose processes `spawner` starts. `wake` is called from them when a piece is done.
     ///
     /// # Errors
     /// Where the operating system refuses a thread.
     pub fn start(
         count: u32,
         clock: Clock,
+        spawner: &Spawner,
         wake: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Slots> {
         let mut slots = Slots { clock, slots: Vec::new(), look_at: None };
@@ -83,7 +85,8 @@ impl Slots {
             let shared = Arc::new(Shared::default());
             let thread = std::thread::Builder::new().name(format!("slot {number}"));
             let wake = WakeAtEnd(wake.clone());
-            let run = Executor { number, clock, shared: shared.clone(), wake };
+            let runtimes = Runtimes::new(clock, spawner.clone());
+            let run = Executor { number, clock, runtimes, shared: shared.clone(), wake };
             let thread = Some(thread.spawn(move || run.run())?);
             slots.slots.push(Slot { shared, thread, cancel: None, left: 0 });
         }
@@ -186,13 +189,13 @@ impl<W: Fn()> Drop for WakeAtEnd<W> {
 struct Executor<W: Fn()> {
     number: u32,
     clock: Clock,
+    runtimes: Runtimes,
     shared: Arc<Shared>,
     wake: WakeAtEnd<W>,
 }
 
 impl<W: Fn()> Executor<W> {
-    fn run(self) {
-        let mut runtimes = Runtimes::new(self.clock);
+    fn run(mut self) {
         while let Some(piece) = self.next_piece() {
             // The time of day may jump: it is asked for once in a piece, and what lies between is
             // measured.
@@ -205,7 +208,7 @@ impl<W: Fn()> Executor<W> {
                 }
                 let (spec, attempt) = (piece.spec.as_ref(), piece.attempt);
                 let task = Task { spec, index: TaskIndex(index), attempt, started: Instant(0) };
-                let end = runtimes.execute(self.number, task, epoch, &piece.cancel);
+                let end = self.runtimes.execute(self.number, task, epoch, &piece.cancel);
                 self.shared.state().ends.push(end);
             }
             if has_given_up {
@@ -235,11 +238,12 @@ mod tests {
     use std::sync::mpsc;
 
     use proto::description::{JobDescription, Noop, Program, Runtime};
-    use proto::ids::JobId;
+    use proto::ids::{FileId, JobId};
     use proto::status::{Cause, TaskState};
 
     use super::*;
     use crate::logic::EXIT_NOT_STARTED;
+    use crate::spawn::HelperProgram;
 
     fn spec(runtime: Runtime) -> Arc<JobSpec> {
         Arc::new(JobSpec {
@@ -254,6 +258,7 @@ mod tests {
     struct Bench {
         slots: Slots,
         woken: mpsc::Receiver<()>,
+        _data: tempfile::TempDir,
     }
 
     impl Bench {
@@ -263,7 +268,11 @@ mod tests {
                 // Nobody listens while the slots are dropped.
                 let _ = wake.send(());
             };
-            Bench { slots: Slots::start(count, Clock::start(), wake).unwrap(), woken }
+            let data = tempfile::tempdir().unwrap();
+            // What these tests execute needs no helper, so it is never started.
+            let spawner = Spawner::open(data.path(), HelperProgram::this_one()).unwrap();
+            let slots = Slots::start(count, Clock::start(), &spawner, wake).unwrap();
+            Bench { slots, woken, _data: data }
         }
 
         /// Waits until so many tasks ended and slots gave up.
@@ -341,8 +350,9 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_is_not_here_fails_the_task() {
-        let command = Runtime::Command { program: Program::Inline, arguments: Vec::new() };
+    fn a_program_that_cannot_be_fetched_fails_the_task() {
+        let program = Program::File(FileId(7));
+        let command = Runtime::Command { program, arguments: Vec::new() };
         let mut bench = Bench::new(1);
         bench.slots.execute(0, spec(command), 0..1, 1);
         let end = bench.wait(1, 0).0[0];

@@ -4,6 +4,7 @@
 use client::find::{FindError, Found, Surroundings, VARIABLE};
 use client::logic::session::CallFailure;
 use client::{Client, ClientError};
+use proto::name::NameError;
 use proto::status::ErrorCode;
 use proto::time::Duration;
 
@@ -62,7 +63,13 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             ErrorCode::OtherCluster | ErrorCode::OtherVersion => Failure::unreachable(text),
             _ => Failure::failed(text),
         },
-        ClientError::NotSendable(_) => Failure::usage(text),
+        ClientError::NotSendable(_)
+        | ClientError::Name(NameError::Name { .. })
+        | ClientError::Path { .. } => Failure::usage(text),
+        ClientError::NoName { .. } => Failure::failed(text).hint("see what there is: remuda ls"),
+        ClientError::NoEntry { .. } => {
+            Failure::failed(text).hint("see what there is: remuda ls name:NAME[/PATH]")
+        }
         _ => Failure::failed(text),
     }
 }

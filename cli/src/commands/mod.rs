@@ -5,8 +5,10 @@ pub(crate) mod connect;
 mod files;
 mod follow;
 pub(crate) mod jobs;
+mod names;
 mod nodes;
 pub(crate) mod serve;
+mod source;
 mod submit;
 
 use crate::bench;
@@ -26,6 +28,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Put(flags) => files::put(&flags),
         Command::Get(flags) => files::get(&flags),
         Command::Cat(flags) => files::cat(&flags),
+        Command::Ls(flags) => names::list(&flags),
+        Command::Rm(flags) => names::remove(&flags),
         Command::Nodes(flags) if flags.follow => follow::follow(&flags.listing),
         Command::Nodes(flags) => nodes::list(&flags.listing),
         Command::Dev(flags) => match flags.command {

@@ -51,10 +51,13 @@ where
     let stop = Stop::on_signals().during(|| "watch for signals".into())?;
     let tier = flags.tier.role();
     tracing::info!(%tier, version = env!("CARGO_PKG_VERSION"), "starting");
+    let log_file = settings.log_file.is_some();
     let ended = run(loaded.settings, stop);
     match &ended {
         Ok(()) => tracing::info!(%tier, "ended"),
-        Err(error) => tracing::error!(%tier, error = chain(error), "ended"),
+        // Elsewhere the last words on standard error stand in the log already.
+        Err(error) if log_file => tracing::error!(%tier, error = chain(error), "ended"),
+        Err(_) => {}
     }
     ended.during(|| format!("run a {tier}"))
 }

@@ -17,6 +17,12 @@ impl Progress {
         std::io::stderr().is_terminal().then_some(Progress { is_shown: false })
     }
 
+    /// Shows what is done of a whole that nobody knows yet.
+    pub(crate) fn count(&mut self, files: u64, bytes: u64) {
+        let _ = write!(std::io::stderr(), "\r{files} files, {} MiB", bytes >> 20);
+        self.is_shown = true;
+    }
+
     /// Shows how much of the whole is done.
     pub(crate) fn show(&mut self, done: u64, whole: u64) {
         // A terminal that went away is no reason to stop the work.

@@ -142,6 +142,8 @@ pub struct Master {
     running: BTreeMap<u64, BTreeMap<JobId, u64>>,
     is_registered: bool,
     register_due: Instant,
+    /// Whether the masters that the disk names were connected to.
+    has_begun: bool,
 }
 
 impl Master {
@@ -170,6 +172,7 @@ impl Master {
             running: BTreeMap::new(),
             is_registered: false,
             register_due: Instant(0),
+            has_begun: false,
         }
     }
 
@@ -187,6 +190,12 @@ impl Master {
 
     /// Decides what to do about one event.
     pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
+        if !self.has_begun {
+            self.has_begun = true;
+            // A snapshot names them, and no entry of the log that will be applied again.
+            let members = self.member.members().clone();
+            self.members.changed(now, self.setting.member, &members, effects);
+        }
         match event {
             Event::Network(event) => self.on_network(now, event, effects),
             Event::Disk(done) => self.consensus(now, consensus::Event::Disk(done), effects),

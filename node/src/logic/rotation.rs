@@ -18,6 +18,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1_000);
 /// How long an opened link may take until it is connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// Most addresses that are kept; more than any cluster has masters.
+const ADDRESSES: usize = 64;
+
 /// Where the link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -68,20 +71,22 @@ impl Rotation {
         &self.addresses
     }
 
-    /// The other end accepted the link and names the nodes there are, the best first. An empty
-    /// list changes nothing.
+    /// The other end accepted the link and names the nodes there are, the best first. Those that it
+    /// does not name stay behind them: it may have been asked before the others had joined.
     pub fn connected(&mut self, addresses: &str) {
         self.state = State::Connected;
         self.failures = 0;
         let current = self.addresses.get(self.at).cloned();
-        let named: Vec<String> =
-            addresses.split(',').filter(|address| !address.is_empty()).map(str::to_owned).collect();
-        if !named.is_empty() {
-            self.at = current
-                .and_then(|current| named.iter().position(|address| *address == current))
-                .unwrap_or(0);
-            self.addresses = named;
+        let named = addresses.split(',').filter(|address| !address.is_empty()).map(str::to_owned);
+        let known = std::mem::take(&mut self.addresses);
+        for address in named.chain(known) {
+            if !self.addresses.contains(&address) && self.addresses.len() < ADDRESSES {
+                self.addresses.push(address);
+            }
         }
+        self.at = current
+            .and_then(|current| self.addresses.iter().position(|address| *address == current))
+            .unwrap_or(0);
     }
 
     /// The node at the other end is of no use: on to the next address, after a wait that grows.
@@ -198,6 +203,21 @@ mod tests {
         let again = rotation.next_deadline().expect("a next attempt");
         rotation.tick(again, &mut effects);
         assert_eq!(opened(&effects), ["a", "b"]);
+    }
+
+    #[test]
+    fn who_is_not_named_is_not_forgotten() {
+        let mut rotation = rotation(&["a", "b", "c"]);
+        let mut effects = Vec::new();
+        rotation.tick(Instant(1), &mut effects);
+        rotation.connected("a");
+        assert_eq!(rotation.addresses(), ["a", "b", "c"]);
+        rotation.connected("c,a");
+        assert_eq!(rotation.addresses(), ["c", "a", "b"]);
+        rotation.fail(Instant(2), &mut effects);
+        let again = rotation.next_deadline().expect("a next attempt");
+        rotation.tick(again, &mut effects);
+        assert_eq!(opened(&effects), ["a", "b"], "from a on to the next");
     }
 
     #[test]

@@ -6,10 +6,11 @@
 use std::process::ExitCode;
 
 use cluster_tests::report::Summary;
-use cluster_tests::runs::{Failure, Outcome, run, run_while};
+use cluster_tests::runs::{Failure, Outcome, World, run_while};
 use cluster_tests::trace::Print;
 
-const USAGE: &str = "usage: simulate --seeds N [--first S] | --seed N [--trace] | --minutes M";
+const USAGE: &str = "usage: simulate [--bank | --pipeline] \
+                     (--seeds N [--first S] | --seed N [--trace] | --minutes M)";
 
 enum Wanted {
     Seeds { first: u64, count: u64 },
@@ -17,7 +18,9 @@ enum Wanted {
     Minutes(u64),
 }
 
-fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<Wanted> {
+/// Which clusters, both where none is named, and what of them.
+fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<(Vec<World>, Wanted)> {
+    let mut worlds = Vec::new();
     let (mut seeds, mut first, mut seed, mut minutes) = (None, 1, None, None);
     let mut print = Print::Nothing;
     while let Some(argument) = arguments.next() {
@@ -27,58 +30,71 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<Wanted> {
             "--first" => first = number()?,
             "--seed" => seed = Some(number()?),
             "--minutes" => minutes = Some(number()?),
+            "--bank" => worlds.push(World::Bank),
+            "--pipeline" => worlds.push(World::Pipeline),
             "--trace" => print = Print::Lines,
             _ => return None,
         }
     }
-    match (seeds, seed, minutes) {
+    if worlds.is_empty() {
+        worlds = World::ALL.to_vec();
+    }
+    let wanted = match (seeds, seed, minutes) {
         (Some(count), None, None) => Some(Wanted::Seeds { first, count }),
         (None, Some(seed), None) => Some(Wanted::One { seed, print }),
         (None, None, Some(minutes)) => Some(Wanted::Minutes(minutes)),
         _ => None,
-    }
+    };
+    wanted.map(|wanted| (worlds, wanted))
 }
 
-fn show_one(seed: u64, print: Print) -> ExitCode {
-    let Outcome { trace, events, report, failure } = run(seed, print);
+fn show_one(world: World, seed: u64, print: Print) -> bool {
+    let Outcome { trace, events, report, failure } = world.run(seed, print);
     print!("{report}");
-    println!("seed {seed}: {events} events, trace {trace:016x}");
-    match failure {
-        None => ExitCode::SUCCESS,
-        Some(text) => {
-            println!("{}", Failure { seed, text });
-            ExitCode::FAILURE
-        }
+    println!("{world}: seed {seed}: {events} events, trace {trace:016x}");
+    if let Some(text) = &failure {
+        println!("{}", Failure { world, seed, text: text.clone() });
     }
+    failure.is_none()
 }
 
-fn show((summary, failures): (Summary, Vec<Failure>)) -> ExitCode {
+fn show(world: World, (summary, failures): (Summary, Vec<Failure>)) -> bool {
     print!("{summary}");
-    println!("{} seeds kept every promise, {} did not", summary.runs(), failures.len());
+    println!("{world}: {} seeds kept every promise, {} did not", summary.runs(), failures.len());
     for failure in &failures {
         println!("{failure}");
     }
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failures.is_empty()
+}
+
+fn simulate(world: World, wanted: &Wanted, share: u64) -> bool {
+    let quietly = |seed| world.run(seed, Print::Nothing);
+    match *wanted {
+        Wanted::One { seed, print } => show_one(world, seed, print),
+        Wanted::Seeds { first, count } => {
+            let more = |seed| seed < first.saturating_add(count);
+            show(world, run_while(world, first, more, quietly))
+        }
+        Wanted::Minutes(minutes) => {
+            let clock = node::clock::Clock::start();
+            let span = minutes.saturating_mul(60) / share;
+            let end = clock.now() + proto::time::Duration::from_secs(span);
+            // Fresh seeds each time: the wall clock is what differs between two calls.
+            let first = node::clock::time_of_day().as_micros();
+            println!("{world}: seeds from {first} on");
+            show(world, run_while(world, first, |_| clock.now() < end, quietly))
+        }
+    }
 }
 
 fn main() -> ExitCode {
-    match wanted(std::env::args().skip(1)) {
-        Some(Wanted::One { seed, print }) => show_one(seed, print),
-        Some(Wanted::Seeds { first, count }) => {
-            let more = |seed| seed < first.saturating_add(count);
-            show(run_while(first, more, |seed| run(seed, Print::Nothing)))
-        }
-        Some(Wanted::Minutes(minutes)) => {
-            let clock = node::clock::Clock::start();
-            let end = clock.now() + proto::time::Duration::from_secs(minutes.saturating_mul(60));
-            // Fresh seeds each time: the wall clock is what differs between two calls.
-            let first = node::clock::time_of_day().as_micros();
-            println!("seeds from {first} on");
-            show(run_while(first, |_| clock.now() < end, |seed| run(seed, Print::Nothing)))
-        }
-        None => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+    let Some((worlds, wanted)) = wanted(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let mut is_good = true;
+    for &world in &worlds {
+        is_good &= simulate(world, &wanted, worlds.len() as u64);
     }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, Peer};
+use node::logic::network::{
+    Greeting, Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, Peer,
+};
 use node::logic::sessions::{Route, Sessions, SocketChange, Source as From};
-use proto::ids::Generation;
+use proto::ids::{ClusterId, Generation};
 use proto::time::Instant;
 
 use crate::network::Source;
@@ -103,6 +105,16 @@ impl Edge {
 
     pub(crate) fn unreachable(&mut self, route: &Route) {
         self.sessions.unreachable(route);
+    }
+
+    /// What peers that say `hello` are told from now on.
+    pub(crate) fn set_greeting(&mut self, greeting: Greeting) {
+        self.sessions.set_greeting(greeting);
+    }
+
+    /// The process belongs to this cluster from now on.
+    pub(crate) fn set_cluster(&mut self, cluster: ClusterId) {
+        self.sessions.set_cluster(cluster);
     }
 
     pub(crate) fn check_invariants(&self) {

@@ -250,6 +250,7 @@ impl MemberProcess {
                     self.heard(now, event, requests);
                 }
             }
+            Event::Worked(super::Done::Storage(_)) => unreachable!("a member stores no blocks"),
             Event::Worked(super::Done::Member(done)) => {
                 self.events.extend(done.into_iter().map(consensus::Event::Disk));
             }
@@ -494,7 +495,7 @@ impl MemberProcess {
     }
 }
 
-fn explain(error: &dyn std::error::Error) -> String {
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -6,7 +6,7 @@ use crate::checkers::{Violation, check};
 use crate::faults::{Death, Fault};
 use crate::machine::LocalClock;
 use crate::network::SILENCE;
-use crate::process::{Event, Process, ProcessId, Recipe, Start};
+use crate::process::{Event, Process, ProcessId, Start};
 use crate::random::{chance, span};
 use crate::report::Happening;
 use crate::world::{Delivery, Mend, SAFETY, World};
@@ -25,9 +25,8 @@ impl World {
         }
         let pause = self.swarm.pause(&mut self.faults_rng);
         self.agenda.after(pause, Delivery::Trouble);
-        let (members, clients) = (&self.members, &self.clients);
-        let faults = self.swarm.faults(&mut self.faults_rng, members, clients);
-        if faults.len() == self.members.len() {
+        let faults = self.swarm.faults(&mut self.faults_rng, &self.disks, &self.others);
+        if faults.len() == self.disks.len() {
             self.report.add(Happening::Blackouts, 1);
         }
         for (after, fault) in faults {
@@ -48,7 +47,7 @@ impl World {
                 if self.machines[process.0].process.is_none() || is_too_much {
                     return Ok(());
                 }
-                let has_disk = matches!(self.machines[process.0].recipe, Recipe::Member { .. });
+                let has_disk = self.machines[process.0].recipe.has_disk();
                 let is_loss = death == Death::DiskLoss;
                 if has_disk && !is_loss && chance(&mut self.faults_rng, 500) {
                     self.machines[process.0].doom = Some((death, down));
@@ -247,7 +246,7 @@ impl World {
         };
         let dies = machine.life > 1
             && !self.is_healed
-            && matches!(machine.recipe, Recipe::Member { .. })
+            && machine.recipe.has_disk()
             && chance(&mut self.faults_rng, self.swarm.recovery_crashes);
         if dies {
             machine.files.fail_after(self.disk_rng.u64(0..OPERATIONS_OF_A_START));
@@ -270,6 +269,9 @@ impl World {
                     self.network.listen(process, &address);
                 }
                 self.history.started(process.0);
+                if let Some(jobs) = &mut self.jobs {
+                    jobs.started(process.0);
+                }
                 self.trace(process, "starts", &[], String::new);
                 self.perform(process, &mut requests)?;
                 if self.is_healed { self.handle(process, Event::Finish) } else { Ok(()) }

@@ -18,7 +18,8 @@ fn check(cluster: &Cluster, program: &mut Command, job: &str) {
     let file = cluster.place().join("file");
     std::fs::write(&file, content).expect("write a file");
     let put = cluster.run(&["put", file.to_str().expect("a path in UTF-8")]).ok();
-    let uuid = put.trim().strip_prefix("file:").expect("it says where the file is").replace('-', "");
+    let uuid =
+        put.trim().strip_prefix("file:").expect("it says where the file is").replace('-', "");
     let description = JobDescription::new(Runtime::Noop(Noop::default())).encode().expect("short");
     let description: String = description.iter().map(|byte| format!("{byte:02x}")).collect();
     let address = |tier: &str| cluster.tier(tier).remove(0).address;

@@ -6,6 +6,7 @@
 
 mod cluster;
 mod faults;
+mod files;
 mod foreign;
 mod garbage;
 mod jobs;

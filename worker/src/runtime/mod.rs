@@ -4,7 +4,11 @@
 //! and end are taken per task, the same way for every runtime. Deliberately not here: which task is
 //! executed where.
 
+mod command;
+mod folder;
 mod noop;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +20,11 @@ use proto::ids::TaskIndex;
 use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
 
+use crate::logic::TaskEnd;
 use crate::logic::job::JobSpec;
-use crate::logic::{EXIT_NOT_STARTED, TaskEnd};
+use crate::spawn::Spawner;
+use command::CommandRuntime;
+pub(crate) use folder::remove_folder;
 use noop::NoopRuntime;
 
 /// Asks a slot's task to end. Shared by the loop, which asks, and the slot, which looks.
@@ -112,25 +119,27 @@ pub trait Runtime: Send {
 #[derive(Debug)]
 pub struct Runtimes {
     clock: Clock,
+    command: CommandRuntime,
     noop: NoopRuntime,
 }
 
 impl Runtimes {
-    /// All that this worker has.
+    /// All that this worker has. Processes are started through `spawner`.
     #[must_use]
-    pub fn new(clock: Clock) -> Runtimes {
-        Runtimes { clock, noop: NoopRuntime::new(clock) }
+    pub fn new(clock: Clock, spawner: Spawner) -> Runtimes {
+        let command = CommandRuntime::new(clock, spawner);
+        Runtimes { clock, command, noop: NoopRuntime::new(clock) }
     }
 
-    fn of(&mut self, kind: &RuntimeKind) -> Option<&mut dyn Runtime> {
+    fn of(&mut self, kind: &RuntimeKind) -> &mut dyn Runtime {
         match kind {
-            RuntimeKind::Noop(_) => Some(&mut self.noop),
-            RuntimeKind::Command { .. } => None,
+            RuntimeKind::Noop(_) => &mut self.noop,
+            RuntimeKind::Command { .. } => &mut self.command,
         }
     }
 
-    /// Executes a task and takes its times. A runtime that this worker lacks fails the task as one
-    /// that could not be started. `epoch` is the time of day at which the clock read zero.
+    /// Executes a task and takes its times. `epoch` is the time of day at which the clock read
+    /// zero.
     pub fn execute(
         &mut self,
         slot: u32,
@@ -140,10 +149,7 @@ impl Runtimes {
     ) -> TaskEnd {
         let started = self.clock.now();
         let task = Task { started, ..task };
-        let ending = match self.of(&task.spec.description.runtime) {
-            Some(runtime) => runtime.execute(&task, cancel),
-            None => Ending::of(TaskState::Failed, EXIT_NOT_STARTED, Cause::NotStarted),
-        };
+        let ending = self.of(&task.spec.description.runtime).execute(&task, cancel);
         TaskEnd {
             slot,
             task: task.index,

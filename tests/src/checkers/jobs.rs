@@ -1,0 +1,275 @@
+//! What the masters' states and the clients' answers say of jobs: an accepted submission stays
+//! (invariant 1) and has one effect however often it was sent (11), a task's outcome is the one
+//! that it had and never changes (2), a job's state never goes back (3), and masters that applied
+//! equally much are equal (10).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ::client::logic::answers::JobSummary;
+use ::master::logic::cluster::Cluster;
+use ::master::logic::jobs::Job;
+use consensus::StateMachine;
+use proto::ids::{JobId, NodeId, TaskIndex};
+use proto::status::{Cause, JobState};
+
+use crate::checkers::{Violation, check};
+use crate::process::jobs::JobPlan;
+
+/// A job as it was asked for and what is known of it.
+#[derive(Debug)]
+struct Known {
+    task_count: u64,
+    /// Exit code of each task.
+    expected: Vec<i32>,
+    /// Log index of its entry, once a master had it.
+    entry: Option<u64>,
+    /// Whether a client was told that it is accepted.
+    is_accepted: bool,
+    /// The newest state that any master showed: as of this index, with these outcomes.
+    newest: u64,
+    state: JobState,
+    has_outcome: Vec<bool>,
+}
+
+impl Known {
+    fn failed_count(&self) -> u64 {
+        self.expected.iter().filter(|&&code| code != 0).count() as u64
+    }
+
+    fn final_state(&self) -> JobState {
+        if self.failed_count() == 0 { JobState::Done } else { JobState::Failed }
+    }
+}
+
+/// The jobs of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    jobs: BTreeMap<JobId, Known>,
+    digests: BTreeMap<u64, [u8; 32]>,
+    /// Outcomes that a master had of a job when it was last looked through.
+    looked: BTreeMap<(usize, JobId), (u64, JobState)>,
+    told: BTreeMap<(NodeId, JobId), (u64, JobState)>,
+}
+
+fn rank(state: JobState) -> u8 {
+    match state {
+        JobState::Queued => 0,
+        JobState::Running => 1,
+        _ => 2,
+    }
+}
+
+/// Whether a state may follow another.
+fn follows(before: JobState, after: JobState) -> bool {
+    before == after || rank(before) < rank(after)
+}
+
+impl Jobs {
+    /// A client will ask for this job.
+    pub(crate) fn planned(&mut self, plan: &JobPlan) {
+        let expected: Vec<i32> =
+            (0..plan.task_count).map(|task| plan.noop.outcome(TaskIndex(task)).exit_code).collect();
+        let known = Known {
+            task_count: plan.task_count,
+            has_outcome: vec![false; expected.len()],
+            expected,
+            entry: None,
+            is_accepted: false,
+            newest: 0,
+            state: JobState::Queued,
+        };
+        self.jobs.insert(plan.job, known);
+    }
+
+    /// A master starts again from its disk.
+    pub(crate) fn started(&mut self, master: usize) {
+        self.looked.retain(|(at, _), _| *at != master);
+    }
+
+    /// A master has this state.
+    pub(crate) fn state(&mut self, master: usize, cluster: &Cluster) -> Result<(), Violation> {
+        let applied = cluster.applied.0;
+        let digest = cluster.digest();
+        let known = *self.digests.entry(applied).or_insert(digest);
+        check(known == digest, "equal applied index, equal state", || {
+            format!("the state of master {master} at {applied} differs from that of others")
+        })?;
+        check(
+            cluster.jobs.keys().all(|job| self.jobs.contains_key(job)),
+            "the masters have only jobs that were submitted",
+            || format!("master {master} at {applied}"),
+        )?;
+        for (id, known) in &mut self.jobs {
+            let found = cluster.jobs.get(id);
+            if let Some(entry) = known.entry
+                && entry <= applied
+            {
+                check(
+                    found.is_some_and(|job| job.index.0 == entry),
+                    "a committed job stays, with one entry",
+                    || {
+                        let index = found.map(|job| job.index);
+                        format!("job {id} of entry {entry}: master {master} has {index:?}")
+                    },
+                )?;
+            }
+            let Some(job) = found else { continue };
+            known.entry.get_or_insert(job.index.0);
+            let look = (job.finished_count(), job.state);
+            if self.looked.insert((master, *id), look) != Some(look) {
+                known.compare(*id, applied, job)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A client was told that its job is committed.
+    pub(crate) fn accepted(&mut self, job: JobId, index: u64) -> Result<bool, Violation> {
+        let known = self.jobs.get_mut(&job);
+        check(
+            known.as_ref().is_some_and(|known| known.entry == Some(index)),
+            "what is acknowledged is committed, once",
+            || format!("job {job} was acknowledged at {index}, the masters know {known:?}"),
+        )?;
+        Ok(known.is_some_and(|known| !std::mem::replace(&mut known.is_accepted, true)))
+    }
+
+    /// A client was told a job's state.
+    pub(crate) fn told(&mut self, client: NodeId, summary: &JobSummary) -> Result<(), Violation> {
+        let JobSummary { job, state, index, .. } = *summary;
+        let before = self.told.insert((client, job), (index.0, state));
+        check(
+            before.is_none_or(|(at, before)| at <= index.0 && follows(before, state)),
+            "a client never sees a job's state go back",
+            || format!("job {job}: {before:?}, then {state:?} at {index}"),
+        )?;
+        let Some(known) = self.jobs.get(&job) else { return Ok(()) };
+        let counts = (summary.done_count, summary.failed_count);
+        let failed = known.failed_count();
+        check(
+            rank(state) < 2
+                || (state, counts) == (known.final_state(), (known.task_count - failed, failed)),
+            "a final job counts what its tasks did",
+            || format!("{summary:?}, but {failed} tasks fail"),
+        )
+    }
+
+    /// Jobs that a client was told are accepted and that no master shows as final; each with its
+    /// first task without outcome.
+    pub(crate) fn unfinished(&self) -> Vec<(JobId, TaskIndex)> {
+        let jobs = self.jobs.iter();
+        jobs.filter(|(_, known)| rank(known.state) < 2)
+            .map(|(&job, known)| {
+                let task = known.has_outcome.iter().position(|has| !has).unwrap_or(0);
+                (job, TaskIndex(task as u64))
+            })
+            .collect()
+    }
+}
+
+impl Known {
+    /// Compares what a master has of the job as of `applied` with what others had.
+    fn compare(&mut self, id: JobId, applied: u64, job: &Job) -> Result<(), Violation> {
+        let mut found = vec![false; self.expected.len()];
+        let mut sets = vec![(0, Cause::None, &job.done)];
+        sets.extend(job.failed.iter().map(|(how, set)| (how.exit_code, how.cause, set)));
+        for (exit_code, cause, set) in sets {
+            let mut from = 0;
+            while let Some(Range { start, end }) = set.next_run(from, self.task_count) {
+                for task in start as usize..end as usize {
+                    let expected = self.expected[task];
+                    check(
+                        exit_code == expected && cause == Cause::None,
+                        "a recorded outcome is what the task did",
+                        || {
+                            let seen = format!("{exit_code} {cause:?}, not {expected}");
+                            format!("task {task} of job {id} at {applied}: {seen}")
+                        },
+                    )?;
+                    found[task] = true;
+                }
+                from = end;
+            }
+        }
+        let is_newer = applied >= self.newest;
+        let (old, new) =
+            if is_newer { (&self.has_outcome, &found) } else { (&found, &self.has_outcome) };
+        let gone = (0..found.len()).find(|&task| old[task] && !new[task]);
+        check(gone.is_none(), "a task keeps its outcome", || {
+            format!("task {gone:?} of job {id} has none at {applied}, or had one too early")
+        })?;
+        let (before, after) =
+            if is_newer { (self.state, job.state) } else { (job.state, self.state) };
+        check(follows(before, after), "a job's state never goes back", || {
+            format!("job {id}: {before:?}, then {after:?}, around {applied}")
+        })?;
+        let is_settled = rank(job.state) < 2 || job.state == self.final_state();
+        check(is_settled, "a job ends as its tasks did", || {
+            format!("job {id} is {:?} at {applied}", job.state)
+        })?;
+        if is_newer {
+            (self.newest, self.state, self.has_outcome) = (applied, job.state, found);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::master::logic::tasks::TaskSet;
+    use proto::description::{JobDescription, Noop, Runtime};
+    use proto::ids::LogIndex;
+    use proto::time::Duration;
+
+    use super::*;
+
+    fn plan() -> JobPlan {
+        let (job, noop) = (JobId(1), Noop::default());
+        JobPlan { job, after: Duration::ZERO, noop, retries: 0, task_count: 10 }
+    }
+
+    fn empty(applied: u64) -> Cluster {
+        let mut cluster = Cluster::default();
+        cluster.applied = LogIndex(applied);
+        cluster
+    }
+
+    fn cluster(applied: u64, done: Range<u64>, state: JobState) -> Cluster {
+        let description = JobDescription::new(Runtime::Noop(Noop::default()));
+        let mut job = Job::new(Vec::new().into(), 10, &description, LogIndex(1), 0);
+        let mut set = TaskSet::default();
+        set.insert(done);
+        (job.done, job.state) = (set, state);
+        let mut cluster = empty(applied);
+        cluster.jobs.insert(JobId(1), job.into());
+        cluster
+    }
+
+    fn jobs() -> Jobs {
+        let mut jobs = Jobs::default();
+        jobs.planned(&plan());
+        jobs.state(0, &cluster(5, 0..5, JobState::Running)).unwrap();
+        jobs
+    }
+
+    #[test]
+    fn what_goes_on_is_fine() {
+        let mut jobs = jobs();
+        jobs.state(1, &cluster(4, 0..3, JobState::Running)).unwrap();
+        jobs.state(1, &cluster(9, 0..10, JobState::Done)).unwrap();
+        assert_eq!(jobs.accepted(JobId(1), 1), Ok(true));
+        assert!(jobs.unfinished().is_empty());
+    }
+
+    #[test]
+    fn differing_masters_lost_outcomes_lost_jobs_and_states_that_go_back_are_found() {
+        assert!(jobs().state(1, &cluster(5, 0..6, JobState::Running)).is_err());
+        assert!(jobs().state(1, &cluster(6, 0..4, JobState::Running)).is_err());
+        assert!(jobs().state(1, &cluster(4, 0..6, JobState::Running)).is_err());
+        assert!(jobs().state(1, &cluster(6, 0..6, JobState::Queued)).is_err());
+        assert!(jobs().state(1, &cluster(6, 0..10, JobState::Failed)).is_err());
+        assert!(jobs().state(1, &empty(6)).is_err());
+        assert!(jobs().accepted(JobId(1), 2).is_err());
+    }
+}

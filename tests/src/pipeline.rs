@@ -1,0 +1,121 @@
+//! The second kind of simulated cluster: all tiers around three masters, running jobs.
+//!
+//! Says which processes there are, which jobs are submitted, and which record is lost where a
+//! scenario loses exactly one.
+
+use fastrand::Rng;
+use proto::description::Noop;
+use proto::ids::{ClusterId, JobId};
+use proto::record::Records;
+use proto::time::Duration;
+
+use crate::process::jobs::JobPlan;
+use crate::process::{Recipe, Start};
+use crate::random::span;
+
+/// The cluster that all processes of a run belong to.
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x5e1f);
+
+/// Addresses of so many masters.
+pub(crate) fn masters(count: usize) -> Vec<String> {
+    (0..count).map(|place| Recipe::Master { place }.address()).collect()
+}
+
+/// What a data folder knows of its cluster: nothing in the first life of its machine.
+pub(crate) fn cluster_of(start: &Start<'_>) -> ClusterId {
+    if start.has_folder { CLUSTER } else { ClusterId(0) }
+}
+
+/// The processes of a cluster.
+pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
+    let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
+    recipes.extend((0..rng.usize(0..=3)).map(|place| Recipe::Storage { place }));
+    recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
+    for place in 0..rng.usize(2..=4) {
+        recipes.push(Recipe::Worker { place, slot_count: [1, 2, 4][rng.usize(0..3)] });
+    }
+    for place in 0..2 {
+        let jobs = (0..2).map(|number| plan(rng, place, number)).collect();
+        recipes.push(Recipe::JobClient { place, jobs });
+    }
+    recipes
+}
+
+/// A cluster in which every part of the pipeline is used, with jobs of this many tasks.
+pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
+    let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
+    recipes.extend((0..2).map(|place| Recipe::Storage { place }));
+    recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
+    recipes.extend((0..3).map(|place| Recipe::Worker { place, slot_count: 2 }));
+    let noop = Noop {
+        seed: rng.u64(..),
+        shortest: Duration::from_millis(10),
+        longest: Duration::from_millis(200),
+        failed_per_million: 20_000,
+    };
+    let job = |place: usize| JobPlan {
+        job: JobId(7 << 64 | place as u128),
+        after: Duration::from_secs(6 + 2 * place as u64),
+        noop,
+        retries: 1,
+        task_count,
+    };
+    let clients = (0..2).map(|place| Recipe::JobClient { place, jobs: vec![job(place)] });
+    recipes.extend(clients);
+    recipes
+}
+
+fn plan(rng: &mut Rng, place: usize, number: u128) -> JobPlan {
+    // Of some jobs the tasks take no time, of others so long that they outlast the faults.
+    let longest = Duration::from_millis([0, 5, 100, 300][rng.usize(0..4)]);
+    JobPlan {
+        job: JobId(u128::from(rng.u64(..)) << 64 | (place as u128) << 8 | number),
+        after: span(rng, Duration::from_secs(1), Duration::from_secs(40)),
+        noop: Noop {
+            seed: rng.u64(..),
+            shortest: Duration(longest.0 / 10),
+            longest,
+            failed_per_million: [0, 0, 10_000, 300_000][rng.usize(0..4)],
+        },
+        retries: rng.u32(0..3),
+        task_count: 1_000,
+    }
+}
+
+/// One record that gets lost on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loss {
+    message_type: u8,
+    /// So many of the type arrive before.
+    left: u64,
+    /// Whether it was lost.
+    pub(crate) is_over: bool,
+}
+
+impl Loss {
+    /// The record of this type that arrives `nth`, from 1.
+    pub(crate) fn of(message_type: u8, nth: u64) -> Loss {
+        Loss { message_type, left: nth.saturating_sub(1), is_over: false }
+    }
+
+    /// What arrives of a frame.
+    pub(crate) fn filter(&mut self, frame: Vec<u8>) -> Vec<u8> {
+        if self.is_over {
+            return frame;
+        }
+        let mut at = 0;
+        for record in Records::of(&frame) {
+            let Ok(record) = record else { return frame };
+            let length = record.length();
+            if record.message_type() == self.message_type {
+                if self.left == 0 {
+                    self.is_over = true;
+                    return [&frame[..at], &frame[at + length..]].concat();
+                }
+                self.left -= 1;
+            }
+            at += length;
+        }
+        frame
+    }
+}

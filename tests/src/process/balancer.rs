@@ -1,0 +1,119 @@
+//! A balancer of the pipeline: the shipped logic and what its service does around it.
+
+use ::balancer::logic::{Balancer, Event as LogicEvent, MASTER_LINK, Setting};
+use fastrand::Rng;
+use node::logic::network::{Greeting, Identity, NetworkEvent};
+use proto::ids::{ClusterId, Incarnation, JobId, TaskIndex};
+use proto::limits;
+use proto::status::Role;
+use proto::time::Instant;
+
+use super::{Edge, Event, Recipe, Request, Start, Tier, node_id};
+use crate::pipeline::{cluster_of, masters};
+
+/// A running balancer.
+pub(crate) struct BalancerProcess {
+    edge: Edge,
+    logic: Balancer,
+    now: Instant,
+}
+
+impl BalancerProcess {
+    pub(crate) fn start(
+        place: usize,
+        start: &Start<'_>,
+        requests: &mut Vec<Request>,
+    ) -> BalancerProcess {
+        let (node, incarnation) = (node_id(b'b', place, 0), Incarnation(start.life));
+        let address = Recipe::Balancer { place }.address();
+        let identity = Identity {
+            node,
+            role: Role::Balancer,
+            cluster: cluster_of(start),
+            incarnation,
+            version: "simulated".to_owned(),
+            address: address.clone(),
+        };
+        let setting = Setting {
+            node,
+            incarnation,
+            masters: masters(start.member_count),
+            address,
+            telemetry_address: String::new(),
+            zone: String::new(),
+        };
+        let mut process = BalancerProcess {
+            edge: Edge::new(identity, start.limits),
+            logic: Balancer::new(setting, Rng::with_seed(start.seed)),
+            now: start.now,
+        };
+        process.handle(start.now, Event::Tick, requests);
+        process
+    }
+
+    /// A master accepted this node.
+    fn join(&mut self, cluster: ClusterId) {
+        self.edge.set_cluster(cluster);
+        self.edge.set_greeting(Greeting {
+            window: limits::CLIENT_WINDOW,
+            masters: self.logic.masters().join(","),
+            ..Greeting::default()
+        });
+    }
+}
+
+impl Tier for BalancerProcess {
+    fn edge(&mut self) -> &mut Edge {
+        &mut self.edge
+    }
+
+    fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
+        self.now = now;
+        let mut effects = Vec::new();
+        let mut joined = None;
+        let logic = &mut self.logic;
+        let mut deliver = |event: NetworkEvent<'_>| {
+            if let NetworkEvent::Connected { link: MASTER_LINK, cluster, .. } = &event
+                && !cluster.is_nil()
+            {
+                joined = Some(*cluster);
+            }
+            logic.handle(now, LogicEvent::Network(event), &mut effects);
+        };
+        match event {
+            Event::Tick => {
+                self.edge.tick(now, deliver);
+                self.logic.handle(now, LogicEvent::Tick, &mut effects);
+            }
+            Event::Arrived { source, frame } => {
+                self.edge.receive(now, &source, frame, &mut deliver);
+            }
+            Event::Worked(_) => unreachable!("a balancer has no disk thread"),
+            Event::Finish => {}
+        }
+        if let Some(cluster) = joined {
+            self.join(cluster);
+        }
+        for effect in effects {
+            self.edge.perform(now, effect, requests);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.logic.next_deadline(), self.edge.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn check_invariants(&self) {
+        self.logic.check_invariants();
+        self.edge.check_invariants();
+    }
+
+    fn describe(&self) -> String {
+        let verb = if self.logic.is_primary(self.now) { "deals" } else { "does not deal" };
+        format!("{verb}, group and epoch {:?}", self.logic.group())
+    }
+
+    fn explain(&self, job: JobId, task: TaskIndex) -> String {
+        self.logic.explain(self.now, job, task).to_string()
+    }
+}

@@ -1,0 +1,208 @@
+//! A worker of the pipeline: the shipped logic, and slots in which noop tasks take virtual time.
+//!
+//! A slot executes one piece at a time, one task after the other, and hands back what ended as the
+//! threads of a real one would.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use ::worker::logic::job::JobSpec;
+use ::worker::logic::{Effect, Event as LogicEvent, Setting, TaskEnd, Worker};
+use fastrand::Rng;
+use node::logic::network::Identity;
+use proto::description::Runtime;
+use proto::ids::{Incarnation, JobId, TaskIndex};
+use proto::status::{Cause, Role, TaskState};
+use proto::time::{Duration, Instant};
+
+use super::{Edge, Event, Recipe, Request, Start, Tier, node_id};
+use crate::pipeline::{cluster_of, masters};
+
+/// What a task takes beside the time that it waits.
+const OVERHEAD: Duration = Duration(1);
+
+/// A piece in a slot.
+struct Piece {
+    spec: Arc<JobSpec>,
+    tasks: Range<u64>,
+    /// When the first of them began.
+    began: Instant,
+    is_cancelled: bool,
+}
+
+impl Piece {
+    /// Exit code and end of the task that runs.
+    fn running(&self) -> (i32, Instant) {
+        let Runtime::Noop(noop) = &self.spec.description.runtime else {
+            unreachable!("only noop jobs are submitted");
+        };
+        let outcome = noop.outcome(TaskIndex(self.tasks.start));
+        (outcome.exit_code, self.began + outcome.duration + OVERHEAD)
+    }
+}
+
+/// A running worker.
+pub(crate) struct WorkerProcess {
+    edge: Edge,
+    logic: Worker,
+    slots: BTreeMap<u32, Piece>,
+    now: Instant,
+}
+
+impl WorkerProcess {
+    pub(crate) fn start(
+        place: usize,
+        slot_count: u32,
+        start: &Start<'_>,
+        requests: &mut Vec<Request>,
+    ) -> WorkerProcess {
+        let (node, incarnation) = (node_id(b'w', place, 0), Incarnation(start.life));
+        let address = Recipe::Worker { place, slot_count }.address();
+        let cluster = cluster_of(start);
+        let identity = Identity {
+            node,
+            role: Role::Worker,
+            cluster,
+            incarnation,
+            version: "simulated".to_owned(),
+            address: address.clone(),
+        };
+        let setting = Setting {
+            node,
+            incarnation,
+            cluster,
+            masters: masters(start.member_count),
+            address,
+            telemetry_address: String::new(),
+            zone: String::new(),
+            slot_count,
+            cpu_milli: u64::from(slot_count) * 1_000,
+            memory_bytes: 64 << 30,
+        };
+        let mut process = WorkerProcess {
+            edge: Edge::new(identity, start.limits),
+            logic: Worker::new(setting, Rng::with_seed(start.seed)),
+            slots: BTreeMap::new(),
+            now: start.now,
+        };
+        process.handle(start.now, Event::Tick, requests);
+        process
+    }
+
+    /// What ended in the slots up to now.
+    fn ended(&mut self, now: Instant) -> Option<LogicEvent<'static>> {
+        let (mut ends, mut given_up) = (Vec::new(), Vec::new());
+        self.slots.retain(|&slot, piece| {
+            while piece.tasks.start < piece.tasks.end {
+                let (exit_code, end) = piece.running();
+                let is_over = end <= now;
+                if !is_over && !piece.is_cancelled {
+                    return true;
+                }
+                let (state, exit_code, cause, end) = if is_over {
+                    let state = if exit_code == 0 { TaskState::Done } else { TaskState::Failed };
+                    (state, exit_code, Cause::None, end)
+                } else {
+                    (TaskState::Lost, 0, Cause::Cancelled, now)
+                };
+                let task = TaskIndex(piece.tasks.start);
+                let (start_unix_us, wall) = (piece.began.0, end.since(piece.began));
+                let (cpu, peak_memory_bytes) = (Duration::ZERO, 0);
+                ends.push(TaskEnd {
+                    slot,
+                    task,
+                    state,
+                    exit_code,
+                    cause,
+                    start_unix_us,
+                    wall,
+                    cpu,
+                    peak_memory_bytes,
+                });
+                piece.tasks.start += 1;
+                piece.began = end;
+                if piece.is_cancelled && piece.tasks.start < piece.tasks.end {
+                    given_up.push(slot);
+                    return false;
+                }
+            }
+            false
+        });
+        (!ends.is_empty()).then_some(LogicEvent::Ended { ends, given_up })
+    }
+
+    fn perform(&mut self, now: Instant, effects: Vec<Effect>, requests: &mut Vec<Request>) {
+        for effect in effects {
+            match effect {
+                Effect::Network(effect) => self.edge.perform(now, effect, requests),
+                Effect::Start { slot, spec, tasks, .. } => {
+                    let piece = Piece { spec, tasks, began: now, is_cancelled: false };
+                    let before = self.slots.insert(slot, piece);
+                    assert!(before.is_none(), "slot {slot} has tasks");
+                }
+                Effect::Cancel { slot } => {
+                    if let Some(piece) = self.slots.get_mut(&slot) {
+                        piece.is_cancelled = true;
+                    }
+                }
+                Effect::Join { cluster } => self.edge.set_cluster(cluster),
+                // A sentence for people.
+                Effect::Warn(_) => {}
+            }
+        }
+    }
+}
+
+impl Tier for WorkerProcess {
+    fn edge(&mut self) -> &mut Edge {
+        &mut self.edge
+    }
+
+    fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
+        self.now = now;
+        let mut effects = Vec::new();
+        if let Some(ended) = self.ended(now) {
+            self.logic.handle(now, ended, &mut effects);
+        }
+        let logic = &mut self.logic;
+        match event {
+            Event::Tick => {
+                self.edge.tick(now, |event| {
+                    logic.handle(now, LogicEvent::Network(event), &mut effects);
+                });
+                logic.handle(now, LogicEvent::Tick, &mut effects);
+            }
+            Event::Arrived { source, frame } => {
+                self.edge.receive(now, &source, frame, |event| {
+                    logic.handle(now, LogicEvent::Network(event), &mut effects);
+                });
+            }
+            Event::Worked(_) => unreachable!("a worker has no disk thread"),
+            Event::Finish => {}
+        }
+        self.perform(now, effects, requests);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let slots = self.slots.values();
+        let ends = slots.map(|it| if it.is_cancelled { self.now } else { it.running().1 });
+        let others = [self.logic.next_deadline(self.now), self.edge.next_deadline()];
+        others.into_iter().flatten().chain(ends).min()
+    }
+
+    fn check_invariants(&self) {
+        self.logic.check_invariants();
+        self.edge.check_invariants();
+    }
+
+    fn describe(&self) -> String {
+        let held = self.logic.held();
+        format!("holds {} runs, {} tasks wait", held.run_count(), held.waiting_count())
+    }
+
+    fn explain(&self, _job: JobId, _task: TaskIndex) -> String {
+        let bytes = self.logic.result_bytes();
+        format!("{}; {}; {bytes} bytes of results", self.describe(), self.logic.explain())
+    }
+}

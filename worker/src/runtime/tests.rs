@@ -1,0 +1,378 @@
+//! The command runtime with real processes, started by a real helper: this test binary again.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use proto::description::{Array, JobDescription, Program};
+use proto::ids::JobId;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::*;
+use crate::logic::{EXIT_NOT_STARTED, Event};
+use crate::slots::Slots;
+use crate::spawn::{HelperProgram, helper_main};
+
+#[test]
+#[ignore = "is the helper of the tests below"]
+fn helper_process() {
+    // Only what starts the helper has a socket there; for all others this returns at once.
+    let _ = helper_main();
+}
+
+struct Bench {
+    data: tempfile::TempDir,
+    spawner: Spawner,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let data = tempfile::tempdir().unwrap();
+        let spawner = open(data.path());
+        Bench { data, spawner }
+    }
+
+    fn runtimes(&self) -> Runtimes {
+        Runtimes::new(Clock::start(), self.spawner.clone())
+    }
+
+    fn execute(&self, spec: &JobSpec, index: u64) -> TaskEnd {
+        let task = Task { spec, index: TaskIndex(index), attempt: 3, started: Instant(0) };
+        let cancel = Cancel::new(std::thread::current());
+        self.runtimes().execute(0, task, Duration::ZERO, &cancel)
+    }
+
+    /// Executes a task on another thread.
+    fn start(&self, spec: JobSpec) -> (Cancel, JoinHandle<TaskEnd>) {
+        let mut runtimes = self.runtimes();
+        let (send, receive) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let cancel = Cancel::new(std::thread::current());
+            send.send(cancel.clone()).unwrap();
+            let task = Task { spec: &spec, index: TaskIndex(0), attempt: 3, started: Instant(0) };
+            runtimes.execute(0, task, Duration::ZERO, &cancel)
+        });
+        (receive.recv().unwrap(), thread)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.data.path().join(name)
+    }
+
+    /// What is left of the folders of tasks.
+    fn folders(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.spawner.folder()).unwrap();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+    }
+
+    fn kept(&self, index: u64) -> PathBuf {
+        self.file("kept").join(format!("{}-{index}-3", JobId(1)))
+    }
+}
+
+fn open(data: &Path) -> Spawner {
+    let arguments = ["--exact", "runtime::tests::helper_process", "--ignored", "--nocapture"];
+    let program = std::env::current_exe().unwrap();
+    let arguments = arguments.iter().map(|&argument| argument.into()).collect();
+    Spawner::open(data, HelperProgram { program, arguments }).unwrap()
+}
+
+fn job(program: Program, arguments: &[&str]) -> JobSpec {
+    let arguments = arguments.iter().map(|it| it.as_bytes().to_vec()).collect();
+    let kind = RuntimeKind::Command { program, arguments };
+    let mut description = JobDescription::new(kind);
+    description.keep_scratch = true;
+    JobSpec {
+        job: JobId(1),
+        task_count: 1_000,
+        program: Vec::new(),
+        input_files: Vec::new(),
+        description,
+    }
+}
+
+fn named(program: &str, arguments: &[&str]) -> JobSpec {
+    job(Program::Path(program.into()), arguments)
+}
+
+fn shell(script: &str) -> JobSpec {
+    named("sh", &["-c", script])
+}
+
+fn how(end: &TaskEnd) -> (TaskState, i32, Cause) {
+    (end.state, end.exit_code, end.cause)
+}
+
+/// Waits until a file has a whole line, and tells it.
+fn line_of(path: &Path) -> String {
+    let clock = Clock::start();
+    let until = clock.now() + Duration::from_secs(60);
+    loop {
+        match fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return text.trim_end().to_owned(),
+            _ => assert!(clock.now() < until, "{} is not written", path.display()),
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Waits until a process ended. Nobody may be there to collect it, so a zombie counts as ended.
+fn expect_end(pid: &str) {
+    let clock = Clock::start();
+    let until = clock.now() + Duration::from_secs(60);
+    let stat = format!("/proc/{pid}/stat");
+    while fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
+        assert!(clock.now() < until, "process {pid} runs on");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn exit_codes_and_signals_are_told() {
+    let bench = Bench::new();
+    for (script, wanted) in [
+        ("exit 0", (TaskState::Done, 0, Cause::None)),
+        ("exit 7", (TaskState::Failed, 7, Cause::None)),
+        ("exit 255", (TaskState::Failed, 255, Cause::None)),
+        ("kill -TERM $$", (TaskState::Failed, -15, Cause::Signal)),
+        ("kill -KILL $$", (TaskState::Failed, -9, Cause::Signal)),
+    ] {
+        assert_eq!(how(&bench.execute(&shell(script), 0)), wanted, "{script}");
+    }
+}
+
+#[test]
+fn what_a_task_used_is_told() {
+    let bench = Bench::new();
+    let end = bench.execute(&shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"), 0);
+    assert_eq!(how(&end), (TaskState::Done, 0, Cause::None));
+    assert!(end.cpu > Duration::ZERO && end.peak_memory_bytes > 100_000, "{end:?}");
+}
+
+#[test]
+fn a_task_has_its_folder_arguments_and_environment() {
+    let bench = Bench::new();
+    let script = "pwd; echo $1; echo $REMUDA_JOB $REMUDA_TASK $REMUDA_ATTEMPT; echo $OWN; \
+                  echo $REMUDA_INPUTS; echo $REMUDA_OUTPUTS; ls $REMUDA_OUTPUTS $REMUDA_INPUTS; \
+                  echo $LC_ALL; test -n \"$HOME\" && test -n \"$CARGO_MANIFEST_DIR\"; echo $?; cat; \
+                  echo problem >&2";
+    let mut spec = named("sh", &["-c", script, "sh", "no. {index}"]);
+    spec.description.environment = vec![
+        ("OWN".into(), "1".into()),
+        ("OWN".into(), "2 3".into()),
+        ("LC_ALL".into(), "C".into()),
+    ];
+    spec.description.array = Array { first: 100, step: 2 };
+    assert_eq!(how(&bench.execute(&spec, 5)), (TaskState::Done, 0, Cause::None));
+    let folder = bench.spawner.folder().join(format!("{}-5-3", JobId(1)));
+    let folder = folder.display();
+    let wanted = format!(
+        "{folder}/scratch\nno. 110\n{} 5 3\n2 3\n{folder}/inputs\n{folder}/scratch/outputs\n\
+         {folder}/inputs:\n\n{folder}/scratch/outputs:\nC\n1\n",
+        JobId(1)
+    );
+    assert_eq!(fs::read_to_string(bench.kept(5).join("stdout")).unwrap(), wanted);
+    assert_eq!(fs::read_to_string(bench.kept(5).join("stderr")).unwrap(), "problem\n");
+}
+
+#[test]
+fn folders_are_removed_whatever_is_in_them() {
+    let bench = Bench::new();
+    let mut spec = shell("mkdir -p a/b && touch a/b/c && chmod 500 a/b a . && exit 1");
+    spec.description.keep_scratch = false;
+    assert_eq!(how(&bench.execute(&spec, 0)), (TaskState::Failed, 1, Cause::None));
+    assert!(bench.folders().is_empty() && !bench.file("kept").exists());
+}
+
+#[test]
+fn a_script_runs_by_its_first_line() {
+    let bench = Bench::new();
+    let mut spec = job(Program::Inline, &["{index}"]);
+    spec.program = b"#!/bin/sh\necho \"script $1\"\nexit 4\n".to_vec();
+    assert_eq!(how(&bench.execute(&spec, 9)), (TaskState::Failed, 4, Cause::None));
+    assert_eq!(fs::read_to_string(bench.kept(9).join("stdout")).unwrap(), "script 9\n");
+}
+
+#[test]
+fn what_cannot_be_started_fails_with_a_reason() {
+    let bench = Bench::new();
+    let plain = bench.file("plain");
+    fs::write(&plain, "text").unwrap();
+    fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut text = job(Program::Inline, &[]);
+    text.program = b"neither a script nor an executable".to_vec();
+    for (spec, reason) in [
+        (named("no-such-program-here", &[]), "no program \"no-such-program-here\""),
+        (named("/no/such/program", &[]), "No such file"),
+        (named(plain.to_str().unwrap(), &[]), "Permission denied"),
+        (text, "Exec format error"),
+        (job(Program::Inline, &[]), "is empty"),
+    ] {
+        let end = bench.execute(&spec, 0);
+        assert_eq!(how(&end), (TaskState::Failed, EXIT_NOT_STARTED, Cause::NotStarted));
+        let told = fs::read_to_string(bench.kept(0).join("stderr")).unwrap();
+        assert!(told.contains(reason), "{told}");
+    }
+}
+
+#[test]
+fn a_time_limit_kills_grandchildren_too() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let mut spec = shell(&format!("sleep 3600 & echo $! > {}; wait", child.display()));
+    // Long enough for the child to be started before it.
+    spec.description.time_limit = Some(Duration::from_secs(2));
+    let end = bench.execute(&spec, 0);
+    assert_eq!(how(&end), (TaskState::Failed, -9, Cause::TimeLimit));
+    assert!(end.wall >= Duration::from_secs(2));
+    expect_end(&line_of(&child));
+}
+
+#[test]
+fn a_memory_limit_kills() {
+    let bench = Bench::new();
+    // The shell keeps the whole text of the variable.
+    let mut spec =
+        shell("x=0123456789abcdef; while [ ${#x} -lt 67108864 ]; do x=$x$x; done; sleep 3600");
+    spec.description.memory_bytes = 32 << 20;
+    let end = bench.execute(&spec, 0);
+    assert_eq!(how(&end), (TaskState::Failed, -9, Cause::MemoryLimit));
+    assert!(end.peak_memory_bytes > 32 << 20);
+}
+
+#[test]
+fn cancelling_kills_the_group() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let script = format!("sleep 3600 & echo $! > {}; wait", child.display());
+    let (cancel, thread) = bench.start(shell(&script));
+    let pid = line_of(&child);
+    cancel.cancel();
+    assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, -9, Cause::Cancelled));
+    expect_end(&pid);
+}
+
+#[test]
+fn what_the_leader_leaves_in_its_group_ends_with_it() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let script = format!("sleep 3600 & echo $! > {}", child.display());
+    assert_eq!(how(&bench.execute(&shell(&script), 0)), (TaskState::Done, 0, Cause::None));
+    expect_end(&line_of(&child));
+}
+
+#[test]
+fn outputs_are_bounded() {
+    let bench = Bench::new();
+    let spec = shell("head -c 40000000 /dev/zero; echo few >&2");
+    assert_eq!(how(&bench.execute(&spec, 0)), (TaskState::Done, 0, Cause::None));
+    let stdout = fs::read(bench.kept(0).join("stdout")).unwrap();
+    let (kept, note) = stdout.split_at(16 << 20);
+    assert!(kept.iter().all(|&byte| byte == 0));
+    assert!(str::from_utf8(note).unwrap().contains("only the first 16 MiB"));
+    assert_eq!(fs::read(bench.kept(0).join("stderr")).unwrap(), b"few\n");
+}
+
+#[test]
+fn a_dead_helper_loses_its_tasks_and_another_one_serves() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let script = format!("echo $$ > {}; exec sleep 3600", child.display());
+    let (_, thread) = bench.start(shell(&script));
+    let pid = line_of(&child);
+    kill_process(bench.spawner.helper().unwrap(), Signal::KILL).unwrap();
+    assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, 0, Cause::CutOff));
+    expect_end(&pid);
+    assert_eq!(how(&bench.execute(&shell("exit 3"), 1)), (TaskState::Failed, 3, Cause::None));
+}
+
+#[test]
+fn a_helper_ends_with_its_worker_and_kills_what_runs() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let script = format!("sleep 3600 & echo $! > {}; wait", child.display());
+    let (_, thread) = bench.start(shell(&script));
+    let pid = line_of(&child);
+    let helper = bench.spawner.helper().unwrap();
+    bench.spawner.hang_up();
+    assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, 0, Cause::CutOff));
+    expect_end(&pid);
+    expect_end(&helper.to_string());
+}
+
+/// The data folder of the process that a test starts as a worker's predecessor.
+const DATA: &str = "REMUDA_TEST_PREDECESSOR";
+
+#[test]
+#[ignore = "is the predecessor that the test below starts"]
+fn predecessor_process() {
+    let Some(data) = std::env::var_os(DATA) else { return };
+    let spawner = open(Path::new(&data));
+    let spec = shell("setsid sleep 3600 & echo $$ $! > ../../../child; wait");
+    let task = Task { spec: &spec, index: TaskIndex(0), attempt: 3, started: Instant(0) };
+    let cancel = Cancel::new(std::thread::current());
+    Runtimes::new(Clock::start(), spawner).execute(0, task, Duration::ZERO, &cancel);
+}
+
+#[test]
+fn a_starting_worker_ends_what_its_predecessor_left() {
+    let data = tempfile::tempdir().unwrap();
+    let test = ["--exact", "runtime::tests::predecessor_process", "--ignored", "--nocapture"];
+    let mut predecessor = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(test)
+        .env(DATA, data.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // The second process left its group, and is found by its environment.
+    let tasks = line_of(&data.path().join("child"));
+    let mark = fs::read_to_string(data.path().join("tasks/process")).unwrap();
+    let helper = mark.split(' ').next().unwrap();
+    // A helper that cannot do it itself.
+    kill_process(Pid::from_raw(helper.parse().unwrap()).unwrap(), Signal::STOP).unwrap();
+    predecessor.kill().unwrap();
+    predecessor.wait().unwrap();
+    let running = |pid: &str| fs::exists(format!("/proc/{pid}/fd/0")).unwrap();
+    assert!(running(helper) && tasks.split(' ').all(running));
+    let spawner = open(data.path());
+    expect_end(helper);
+    tasks.split(' ').for_each(expect_end);
+    let left = fs::read_dir(spawner.folder()).unwrap().map(|entry| entry.unwrap().path());
+    assert!(left.into_iter().all(|path| path.is_file()));
+}
+
+#[test]
+fn two_hundred_tasks_share_four_slots() {
+    let bench = Bench::new();
+    let (wake, woken) = mpsc::channel();
+    let wake = move || {
+        // Nobody listens while the slots are dropped.
+        let _ = wake.send(());
+    };
+    let mut slots = Slots::start(4, Clock::start(), &bench.spawner, wake).unwrap();
+    let mut spec = shell("exit $((REMUDA_TASK % 3))");
+    spec.description.keep_scratch = false;
+    let spec = Arc::new(spec);
+    for slot in 0..4 {
+        let first = 50 * u64::from(slot);
+        slots.execute(slot, spec.clone(), first..first + 50, 1);
+    }
+    let mut ends = Vec::new();
+    while ends.len() < 200 {
+        woken.recv().unwrap();
+        if let Some(Event::Ended { ends: more, .. }) = slots.take() {
+            ends.extend(more);
+        }
+    }
+    ends.sort_by_key(|end: &TaskEnd| end.task);
+    for (end, index) in ends.iter().zip(0..) {
+        assert_eq!((end.task, end.exit_code), (TaskIndex(index), (index % 3) as i32));
+    }
+    assert!(bench.folders().is_empty());
+    let helper: Pid = bench.spawner.helper().unwrap();
+    drop(slots);
+    drop(bench);
+    expect_end(&helper.to_string());
+}

@@ -1,0 +1,160 @@
+//! What Linux tells of processes under `/proc`, and how those are found that must not run on.
+//!
+//! A number of a process is used again, so one is told by its number, its start and the boot of the
+//! machine; beside that, tasks are known by the folder that their environment names. A process
+//! that left its group and cleared its environment is not found.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+
+/// Name of the file in a folder that tells the process that runs there.
+pub(crate) const MARK: &str = "process";
+
+/// The variable that every task has and that names a place in its folder.
+pub(crate) const OUTPUTS_VARIABLE: &str = "REMUDA_OUTPUTS";
+
+/// How often killing is tried, each time waiting up to [`PATIENCE`] for one that was killed.
+const ROUNDS: usize = 50;
+
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
+/// A process.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: Pid,
+    group: i32,
+    /// Clock ticks from boot to its start.
+    start: u64,
+    resident_pages: u64,
+    is_ended: bool,
+}
+
+impl Process {
+    fn read(pid: Pid) -> Option<Process> {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name, which may contain anything.
+        let behind_name = text.iter().rposition(|&byte| byte == b')')?;
+        let text = str::from_utf8(text.get(behind_name + 1..)?).ok()?;
+        let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+        Some(Process {
+            pid,
+            is_ended: matches!(*fields.first()?, "Z" | "X"),
+            group: fields.get(2)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+            resident_pages: fields.get(21)?.parse().ok()?,
+        })
+    }
+
+    /// Those of the machine that this process may see.
+    fn all() -> io::Result<Vec<Process>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            found.extend(pid.and_then(Process::read));
+        }
+        Ok(found)
+    }
+
+    /// True for what was started with an output folder below `folder`.
+    fn is_task_of(&self, folder: &Path) -> bool {
+        let Ok(environment) = std::fs::read(format!("/proc/{}/environ", self.pid)) else {
+            return false;
+        };
+        let mut prefix = format!("{OUTPUTS_VARIABLE}=").into_bytes();
+        prefix.extend_from_slice(folder.as_os_str().as_bytes());
+        prefix.push(b'/');
+        environment.split(|&byte| byte == 0).any(|variable| variable.starts_with(&prefix))
+    }
+}
+
+/// What a mark says of a running process: number, start, boot.
+pub(super) fn mark(pid: Pid) -> io::Result<String> {
+    let process = Process::read(pid).ok_or_else(|| io::Error::other("it has no /proc entry"))?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(format!("{pid} {} {}\n", process.start, boot.trim()))
+}
+
+/// The process that a folder's mark tells, if it still runs.
+fn marked(folder: &Path) -> Option<Process> {
+    let text = std::fs::read_to_string(folder.join(MARK)).ok()?;
+    let pid = Pid::from_raw(text.split(' ').next()?.parse().ok()?)?;
+    let process = Process::read(pid).filter(|process| !process.is_ended)?;
+    (mark(pid).ok()? == text).then_some(process)
+}
+
+/// Bytes of memory that the processes of a group have resident together; what they share counts
+/// for each.
+pub(crate) fn group_memory(group: u32) -> u64 {
+    let all = Process::all().unwrap_or_default();
+    let own = all.iter().filter(|process| u32::try_from(process.group) == Ok(group));
+    let pages: u64 = own.map(|process| process.resident_pages).sum();
+    pages.saturating_mul(rustix::param::page_size() as u64)
+}
+
+/// Kills the process that a folder's mark tells, and its group, and whatever else was started as a
+/// task below that folder; returns when they have ended, with their number.
+///
+/// # Errors
+/// Where `/proc` cannot be read or something does not end.
+pub(crate) fn kill_left_over(folder: &Path) -> io::Result<usize> {
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let marked = marked(folder);
+        let mut found: Vec<Process> = Process::all()?
+            .into_iter()
+            .filter(|process| !process.is_ended && process.is_task_of(folder))
+            .collect();
+        found.extend(marked);
+        let Some(first) = found.first() else { return Ok(killed) };
+        let ending = pidfd_open(first.pid, PidfdFlags::empty());
+        if let Some(leader) = marked
+            && leader.group == leader.pid.as_raw_nonzero().get()
+        {
+            // It may have ended in between.
+            let _ = kill_process_group(leader.pid, Signal::KILL);
+        }
+        for process in &found {
+            // The number may have been given to another one since it was read.
+            let is_same = Process::read(process.pid).is_some_and(|now| now.start == process.start);
+            if is_same && kill_process(process.pid, Signal::KILL).is_ok() {
+                killed += 1;
+            }
+        }
+        if let Ok(ending) = ending {
+            let _ = poll(&mut [PollFd::new(&ending, PollFlags::IN)], Some(&PATIENCE));
+        }
+    }
+    let text = format!("processes that were started below {} do not end", folder.display());
+    Err(io::Error::other(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_tells_one_process_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = rustix::process::getpid();
+        let text = mark(own).unwrap();
+        std::fs::write(folder.path().join(MARK), &text).unwrap();
+        assert_eq!(marked(folder.path()).unwrap().pid, own);
+        let earlier = text.replacen(' ', " 1", 1);
+        for other in [earlier.as_str(), "", "1", "x y z", &text[..text.len() - 3]] {
+            std::fs::write(folder.path().join(MARK), other).unwrap();
+            assert!(marked(folder.path()).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_has_memory() {
+        let group = rustix::process::getpgrp().as_raw_nonzero().get();
+        assert!(group_memory(u32::try_from(group).unwrap()) > 100_000);
+        assert_eq!(group_memory(u32::MAX), 0);
+    }
+}
