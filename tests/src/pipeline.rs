@@ -67,7 +67,8 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
 
 fn plan(rng: &mut Rng, place: usize, number: u128) -> JobPlan {
     // Of some jobs the tasks take no time, of others so long that they outlast the faults.
-    let longest = Duration::from_millis([0, 5, 100, 300][rng.usize(0..4)]);
+    // Four thousand tasks in as few as two slots must fit the time after healing.
+    let longest = Duration::from_millis([0, 5, 40, 80][rng.usize(0..4)]);
     JobPlan {
         job: JobId(u128::from(rng.u64(..)) << 64 | (place as u128) << 8 | number),
         after: span(rng, Duration::from_secs(1), Duration::from_secs(40)),
