@@ -10,7 +10,7 @@ use cluster_tests::trace::Print;
 const SEEDS: u64 = 200;
 
 /// Seeds of the whole pipeline that every commit runs: each takes several times as long.
-const PIPELINE_SEEDS: u64 = 20;
+const PIPELINE_SEEDS: u64 = 200;
 
 fn quietly(seed: u64) -> Outcome {
     World::Bank.run(seed, Print::Nothing)
@@ -45,6 +45,8 @@ fn pipelines_keep_every_promise() {
         "empty disks",
         "members replaced",
         "stopped by a disk",
+        // A master does not show outside that it took over a snapshot; the bank's members do.
+        "snapshot catch-ups",
     ];
     let missing: Vec<&str> =
         summary.missing().into_iter().filter(|name| !not_drawn.contains(name)).collect();

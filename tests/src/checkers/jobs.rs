@@ -177,8 +177,9 @@ impl Known {
         for (exit_code, cause, set) in sets {
             let mut from = 0;
             while let Some(Range { start, end }) = set.next_run(from, self.task_count) {
-                for task in start as usize..end as usize {
-                    let expected = self.expected[task];
+                let run = start as usize..end as usize;
+                let tasks = self.expected[run.clone()].iter().zip(&mut found[run]);
+                for (task, (&expected, is_found)) in (start..).zip(tasks) {
                     check(
                         exit_code == expected && cause == Cause::None,
                         "a recorded outcome is what the task did",
@@ -187,7 +188,7 @@ impl Known {
                             format!("task {task} of job {id} at {applied}: {seen}")
                         },
                     )?;
-                    found[task] = true;
+                    *is_found = true;
                 }
                 from = end;
             }
