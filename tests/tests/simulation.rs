@@ -38,7 +38,7 @@ fn pipelines_keep_every_promise() {
         println!("{failure}");
     }
     assert!(failures.is_empty(), "{} seeds failed, see above", failures.len());
-    let not_drawn = vec![
+    let not_drawn = [
         "answered reads",
         "duplicate requests",
         "full disks",
