@@ -65,7 +65,8 @@ fn wrong_usage_is_2() {
         (&["dev", "status"], ".remuda holds no local cluster"),
         (&["dev", "stop", "--dir", "nothing"], "nothing holds no local cluster"),
         (&["jobs", "--cluster", "nowhere"], "no known cluster, no file and no address"),
-        (&["get", "name:x"], "names no file"),
+        (&["get", "nowhere:x"], "nowhere:x"),
+        (&["put", "x", "a/../b"], "a/../b"),
     ] {
         let said = fails(folder.path(), arguments, 2);
         assert!(said.contains(word), "{arguments:?}: {said}");
