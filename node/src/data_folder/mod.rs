@@ -99,7 +99,7 @@ pub enum DataFolderError {
 pub struct DataFolder {
     path: PathBuf,
     identity: Identity,
-    _lock: fs::File,
+    _lock: Lock,
 }
 
 impl DataFolder {
@@ -177,7 +177,19 @@ fn make(path: &Path) -> io::Result<()> {
 /// Name of the file that is locked and holds the number of the process that did.
 const LOCK: &str = "lock";
 
-fn lock(path: &Path) -> Result<fs::File, DataFolderError> {
+/// The locked file.
+#[derive(Debug)]
+struct Lock(fs::File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do: a child that another thread is just starting holds a copy of the
+        // descriptor until it executes its program. Nothing can be done about a failure.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, DataFolderError> {
     let failed = |source| DataFolderError::Io { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -195,7 +207,7 @@ fn lock(path: &Path) -> Result<fs::File, DataFolderError> {
     }
     let pid = format!("{}\n", std::process::id());
     file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 #[cfg(test)]
