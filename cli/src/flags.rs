@@ -94,6 +94,9 @@ pub(crate) struct Submit {
     /// Noop tasks of a million that fail
     #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
     pub(crate) noop_failed: u32,
+    /// Bytes that a noop task prints
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
+    pub(crate) noop_printed: u32,
     #[command(flatten)]
     pub(crate) place: Where,
 }
@@ -237,18 +240,27 @@ pub(crate) struct Rm {
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Figure {
+    /// All of them, one after the other
+    All,
     /// Tasks per second of a job of tasks that do nothing
     Noop,
-    /// Time until a job is accepted, and what it costs the leading master in memory
-    Submit,
+    /// Tasks per second of a job of processes that do nothing, beside what this machine can start
+    Spawn,
     /// Time of one task on an idle cluster
     Latency,
+    /// Time until a job is accepted, and what it costs the leading master in memory
+    Submit,
+    /// How much faster a job of sleeping tasks gets by 2 to 5 workers
+    Speedup,
+    /// Storing and fetching files, beside the file system of this machine
+    Files,
 }
 
 /// `remuda bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// What is measured
+    #[arg(value_enum, default_value_t = Figure::All)]
     pub(crate) figure: Figure,
     /// Print one JSON object a line
     #[arg(long)]
@@ -259,16 +271,16 @@ pub(crate) struct Bench {
     /// Masters: 1, 3 or 5
     #[arg(long, value_name = "N", default_value = "3", value_parser = odd_masters)]
     pub(crate) masters: u32,
-    /// Workers
+    /// Workers; speedup has its own
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
     /// Slots of each worker [default: as many as cores, shared among the workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) slots: Option<u32>,
-    /// Tasks of the noop job
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
-    pub(crate) tasks: u64,
-    /// Noop jobs, of which the median counts
+    /// Tasks of a job of noop or spawn [default: 1000000 of noop, 10000 of spawn]
+    #[arg(long, value_name = "N")]
+    pub(crate) tasks: Option<u64>,
+    /// Jobs of noop and spawn, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
 }

@@ -91,6 +91,17 @@ struct storage_counters {
     uint64_t damaged_count;
 };
 
+/* A task that is being executed. */
+struct task_activity {
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t task_index;
+    uint64_t attempt;
+    uint64_t start_unix_us;
+    uint16_t progress;
+    uint16_t text_length;
+};
+
 /* Consecutive tasks with the same outcome. */
 struct task_outcome {
     uint64_t first_task;
@@ -386,6 +397,30 @@ struct segment_list {
     uint64_t range_count;
 };
 
+/* Asks what a job is. Answered by `job_described`. */
+struct job_describe {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t seen_index;
+    uint64_t selector_length;
+};
+
+/* What a job is: what was submitted, with names replaced by what they pointed to then. */
+struct job_described {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t index;
+    uint64_t task_count;
+    uint8_t program_kind;
+    uint64_t program_length;
+    uint64_t num_input_files;
+    uint64_t description_length;
+};
+
 /* Writes keys if all conditions hold, in one log entry. Answered by `key_result`. */
 struct key_transaction {
     struct generic_message header;
@@ -656,6 +691,47 @@ struct worker_segment {
     uint64_t run_count;
 };
 
+/* Asks a worker what it executes. Answered by `activity_list`. */
+struct activity_query {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+};
+
+/* What a worker executes at present. */
+struct activity_list {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t activity_count;
+    uint64_t texts_length;
+};
+
+/* Asks a worker for what a running task printed. Answered by `output_chunk`, or by an error
+ * where the worker does not execute it. */
+struct output_pull {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t task_index;
+    uint8_t kind;
+    uint64_t offset;
+};
+
+/* What a running task printed, from the byte that was asked for on. */
+struct output_chunk {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t task_index;
+    uint64_t attempt;
+    uint8_t kind;
+    uint64_t offset;
+    uint64_t content_length;
+};
+
 /* Stores a block. Answered by `block_stored` when it is durable on the receiving node. */
 struct block_put {
     struct generic_message header;
@@ -827,6 +903,8 @@ enum remuda_message_type {
     REMUDA_TASK_OUTCOMES = 0x18,
     REMUDA_SEGMENT_QUERY = 0x19,
     REMUDA_SEGMENT_LIST = 0x1a,
+    REMUDA_JOB_DESCRIBE = 0x1b,
+    REMUDA_JOB_DESCRIBED = 0x1c,
     REMUDA_KEY_TRANSACTION = 0x20,
     REMUDA_KEY_RESULT = 0x21,
     REMUDA_KEY_RANGE = 0x22,
@@ -851,6 +929,10 @@ enum remuda_message_type {
     REMUDA_TASK_RECALL = 0x45,
     REMUDA_TASK_RETURNED = 0x46,
     REMUDA_WORKER_SEGMENT = 0x47,
+    REMUDA_ACTIVITY_QUERY = 0x48,
+    REMUDA_ACTIVITY_LIST = 0x49,
+    REMUDA_OUTPUT_PULL = 0x4a,
+    REMUDA_OUTPUT_CHUNK = 0x4b,
     REMUDA_BLOCK_PUT = 0x60,
     REMUDA_BLOCK_STORED = 0x61,
     REMUDA_BLOCK_GET = 0x62,
@@ -993,6 +1075,19 @@ enum remuda_program_kind {
     REMUDA_PROGRAM_KIND_DESCRIBED = 1,
 };
 
+enum remuda_output_kind {
+    /* Standard output. */
+    REMUDA_OUTPUT_KIND_STDOUT = 1,
+    /* Standard error. */
+    REMUDA_OUTPUT_KIND_STDERR = 2,
+    /* A file in its folder of outputs. */
+    REMUDA_OUTPUT_KIND_FILE = 3,
+    /* A symbolic link there. */
+    REMUDA_OUTPUT_KIND_LINK = 4,
+    /* An empty folder there. */
+    REMUDA_OUTPUT_KIND_FOLDER = 5,
+};
+
 enum remuda_verdict {
     /* Recorded, or finished otherwise before: nothing more is to be done with it. */
     REMUDA_VERDICT_FINAL = 0,
@@ -1045,6 +1140,7 @@ static_assert(sizeof(struct key_write) == 17, "packed");
 static_assert(sizeof(struct ring_member) == 48, "packed");
 static_assert(sizeof(struct segment_range) == 32, "packed");
 static_assert(sizeof(struct storage_counters) == 56, "packed");
+static_assert(sizeof(struct task_activity) == 44, "packed");
 static_assert(sizeof(struct task_outcome) == 22, "packed");
 static_assert(sizeof(struct task_run) == 41, "packed");
 static_assert(sizeof(struct worker_request) == 57, "packed");
@@ -1071,6 +1167,8 @@ static_assert(sizeof(struct task_query) == 93, "packed");
 static_assert(sizeof(struct task_outcomes) == 97, "packed");
 static_assert(sizeof(struct segment_query) == 89, "packed");
 static_assert(sizeof(struct segment_list) == 97, "packed");
+static_assert(sizeof(struct job_describe) == 89, "packed");
+static_assert(sizeof(struct job_described) == 114, "packed");
 static_assert(sizeof(struct key_transaction) == 105, "packed");
 static_assert(sizeof(struct key_result) == 66, "packed");
 static_assert(sizeof(struct key_range) == 85, "packed");
@@ -1095,6 +1193,10 @@ static_assert(sizeof(struct task_settled) == 73, "packed");
 static_assert(sizeof(struct task_recall) == 73, "packed");
 static_assert(sizeof(struct task_returned) == 73, "packed");
 static_assert(sizeof(struct worker_segment) == 105, "packed");
+static_assert(sizeof(struct activity_query) == 73, "packed");
+static_assert(sizeof(struct activity_list) == 73, "packed");
+static_assert(sizeof(struct output_pull) == 90, "packed");
+static_assert(sizeof(struct output_chunk) == 106, "packed");
 static_assert(sizeof(struct block_put) == 130, "packed");
 static_assert(sizeof(struct block_stored) == 82, "packed");
 static_assert(sizeof(struct block_get) == 97, "packed");

@@ -6,8 +6,8 @@ use crate::messages::file::{
     FileResponse, StorageQuery, StorageSpace,
 };
 use crate::messages::job::{
-    JobAccepted, JobCancel, JobList, JobQuery, JobStatus, JobSubmit, ListEnd, SegmentList,
-    SegmentQuery, TaskOutcomes, TaskQuery,
+    JobAccepted, JobCancel, JobDescribe, JobDescribed, JobList, JobQuery, JobStatus, JobSubmit,
+    ListEnd, SegmentList, SegmentQuery, TaskOutcomes, TaskQuery,
 };
 use crate::messages::keyspace::{KeyEntry, KeyRange, KeyResult, KeyTransaction};
 use crate::messages::node::{
@@ -17,8 +17,9 @@ use crate::messages::node::{
 use crate::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use crate::messages::session::{ErrorReply, Hello, HelloReply, Ping, Pong};
 use crate::messages::task::{
-    TaskFree, TaskRecall, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerHeartbeatReply,
-    WorkerRequest, WorkerSegment, WorkerStatus, WorkerStatusReply,
+    ActivityList, ActivityQuery, OutputChunk, OutputPull, TaskFree, TaskRecall, TaskReturned,
+    TaskSettled, WorkerHeartbeat, WorkerHeartbeatReply, WorkerRequest, WorkerSegment, WorkerStatus,
+    WorkerStatusReply,
 };
 use crate::messages::telemetry::{
     TelemetryAlert, TelemetrySnapshot, TelemetrySnapshotRequest, TelemetryStatus,
@@ -83,6 +84,8 @@ catalogue! {
     0x18 task_outcomes              TaskOutcomes             master   -> client;
     0x19 segment_query              SegmentQuery             client   -> master;
     0x1a segment_list               SegmentList              master   -> client;
+    0x1b job_describe               JobDescribe              client   -> master;
+    0x1c job_described              JobDescribed             master   -> client;
     0x20 key_transaction            KeyTransaction           client   -> master;
     0x21 key_result                 KeyResult                master   -> client;
     0x22 key_range                  KeyRange                 client   -> master;
@@ -109,6 +112,10 @@ catalogue! {
     0x45 task_recall                TaskRecall               balancer -> worker;
     0x46 task_returned              TaskReturned             worker   -> balancer;
     0x47 worker_segment             WorkerSegment            worker   -> master;
+    0x48 activity_query             ActivityQuery            any      -> worker;
+    0x49 activity_list              ActivityList             worker   -> any;
+    0x4a output_pull                OutputPull               any      -> worker;
+    0x4b output_chunk               OutputChunk              worker   -> any;
     // Storage.
     0x60 block_put                  BlockPut                 any      -> storage;
     0x61 block_stored               BlockStored              storage  -> any;

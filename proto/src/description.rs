@@ -91,6 +91,14 @@ pub enum Runtime {
     },
     /// Nothing, for measuring.
     Noop(Noop),
+    /// A program whose description would be too long to travel inline: the rest of it is a file.
+    Stored {
+        /// An encoded [`JobDescription`]. Its runtime, environment, inputs and outputs hold instead
+        /// of those of the description that names it; all else in it is ignored.
+        file: FileId,
+        /// Its bytes, at most [`limits::DESCRIPTION_FILE_BYTES`].
+        length: u64,
+    },
 }
 
 /// Where a program comes from.

@@ -60,6 +60,28 @@ pub const TREE_DEPTH: usize = 256;
 /// Target of a symbolic link in bytes; Linux and EROFS allow no more.
 pub const LINK_TARGET_BYTES: usize = 4095;
 
+/// Standard output, and standard error, that is kept of a task: the first bytes.
+pub const STREAM_BYTES: u64 = 16 << 20;
+
+/// Largest output of a task that is packed into a segment; a larger one is a file of its own.
+pub const PACKED_OUTPUT_BYTES: usize = 64 << 10;
+
+/// Most bytes that one task's outputs take in a segment, names and entries included; what exceeds
+/// it are files of their own.
+pub const PACKED_TASK_BYTES: usize = 1 << 20;
+
+/// Outputs of one task: files, links and empty folders. More belong into an archive.
+pub const OUTPUTS_PER_TASK: usize = 4096;
+
+/// Largest segment that a worker makes: one block.
+pub const SEGMENT_BYTES: usize = BLOCK_BYTES;
+
+/// Bytes of one answer about what a running task prints.
+pub const OUTPUT_CHUNK_BYTES: usize = 64 << 10;
+
+/// Longest text of a task's progress in bytes; longer ones are cut.
+pub const PROGRESS_TEXT_BYTES: usize = 200;
+
 /// Largest description of a job, which is then a file of one block.
 pub const DESCRIPTION_FILE_BYTES: usize = BLOCK_BYTES;
 
@@ -73,5 +95,8 @@ const _: () = assert!(WHOLE_FILE_BYTES + FIXED_PART_BYTES < FRAME_BYTES);
 const _: () = assert!(BLOCK_BYTES + FIXED_PART_BYTES < FRAME_BYTES);
 const _: () = assert!(PACKED_FRAME_BYTES < FRAME_BYTES);
 const _: () = assert!(DESCRIPTION_BYTES + 16 * INPUTS_PER_JOB < JOB_RECORD_BYTES);
+// The names of all outputs that one task may have fit beside what is packed.
+const _: () = assert!(PACKED_OUTPUT_BYTES < PACKED_TASK_BYTES);
+const _: () = assert!(2 * PACKED_TASK_BYTES < SEGMENT_BYTES);
 const _: () = assert!(JOB_RECORD_BYTES < PACKED_FRAME_BYTES);
 const _: () = assert!(WHOLE_FILE_BYTES.is_multiple_of(BLOCK_BYTES));

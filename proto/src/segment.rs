@@ -1,17 +1,24 @@
 //! Segments: files in which a worker packs what it has to say of many tasks.
 //!
 //! A segment is [`MAGIC`], one section for each job, the index, and a [`SegmentTail`]. A section is
-//! the job's [`AccountingEntry`]s, packed, in the order of their tasks. Who wants one job's range
-//! reads the tail, then the index, then that section and nothing else. Written once and named by
-//! its content, so it carries no checksum of its own. Deliberately not here: storing it, and which
-//! of its entries the masters accepted.
+//! the job's [`AccountingEntry`]s, packed, in the order of their tasks, its [`OutputEntry`]s
+//! likewise, and the names and small contents that these point to; large outputs are files of their
+//! own. Who wants one job's range reads the tail, then the index, then that section and nothing
+//! else. Written once and named by its content, so it carries no checksum of its own. Deliberately
+//! not here: storing it, and which of its entries the masters accepted.
+
+mod read;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::ops::Range;
 
-use crate::ids::JobId;
+use crate::ids::{FileId, JobId};
 use crate::macros::item;
-use crate::wire::{WireUuid, bytes_of, items_of};
+use crate::status::OutputKind;
+use crate::wire::{WireUuid, bytes_of};
+
+pub use read::{OutputRef, Section, Segment, read_index, read_tail};
 
 /// The first bytes of a segment; the last of them is the version.
 pub const MAGIC: [u8; 8] = *b"RmdSegm\x01";
@@ -44,7 +51,35 @@ item! {
 }
 
 item! {
-    /// Where in a segment a job's entries stand.
+    /// Something that a task wrote.
+    "output_entry" OutputEntry {
+        /// The task.
+        task_index: u64,
+        /// The attempt that wrote it.
+        attempt: u64,
+        /// See the list of output kinds.
+        kind: u8,
+        /// Permission bits of a file or folder; 0 for others.
+        mode: u16,
+        /// 1 where the task wrote more than is kept.
+        is_cut: u8,
+        /// Bytes of its path below `$REMUDA_OUTPUTS`; 0 for standard output and standard error.
+        name_length: u16,
+        /// Where its path begins, in bytes from the start of the segment.
+        name_offset: u64,
+        /// Its bytes; of a symbolic link, of what it points to.
+        content_length: u64,
+        /// Where its bytes begin, in bytes from the start of the segment; 0 where `file_uuid` has
+        /// them.
+        content_offset: u64,
+        /// The file on storage that it is; zero where its bytes are in the segment.
+        file_uuid: WireUuid,
+    }
+}
+
+item! {
+    /// Where in a segment what it has of a job stands: its entries, then its outputs, then the
+    /// bytes that these point to.
     "segment_section" SegmentSection {
         /// The job.
         job_uuid: WireUuid,
@@ -52,6 +87,10 @@ item! {
         offset: u64,
         /// Number of its entries.
         entry_count: u64,
+        /// Number of its outputs.
+        output_count: u64,
+        /// Length of the names and contents of its outputs.
+        byte_count: u64,
         /// Lowest task of the section.
         first_task: u64,
         /// Highest task of the section.
@@ -67,6 +106,70 @@ item! {
         /// The same bytes with which the segment begins.
         magic: u64,
     }
+}
+
+/// Something that a task wrote, on its way into a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// What it is.
+    pub kind: OutputKind,
+    /// Path below `$REMUDA_OUTPUTS`, with `/` between names; empty for standard output and standard
+    /// error.
+    pub name: Vec<u8>,
+    /// Permission bits of a file or folder; 0 for others.
+    pub mode: u16,
+    /// Whether the task wrote more than is kept.
+    pub is_cut: bool,
+    /// What is in it.
+    pub content: OutputContent,
+}
+
+/// What is in an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputContent {
+    /// These bytes, which are packed in the segment; of a symbolic link, what it points to.
+    Packed(Vec<u8>),
+    /// A file on storage.
+    File {
+        /// Which.
+        file: FileId,
+        /// Its bytes.
+        length: u64,
+    },
+}
+
+impl Output {
+    /// Bytes that it takes in a segment.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        let content = match &self.content {
+            OutputContent::Packed(bytes) => bytes.len(),
+            OutputContent::File { .. } => 0,
+        };
+        size_of::<OutputEntry>() + self.name.len() + content
+    }
+}
+
+/// What one attempt of a task wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskOutputs {
+    /// The task.
+    pub task_index: u64,
+    /// The attempt.
+    pub attempt: u64,
+    /// What it wrote.
+    pub outputs: Vec<Output>,
+}
+
+/// What a segment gets of one job.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSection<'a> {
+    /// The job.
+    pub job: JobId,
+    /// What its tasks used, in the order of the tasks; at least one.
+    pub entries: &'a [AccountingEntry],
+    /// What tasks among these wrote, in the order of the tasks.
+    pub outputs: &'a [TaskOutputs],
 }
 
 /// Bytes that are not a segment.
@@ -98,32 +201,44 @@ impl fmt::Display for SegmentError {
 
 impl std::error::Error for SegmentError {}
 
-/// Packs entries into a segment: one section for each job, in the order given. The entries of a
-/// section are in the order of their tasks.
+/// Packs entries and outputs into a segment: one section for each job, in the order given.
 ///
 /// # Panics
-/// If a section is empty or out of order: a bug of ours.
+/// If a section is empty or out of order, or an output's task has no entry in it: a bug of ours.
 #[must_use]
-pub fn encode(sections: &[(JobId, &[AccountingEntry])]) -> Vec<u8> {
-    let entries: usize = sections.iter().map(|(_, entries)| entries.len()).sum();
-    let index_bytes = sections.len() * size_of::<SegmentSection>();
-    let mut bytes =
-        Vec::with_capacity(MAGIC.len() + entries * ENTRY_BYTES + index_bytes + TAIL_BYTES);
-    bytes.extend_from_slice(&MAGIC);
+pub fn encode(sections: &[NewSection<'_>]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
     let mut index = Vec::with_capacity(sections.len());
-    for (job, entries) in sections {
+    for NewSection { job, entries, outputs } in sections {
         assert!(are_in_order(entries), "the entries of {job} are out of order");
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             panic!("a section of {job} without entries");
         };
+        let tasks = first.task_index..=last.task_index;
+        let key = |outputs: &TaskOutputs| (outputs.task_index, outputs.attempt);
+        assert!(outputs.is_sorted_by_key(key), "the outputs of {job} are out of order");
+        assert!(outputs.iter().all(|it| tasks.contains(&it.task_index)), "outputs of another task");
+        let offset = bytes.len() as u64;
+        bytes.extend_from_slice(bytes_of(entries));
+        let output_count: usize = outputs.iter().map(|task| task.outputs.len()).sum();
+        let mut contents = Vec::new();
+        let contents_offset = bytes.len() + output_count * size_of::<OutputEntry>();
+        for task in *outputs {
+            for output in &task.outputs {
+                let entry = place(task, output, contents_offset, &mut contents);
+                bytes.extend_from_slice(bytes_of(&[entry]));
+            }
+        }
+        bytes.extend_from_slice(&contents);
         index.push(SegmentSection {
             job_uuid: job.to_wire(),
-            offset: bytes.len() as u64,
+            offset,
             entry_count: entries.len() as u64,
-            first_task: first.task_index,
-            last_task: last.task_index,
+            output_count: output_count as u64,
+            byte_count: contents.len() as u64,
+            first_task: *tasks.start(),
+            last_task: *tasks.end(),
         });
-        bytes.extend_from_slice(bytes_of(entries));
     }
     let index_offset = bytes.len() as u64;
     bytes.extend_from_slice(bytes_of(&index));
@@ -132,191 +247,38 @@ pub fn encode(sections: &[(JobId, &[AccountingEntry])]) -> Vec<u8> {
     bytes
 }
 
-fn are_in_order(entries: &[AccountingEntry]) -> bool {
-    let key = |entry: &AccountingEntry| (entry.task_index, entry.attempt);
-    entries.windows(2).all(|pair| key(&pair[0]) <= key(&pair[1]))
-}
-
-/// Where the index of a segment of `length` bytes lies, by its last [`TAIL_BYTES`].
-///
-/// # Errors
-/// [`SegmentError`] where they are no tail, or do not fit the length.
-pub fn read_tail(tail: &[u8], length: u64) -> Result<Range<u64>, SegmentError> {
-    let Some([tail]) = items_of::<SegmentTail>(tail) else {
-        return Err(SegmentError::NotASegment);
+/// Adds an output's name and bytes to `contents`, which stand at `offset` of the segment.
+fn place(
+    task: &TaskOutputs,
+    output: &Output,
+    offset: usize,
+    contents: &mut Vec<u8>,
+) -> OutputEntry {
+    let name_offset = (offset + contents.len()) as u64;
+    contents.extend_from_slice(&output.name);
+    let (content_offset, content_length, file) = match &output.content {
+        OutputContent::Packed(bytes) => {
+            let at = (offset + contents.len()) as u64;
+            contents.extend_from_slice(bytes);
+            (at, bytes.len() as u64, FileId(0))
+        }
+        OutputContent::File { file, length } => (0, *length, *file),
     };
-    if { tail.magic } != u64::from_le_bytes(MAGIC) {
-        return Err(SegmentError::NotASegment);
-    }
-    let end = length.checked_sub(TAIL_BYTES as u64).ok_or(SegmentError::NotASegment)?;
-    let index = tail.index_offset..end;
-    let is_inside = index.start >= MAGIC.len() as u64 && index.start <= index.end;
-    let is_whole = is_inside && (index.end - index.start) % size_of::<SegmentSection>() as u64 == 0;
-    if is_whole { Ok(index) } else { Err(SegmentError::Index) }
-}
-
-/// The sections that an index names, checked against where the index begins.
-///
-/// # Errors
-/// [`SegmentError`] where sections do not fill what is before the index one after the other.
-pub fn read_index(index: &[u8], index_offset: u64) -> Result<&[SegmentSection], SegmentError> {
-    let sections = items_of::<SegmentSection>(index).ok_or(SegmentError::Index)?;
-    let mut free_from = MAGIC.len() as u64;
-    for (position, section) in sections.iter().enumerate() {
-        let wrong = SegmentError::Section { position };
-        let bytes = section.bytes().ok_or(wrong)?;
-        let is_next = bytes.start == free_from && bytes.end <= index_offset;
-        if !is_next || section.entry_count == 0 || section.first_task > section.last_task {
-            return Err(wrong);
-        }
-        free_from = bytes.end;
-    }
-    if free_from != index_offset {
-        return Err(SegmentError::Index);
-    }
-    Ok(sections)
-}
-
-impl SegmentSection {
-    /// Where its entries lie in the segment; `None` where that is beyond any file.
-    #[must_use]
-    pub fn bytes(&self) -> Option<Range<u64>> {
-        let length = self.entry_count.checked_mul(ENTRY_BYTES as u64)?;
-        Some(self.offset..self.offset.checked_add(length)?)
-    }
-
-    /// The entries, from the bytes of this section.
-    ///
-    /// # Errors
-    /// [`SegmentError::Section`], always with position 0, where they are not what the index says.
-    pub fn read<'a>(&self, bytes: &'a [u8]) -> Result<&'a [AccountingEntry], SegmentError> {
-        let wrong = SegmentError::Section { position: 0 };
-        let entries = items_of::<AccountingEntry>(bytes).ok_or(wrong)?;
-        let first = entries.first().map(|entry| entry.task_index);
-        let last = entries.last().map(|entry| entry.task_index);
-        let is_it = entries.len() as u64 == self.entry_count
-            && (first, last) == (Some(self.first_task), Some(self.last_task));
-        if is_it && are_in_order(entries) { Ok(entries) } else { Err(wrong) }
+    OutputEntry {
+        task_index: task.task_index,
+        attempt: task.attempt,
+        kind: output.kind.to_wire(),
+        mode: output.mode,
+        is_cut: u8::from(output.is_cut),
+        name_length: u16::try_from(output.name.len())
+            .expect("whoever gathers outputs checks names"),
+        name_offset,
+        content_length,
+        content_offset,
+        file_uuid: file.to_wire(),
     }
 }
 
-/// A whole segment, read in place.
-#[derive(Clone, Debug)]
-pub struct Segment<'a> {
-    sections: Vec<(JobId, &'a [AccountingEntry])>,
-}
-
-impl<'a> Segment<'a> {
-    /// Reads and checks all of it.
-    ///
-    /// # Errors
-    /// [`SegmentError`].
-    pub fn open(bytes: &'a [u8]) -> Result<Segment<'a>, SegmentError> {
-        if !bytes.starts_with(&MAGIC) {
-            return Err(SegmentError::NotASegment);
-        }
-        let tail = bytes.last_chunk::<TAIL_BYTES>().ok_or(SegmentError::NotASegment)?;
-        let index = read_tail(tail, bytes.len() as u64)?;
-        let index_bytes =
-            bytes.get(index.start as usize..index.end as usize).ok_or(SegmentError::Index)?;
-        let mut sections = Vec::new();
-        for (position, section) in read_index(index_bytes, index.start)?.iter().enumerate() {
-            let wrong = SegmentError::Section { position };
-            let range = section.bytes().ok_or(wrong)?;
-            let entries = bytes.get(range.start as usize..range.end as usize).ok_or(wrong)?;
-            let entries = section.read(entries).map_err(|_| wrong)?;
-            sections.push((section.job_uuid.into(), entries));
-        }
-        Ok(Segment { sections })
-    }
-
-    /// The sections: job and entries.
-    #[must_use]
-    pub fn sections(&self) -> &[(JobId, &'a [AccountingEntry])] {
-        &self.sections
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn entry(task_index: u64, attempt: u64) -> AccountingEntry {
-        AccountingEntry { task_index, attempt, wall_us: task_index ^ 7, ..Default::default() }
-    }
-
-    fn sections() -> Vec<(JobId, Vec<AccountingEntry>)> {
-        vec![
-            (JobId(5), (0..10).map(|task| entry(task, 1)).collect()),
-            (JobId(2), vec![entry(3, 9), entry(70, 8)]),
-        ]
-    }
-
-    fn encoded(sections: &[(JobId, Vec<AccountingEntry>)]) -> Vec<u8> {
-        let sections: Vec<_> =
-            sections.iter().map(|(job, entries)| (*job, entries.as_slice())).collect();
-        encode(&sections)
-    }
-
-    #[test]
-    fn one_jobs_entries_are_read_without_the_rest() {
-        let bytes = encoded(&sections());
-        let length = bytes.len() as u64;
-        let index = read_tail(&bytes[bytes.len() - TAIL_BYTES..], length).unwrap();
-        let at = index.start;
-        let named = read_index(&bytes[index.start as usize..index.end as usize], at).unwrap();
-        let section = named.iter().find(|section| section.job_uuid == JobId(2).to_wire()).unwrap();
-        assert_eq!(({ section.first_task }, { section.last_task }), (3, 70));
-        let range = section.bytes().unwrap();
-        assert_eq!(range.end - range.start, 128);
-        let entries = section.read(&bytes[range.start as usize..range.end as usize]).unwrap();
-        assert_eq!(entries, [entry(3, 9), entry(70, 8)]);
-    }
-
-    #[test]
-    fn another_version_is_no_segment() {
-        let mut bytes = encoded(&sections());
-        bytes[7] = 2;
-        assert_eq!(Segment::open(&bytes).unwrap_err(), SegmentError::NotASegment);
-        assert_eq!(Segment::open(&[]).unwrap_err(), SegmentError::NotASegment);
-        assert!(Segment::open(&encode(&[])).unwrap().sections().is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read(
-            counts in prop::collection::vec(
-                (any::<u128>(), prop::collection::btree_set(any::<u64>(), 1..40)), 0..6,
-            ),
-        ) {
-            let written: Vec<(JobId, Vec<AccountingEntry>)> = counts
-                .into_iter()
-                .map(|(job, tasks)| {
-                    (JobId(job), tasks.into_iter().map(|task| entry(task, 3)).collect())
-                })
-                .collect();
-            let bytes = encoded(&written);
-            let read = Segment::open(&bytes).unwrap();
-            let read: Vec<(JobId, Vec<AccountingEntry>)> =
-                read.sections().iter().map(|(job, entries)| (*job, entries.to_vec())).collect();
-            prop_assert_eq!(read, written);
-        }
-
-        #[test]
-        fn damaged_bytes_never_panic_and_cut_ones_are_refused(
-            at in any::<prop::sample::Index>(),
-            flip in 1u8..,
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let bytes = encoded(&sections());
-            let mut damaged = bytes.clone();
-            damaged[at.index(bytes.len())] ^= flip;
-            if let Ok(segment) = Segment::open(&damaged) {
-                prop_assert_eq!(segment.sections().len(), 2);
-            }
-            prop_assert!(Segment::open(&bytes[..cut.index(bytes.len())]).is_err());
-        }
-    }
+fn are_in_order(entries: &[AccountingEntry]) -> bool {
+    entries.is_sorted_by_key(|entry| (entry.task_index, entry.attempt))
 }

@@ -216,6 +216,22 @@ wire_enum! {
 }
 
 wire_enum! {
+    /// What something that a task wrote is.
+    OutputKind: u8 {
+        /// Standard output.
+        Stdout = 1 "stdout",
+        /// Standard error.
+        Stderr = 2 "stderr",
+        /// A file in its folder of outputs.
+        File = 3 "file",
+        /// A symbolic link there.
+        Link = 4 "link",
+        /// An empty folder there.
+        Folder = 5 "folder",
+    }
+}
+
+wire_enum! {
     /// What the masters decided about a reported or asked run.
     Verdict: u8 {
         /// Recorded, or finished otherwise before: nothing more is to be done with it.

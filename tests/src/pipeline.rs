@@ -52,6 +52,7 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
         shortest: Duration::from_millis(10),
         longest: Duration::from_millis(200),
         failed_per_million: 20_000,
+        output_bytes: 0,
     };
     let job = |place: usize| JobPlan {
         job: JobId(7 << 64 | place as u128),
@@ -77,6 +78,7 @@ fn plan(rng: &mut Rng, place: usize, number: u128) -> JobPlan {
             shortest: Duration(longest.0 / 10),
             longest,
             failed_per_million: [0, 0, 10_000, 300_000][rng.usize(0..4)],
+            output_bytes: 0,
         },
         retries: rng.u32(0..3),
         task_count: 1_000,

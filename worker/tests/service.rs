@@ -244,9 +244,9 @@ fn every_task_is_executed_reported_settled_and_accounted_for() {
     assert!(reported.into_iter().eq(expected));
     let mut accounted = BTreeSet::new();
     for content in segments.try_iter() {
-        for (job, entries) in Segment::open(&content).unwrap().sections() {
-            assert_eq!(*job, JOB);
-            accounted.extend(entries.iter().map(|entry| entry.task_index));
+        for section in Segment::open(&content).unwrap().sections() {
+            assert_eq!(section.job, JOB);
+            accounted.extend(section.entries.iter().map(|entry| entry.task_index));
         }
     }
     assert!(accounted.into_iter().eq(0..TASKS));

@@ -49,8 +49,9 @@ pub(super) fn check(
         let bytes = client.get_bytes(segment).asked()?;
         let opened = Segment::open(&bytes).during(|| format!("read segment {segment}"))?;
         for task in tasks {
-            let sections = opened.sections().iter().filter(|(of, _)| *of == job);
-            let mut entries = sections.filter_map(|(_, entries)| {
+            let sections = opened.sections().iter().filter(|section| section.job == job);
+            let mut entries = sections.filter_map(|section| {
+                let entries = section.entries;
                 let at = entries.binary_search_by_key(&task, |entry| entry.task_index).ok()?;
                 entries.get(at).copied()
             });

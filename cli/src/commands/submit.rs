@@ -21,6 +21,7 @@ pub(crate) fn run(flags: &Submit) -> Result<(), Failure> {
         shortest: Duration::from_micros(flags.noop_shortest),
         longest: Duration::from_micros(flags.noop_longest.max(flags.noop_shortest)),
         failed_per_million: flags.noop_failed,
+        output_bytes: flags.noop_printed,
     }));
     description.name = flags.name.clone().unwrap_or_default();
     description.array = array.array;

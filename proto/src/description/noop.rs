@@ -18,6 +18,9 @@ pub struct Noop {
     pub longest: Duration,
     /// Of a million tasks, how many end with an exit code that is not 0.
     pub failed_per_million: u32,
+    /// Bytes that each task prints, at most [`PACKED_OUTPUT_BYTES`](crate::limits::PACKED_OUTPUT_BYTES);
+    /// see [`Noop::printed`].
+    pub output_bytes: u32,
 }
 
 /// How one task of the noop runtime ends, in every attempt.
@@ -39,6 +42,18 @@ impl Noop {
         let spread = self.longest.0.saturating_sub(self.shortest.0).saturating_add(1);
         let duration = self.shortest + Duration(random.below(spread));
         NoopOutcome { exit_code, duration }
+    }
+
+    /// What a task prints, in every attempt: lower-case letters and a line feed at the end.
+    #[must_use]
+    pub fn printed(&self, task: TaskIndex) -> Vec<u8> {
+        let mut random = SplitMix { state: mix(self.seed ^ 1) ^ task.0 };
+        let mut text: Vec<u8> =
+            (0..self.output_bytes).map(|_| b'a' + random.below(26) as u8).collect();
+        if let Some(last) = text.last_mut() {
+            *last = b'\n';
+        }
+        text
     }
 }
 
@@ -67,7 +82,7 @@ mod tests {
 
     fn noop() -> Noop {
         let [shortest, longest] = [100, 199].map(Duration::from_micros);
-        Noop { seed: 7, shortest, longest, failed_per_million: 250_000 }
+        Noop { seed: 7, shortest, longest, failed_per_million: 250_000, output_bytes: 20 }
     }
 
     #[test]
@@ -80,6 +95,13 @@ mod tests {
             outcomes,
             [(0, 130), (0, 127), (0, 132), (0, 110), (2, 161), (0, 187), (0, 174), (0, 127)]
         );
+    }
+
+    #[test]
+    fn what_is_printed_never_changes() {
+        let printed = |task| String::from_utf8(noop().printed(TaskIndex(task))).unwrap();
+        assert_eq!([printed(0), printed(1)], ["bikyuzycyuvqwqokzyx\n", "tirvkarerbgrxvxsqwh\n"]);
+        assert_eq!(Noop::default().printed(TaskIndex(0)), b"");
     }
 
     #[test]

@@ -85,6 +85,20 @@ impl JobDescription {
                     noop.failed_per_million <= 1_000_000,
                     "of a million noop tasks more than a million are to fail"
                 );
+                demand!(
+                    noop.output_bytes as usize <= limits::PACKED_OUTPUT_BYTES,
+                    "a noop task prints at most {} bytes",
+                    limits::PACKED_OUTPUT_BYTES
+                );
+                return Ok(());
+            }
+            Runtime::Stored { file, length } => {
+                demand!(!file.is_nil(), "the file of the job's description is not named");
+                demand!(
+                    *length <= limits::DESCRIPTION_FILE_BYTES as u64,
+                    "the job's description has {length} bytes, more than {}",
+                    limits::DESCRIPTION_FILE_BYTES
+                );
                 return Ok(());
             }
         };

@@ -99,6 +99,50 @@ message! {
 }
 
 message! {
+    /// Asks what a job is. Answered by `job_described`.
+    JobDescribe {
+        /// The job; zero where `selector` names it.
+        job_uuid: WireUuid,
+        /// The reply must come from a state at least as new as this log index.
+        seen_index: u64,
+        /// Bytes of `selector`.
+        selector_length: u64,
+    }
+    parts {
+        /// A job's name, an unambiguous beginning of its UUID, or `last`.
+        selector: [u8; "UTF-8"] by selector_length,
+    }
+}
+
+message! {
+    /// What a job is: what was submitted, with names replaced by what they pointed to then.
+    JobDescribed {
+        /// The job.
+        job_uuid: WireUuid,
+        /// Log index of the state that this is read from.
+        index: u64,
+        /// Number of tasks.
+        task_count: u64,
+        /// What `program` is; see the list of program kinds.
+        program_kind: u8,
+        /// Bytes of `program`.
+        program_length: u64,
+        /// Number of `input_files`.
+        num_input_files: u64,
+        /// Bytes of `description`.
+        description_length: u64,
+    }
+    parts {
+        /// A script that begins with `#!`; empty where the description names the program.
+        program: [u8; "bytes"] by program_length,
+        /// Input files that the submission named beside the description's.
+        input_files: [WireUuid; "uuid"] by num_input_files,
+        /// Everything else; empty for the defaults.
+        description: [u8; "description"] by description_length,
+    }
+}
+
+message! {
     /// Asks for the jobs, newest first. Answered by `job_status` records under the same request id,
     /// then `list_end`.
     JobList {

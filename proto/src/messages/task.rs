@@ -256,3 +256,82 @@ message! {
         runs: [TaskRun; "task_run"] by run_count,
     }
 }
+
+message! {
+    /// Asks a worker what it executes. Answered by `activity_list`.
+    ActivityQuery {
+        /// Only tasks of this job; zero for those of all jobs.
+        job_uuid: WireUuid,
+    }
+}
+
+item! {
+    /// A task that is being executed.
+    "task_activity" TaskActivity {
+        /// Its job.
+        job_uuid: WireUuid,
+        /// The task.
+        task_index: u64,
+        /// The attempt.
+        attempt: u64,
+        /// When it began by the worker's clock, microseconds since 1970.
+        start_unix_us: u64,
+        /// Thousandths of it that are done, as it says itself; 65535 where it said nothing.
+        progress: u16,
+        /// Bytes of what it says beside, in `texts`, behind those of the activities before.
+        text_length: u16,
+    }
+}
+
+message! {
+    /// What a worker executes at present.
+    ActivityList {
+        /// Number of `activities`.
+        activity_count: u64,
+        /// Bytes of `texts`.
+        texts_length: u64,
+    }
+    parts {
+        /// The tasks, at most one for each slot.
+        activities: [TaskActivity; "task_activity"] by activity_count,
+        /// What they say of their progress, one text behind the other.
+        texts: [u8; "UTF-8"] by texts_length,
+    }
+}
+
+message! {
+    /// Asks a worker for what a running task printed. Answered by `output_chunk`, or by an error
+    /// where the worker does not execute it.
+    OutputPull {
+        /// Its job.
+        job_uuid: WireUuid,
+        /// The task.
+        task_index: u64,
+        /// Standard output or standard error; see the list of output kinds.
+        kind: u8,
+        /// From which byte on.
+        offset: u64,
+    }
+}
+
+message! {
+    /// What a running task printed, from the byte that was asked for on.
+    OutputChunk {
+        /// Its job.
+        job_uuid: WireUuid,
+        /// The task.
+        task_index: u64,
+        /// The attempt that printed it.
+        attempt: u64,
+        /// See the list of output kinds.
+        kind: u8,
+        /// Where the content begins.
+        offset: u64,
+        /// Bytes of `content`, at most 65536; 0 where it printed no more yet.
+        content_length: u64,
+    }
+    parts {
+        /// What it printed.
+        content: [u8; "bytes"] by content_length,
+    }
+}

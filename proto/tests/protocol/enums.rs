@@ -1,7 +1,8 @@
 //! The enumerations of the protocol as plain tables for the generators.
 
 use proto::status::{
-    BlockKind, Cause, ErrorCode, FeedKind, JobState, Order, ProgramKind, Role, TaskState, Verdict,
+    BlockKind, Cause, ErrorCode, FeedKind, JobState, Order, OutputKind, ProgramKind, Role,
+    TaskState, Verdict,
 };
 
 /// One enumeration.
@@ -39,6 +40,7 @@ enumerations! {
     JobState "job_state" "job states";
     Cause "cause" "causes";
     ProgramKind "program_kind" "program kinds";
+    OutputKind "output_kind" "output kinds";
     Verdict "verdict" "verdicts";
     Order "order" "orders";
     FeedKind "feed_kind" "feed kinds";

@@ -13,6 +13,7 @@ const NOOP: Noop = Noop {
     shortest: Duration::from_micros(2_000),
     longest: Duration::from_micros(6_000),
     failed_per_million: 50_000,
+    output_bytes: 0,
 };
 
 const FLAGS: &[&str] = &[

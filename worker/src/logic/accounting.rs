@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use proto::digest::Digest;
 use proto::ids::{FileId, JobId};
 use proto::messages::task::TaskRun;
-use proto::segment::{self, AccountingEntry, ENTRY_BYTES};
+use proto::segment::{self, AccountingEntry, ENTRY_BYTES, NewSection};
 use proto::status::BlockKind;
 use proto::time::{Duration, Instant};
 
@@ -149,8 +149,10 @@ impl Accounting {
             sections.push((id, entries));
         }
         self.due = (self.waiting_count > 0).then_some(now + LONGEST_WAIT);
-        let parts: Vec<(JobId, &[AccountingEntry])> =
-            sections.iter().map(|(job, entries)| (*job, entries.as_slice())).collect();
+        let parts: Vec<NewSection<'_>> = sections
+            .iter()
+            .map(|(job, entries)| NewSection { job: *job, entries, outputs: &[] })
+            .collect();
         let content = segment::encode(&parts);
         let file = Digest::of(BlockKind::Content, &content).file_id();
         let segment = StoredSegment { file, runs };
@@ -269,7 +271,7 @@ mod tests {
         let mut seen = 0;
         while let Some(segment) = accounting.next_segment(now) {
             let read = Segment::open(&segment.content).unwrap();
-            let count: usize = read.sections().iter().map(|(_, entries)| entries.len()).sum();
+            let count: usize = read.sections().iter().map(|section| section.entries.len()).sum();
             let stored = accounting.stored(now, segment.ticket, true).unwrap();
             let named: u64 = stored.runs.iter().map(|run| run.task_count).sum();
             assert_eq!(named, count as u64);

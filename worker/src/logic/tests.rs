@@ -521,7 +521,7 @@ fn settled_runs_are_final_or_again_before_the_inventory_lacks_them() {
     bench.now += Duration::from_secs(2);
     if let Some(segment) = bench.worker.accounting.next_segment(bench.now) {
         let segment = Segment::open(&segment.content).unwrap();
-        entries.extend(segment.sections().iter().flat_map(|(_, entries)| entries.to_vec()));
+        entries.extend(segment.sections().iter().flat_map(|section| section.entries.to_vec()));
     }
     let tasks: Vec<u64> = entries.iter().map(|entry| entry.task_index).collect();
     assert_eq!(tasks, [0, 1, 10, 11, 15, 16, 17, 18, 19]);
@@ -566,8 +566,8 @@ fn accounting_is_stored_on_the_ring_and_then_reported() {
     let record = Records::of(&puts[0]).next().unwrap().unwrap();
     let (put, [content]) = record.open::<BlockPut, 1>().unwrap();
     let segment = Segment::open(content).unwrap();
-    assert_eq!(segment.sections()[0].0, JOB);
-    assert_eq!({ segment.sections()[0].1[0].node_uuid }, NodeId(0xa).to_wire());
+    assert_eq!(segment.sections()[0].job, JOB);
+    assert_eq!({ segment.sections()[0].entries[0].node_uuid }, NodeId(0xa).to_wire());
     assert!(bench.sent::<WorkerSegment>(MASTER_LINK).is_empty(), "not before it is durable");
     let stored = BlockStored { block_uuid: put.block_uuid, ..BlockStored::default() };
     let mut stored = encode(&stored, &[]);

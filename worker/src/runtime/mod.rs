@@ -134,7 +134,7 @@ impl Runtimes {
     fn of(&mut self, kind: &RuntimeKind) -> &mut dyn Runtime {
         match kind {
             RuntimeKind::Noop(_) => &mut self.noop,
-            RuntimeKind::Command { .. } => &mut self.command,
+            RuntimeKind::Command { .. } | RuntimeKind::Stored { .. } => &mut self.command,
         }
     }
 
