@@ -8,4 +8,4 @@ pub mod config;
 pub mod logic;
 mod service;
 
-pub use service::{Error, run};
+pub use service::run;

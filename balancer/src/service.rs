@@ -3,19 +3,12 @@
 //! Nothing here decides anything. There is nothing to wait for but the network: a balancer keeps
 //! nothing on disk but who it is.
 
-use std::io;
-
-use node::clock::Clock;
-use node::data_folder::{DataFolder, DataFolderError};
-use node::logic::network::{Greeting, Identity, NetworkEffect, NetworkEvent};
-use node::logic::updates::{AlertLevel, Publications};
-use node::network::{Network, NetworkError};
-use node::pubsub::{PubSubError, Publisher};
+use node::daemon::{self, Daemon, DaemonError};
+use node::logic::network::{Greeting, NetworkEffect, NetworkEvent};
+use node::logic::updates::AlertLevel;
 use node::stop::Stop;
 use proto::ids::ClusterId;
 use proto::limits;
-use proto::messages::telemetry::TelemetrySnapshotRequest;
-use proto::record::Message;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 use serde::Serialize;
@@ -25,27 +18,6 @@ use crate::logic::{Balancer, Counters, Event, MASTER_LINK, Setting};
 
 /// How often the status is published where nothing else happens.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Why a balancer cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The data folder is another's, in use, or unreadable; or the masters belong to another
-    /// cluster than it does.
-    #[error("open the data folder")]
-    DataFolder(#[source] DataFolderError),
-    /// The address cannot be bound.
-    #[error("begin to listen")]
-    Network(#[source] NetworkError),
-    /// The address for telemetry cannot be bound.
-    #[error("publish telemetry")]
-    Telemetry(#[source] PubSubError),
-    /// There is no randomness to be had.
-    #[error("draw randomness")]
-    Random(#[source] io::Error),
-    /// The configuration names no master.
-    #[error("no master is named: set `masters` in table [node], one address is enough")]
-    NoMaster,
-}
 
 /// What a balancer says of itself.
 #[derive(Debug, PartialEq, Serialize)]
@@ -103,50 +75,22 @@ impl Status {
 /// Runs a balancer until `stop` is requested.
 ///
 /// # Errors
-/// [`Error`], at the start; or when the first master that it meets belongs to another cluster than
-/// its folder.
-pub fn run(config: Config, stop: Stop) -> Result<(), Error> {
+/// [`DaemonError`], at the start; or when the first master that it meets belongs to another cluster
+/// than its folder.
+pub fn run(config: Config, stop: Stop) -> Result<(), DaemonError> {
     let Config { node: settings, balancer } = config;
-    if settings.masters.is_empty() {
-        return Err(Error::NoMaster);
-    }
-    let opened = DataFolder::open(&settings.data, Role::Balancer, settings.cluster);
-    let folder = opened.map_err(Error::DataFolder)?;
-    let clock = Clock::start();
-    let identity = Identity {
-        node: folder.node(),
-        role: Role::Balancer,
-        cluster: folder.cluster().unwrap_or_default(),
-        incarnation: folder.incarnation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: settings.reachable.clone().unwrap_or_default(),
-    };
-    let exposure = settings.exposure();
-    let network = Network::bind(identity, &settings.listen, exposure, clock);
-    let network = network.map_err(Error::Network)?;
-    let publications = Publications::new(folder.node(), Role::Balancer, folder.incarnation());
-    let publisher = Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
-    let publisher = publisher.map_err(Error::Telemetry)?;
-    let bound = network.bound_address().unwrap_or_default().to_owned();
+    let folder = daemon::open_folder_below_masters(&settings, Role::Balancer)?;
+    let daemon = Daemon::listen(&settings, Role::Balancer, folder, &stop)?;
     let setting = Setting {
-        node: folder.node(),
-        incarnation: folder.incarnation(),
+        node: daemon.folder.node(),
+        incarnation: daemon.folder.incarnation(),
         masters: settings.masters,
-        address: settings.reachable.unwrap_or(bound),
-        telemetry_address: publisher.address().to_owned(),
+        address: daemon.address().to_owned(),
+        telemetry_address: daemon.publisher.address().to_owned(),
         zone: balancer.zone,
     };
-    tracing::info!(
-        node = %setting.node,
-        incarnation = %setting.incarnation,
-        address = setting.address,
-        "the balancer listens"
-    );
-    let logic = Balancer::new(setting, node::random::generator().map_err(Error::Random)?);
-    let waker = network.waker();
-    stop.on_request(move || waker.wake());
-    let shown = Shown::default();
-    let mut service = Service { stop, clock, folder, publisher, network, logic, shown };
+    let logic = Balancer::new(setting, daemon::generator()?);
+    let mut service = Service { stop, daemon, logic, shown: Shown::default() };
     while !service.stop.is_requested() {
         service.turn()?;
     }
@@ -164,31 +108,28 @@ struct Shown {
 
 struct Service {
     stop: Stop,
-    clock: Clock,
-    folder: DataFolder,
-    // Before the network, whose context waits for all its sockets.
-    publisher: Publisher,
-    network: Network,
+    daemon: Daemon,
     logic: Balancer,
     shown: Shown,
 }
 
 impl Service {
     /// Waits until something happens, and acts on it.
-    fn turn(&mut self) -> Result<(), Error> {
+    fn turn(&mut self) -> Result<(), DaemonError> {
         let mut effects: Vec<NetworkEffect> = Vec::new();
         let mut joined = None;
         let deadline = self.logic.next_deadline();
         let wake_at = deadline.map_or(self.shown.due, |deadline| deadline.min(self.shown.due));
-        let (logic, clock, publisher) = (&mut self.logic, self.clock, &self.publisher);
-        self.network.poll(Some(wake_at), &mut |event| {
+        let Daemon { clock, publisher, network, .. } = &mut self.daemon;
+        let logic = &mut self.logic;
+        network.poll(Some(wake_at), &mut |event| {
             note_cluster(&event, &mut joined);
-            match snapshot(&event, publisher) {
+            match publisher.answer(&event) {
                 Some(answer) => effects.push(answer),
                 None => logic.handle(clock.now(), Event::Network(event), &mut effects),
             }
         });
-        let now = self.clock.now();
+        let now = clock.now();
         if self.logic.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.logic.handle(now, Event::Tick, &mut effects);
         }
@@ -196,18 +137,17 @@ impl Service {
             self.join(cluster)?;
         }
         for effect in effects {
-            self.network.perform(effect);
+            self.daemon.network.perform(effect);
         }
-        self.network.flush();
+        self.daemon.network.flush();
         self.publish(now);
         Ok(())
     }
 
     /// A master accepted this node: the folder belongs to its cluster from now on.
-    fn join(&mut self, cluster: ClusterId) -> Result<(), Error> {
-        self.folder.join(cluster).map_err(Error::DataFolder)?;
-        self.network.set_cluster(cluster);
-        self.network.set_greeting(Greeting {
+    fn join(&mut self, cluster: ClusterId) -> Result<(), DaemonError> {
+        self.daemon.join(cluster)?;
+        self.daemon.network.set_greeting(Greeting {
             window: limits::CLIENT_WINDOW,
             masters: self.logic.masters().join(","),
             ..Greeting::default()
@@ -224,7 +164,7 @@ impl Service {
                 false => format!("does not deal in group {}", status.group),
             };
             tracing::info!(group = status.group, epoch = status.epoch, "the balancer {text}");
-            self.publisher.alert(AlertLevel::Change, &text);
+            self.daemon.publisher.alert(AlertLevel::Change, &text);
         }
         self.shown = Shown {
             due: now + STATUS_INTERVAL,
@@ -232,7 +172,7 @@ impl Service {
             is_primary: status.is_primary,
         };
         match serde_json::to_vec(&status) {
-            Ok(json) => self.publisher.status(&json),
+            Ok(json) => self.daemon.publisher.status(&json),
             Err(error) => tracing::warn!(%error, "the status has no JSON form"),
         }
     }
@@ -255,13 +195,4 @@ fn note_cluster(event: &NetworkEvent<'_>, joined: &mut Option<ClusterId>) {
     {
         *joined = Some(*cluster);
     }
-}
-
-/// The answer to whoever missed telemetry; `None` for anything else.
-fn snapshot(event: &NetworkEvent<'_>, publisher: &Publisher) -> Option<NetworkEffect> {
-    let NetworkEvent::Record { sender, record } = event else {
-        return None;
-    };
-    let is_asked = record.message_type() == TelemetrySnapshotRequest::TYPE;
-    is_asked.then(|| NetworkEffect::Send { to: sender.peer, record: publisher.snapshot(record) })
 }

@@ -4,9 +4,10 @@
 use std::thread;
 
 use balancer::config::{BalancerConfig, Config};
-use balancer::{Error, run};
+use balancer::run;
 use node::clock::Clock;
 use node::config::NodeConfig;
+use node::daemon::DaemonError;
 use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent};
 use node::network::{Exposure, Network};
 use node::stop::Stop;
@@ -169,6 +170,6 @@ fn without_a_master_it_says_what_to_set() {
     let config =
         Config { node: NodeConfig::new(folder.path()), balancer: BalancerConfig::default() };
     let error = run(config, Stop::new()).unwrap_err();
-    assert!(matches!(error, Error::NoMaster));
+    assert!(matches!(error, DaemonError::NoMaster));
     assert!(error.to_string().contains("`masters`"), "{error}");
 }

@@ -9,4 +9,4 @@ pub mod logic;
 mod service;
 
 pub use config::Config;
-pub use service::{MasterError, init, run};
+pub use service::{MasterError, init, join, run};

@@ -4,7 +4,6 @@
 //! loop runs: log and snapshots are the disk threads'.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,16 +13,13 @@ use consensus::{
 };
 use node::clock::Clock;
 use node::config::NodeConfig;
-use node::data_folder::{DataFolder, DataFolderError};
+use node::daemon::{self, Daemon, DaemonError, system};
+use node::data_folder::DataFolder;
 use node::files::{Files, RealFiles};
-use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent};
-use node::logic::updates::Publications;
-use node::network::{Network, NetworkError};
-use node::pubsub::{PubSubError, Publisher};
+use node::logic::network::{Link, NetworkEffect, NetworkEvent};
+use node::network::Network;
 use node::stop::Stop;
 use proto::ids::ClusterId;
-use proto::messages::telemetry::TelemetrySnapshotRequest;
-use proto::record::Message;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
@@ -40,9 +36,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Why a master cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
-    /// The data folder is another's, in use, or unreadable.
-    #[error("open the data folder")]
-    DataFolder(#[source] DataFolderError),
+    /// What every daemon needs cannot be had.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     /// The folder is no master's yet, and no master is named through which it could join.
     #[error(
         "{} belongs to no cluster: make a new one in it with `remuda cluster init`, or name \
@@ -58,30 +54,18 @@ pub enum MasterError {
     /// The member cannot start from what the disk holds.
     #[error("start from the log")]
     Start(#[source] StartError),
-    /// The address cannot be bound.
-    #[error("begin to listen")]
-    Network(#[source] NetworkError),
-    /// Telemetry cannot be published.
-    #[error("publish telemetry")]
-    Telemetry(#[source] PubSubError),
-    /// No thread started, no randomness drawn.
-    #[error("{operation}")]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// What the system says.
-        source: io::Error,
-    },
     /// The member stopped: going on could break a promise.
     #[error("this master stopped itself: {0}")]
     Halted(HaltReason),
+    /// None of the masters through which it was to join answered.
+    #[error("no master answers at {0}")]
+    NoAnswer(String),
+    /// A master through which it was to join refused.
+    #[error("{0}")]
+    NotAdmitted(String),
     /// Stopped before it had joined.
     #[error("stopped before any master answered")]
     Stopped,
-}
-
-fn system(operation: &'static str) -> impl FnOnce(io::Error) -> MasterError {
-    move |source| MasterError::System { operation, source }
 }
 
 fn consensus_folder(folder: &Path) -> PathBuf {
@@ -102,14 +86,13 @@ fn fixed_address(settings: &NodeConfig) -> Option<&str> {
 pub fn init(config: &Config) -> Result<ClusterId, MasterError> {
     let settings = &config.node;
     let address = fixed_address(settings).ok_or(MasterError::NoFixedPort)?;
-    let folder = DataFolder::open(&settings.data, Role::Master, settings.cluster);
-    let mut folder = folder.map_err(MasterError::DataFolder)?;
+    let mut folder = daemon::open_folder(settings, Role::Master)?;
     let bits = || node::random::bits().map_err(system("draw randomness"));
     let cluster = match folder.cluster() {
         Some(cluster) => cluster,
         None => ClusterId::from_random(bits()?),
     };
-    folder.join(cluster).map_err(MasterError::DataFolder)?;
+    folder.join(cluster).map_err(DaemonError::DataFolder)?;
     let member = MemberIdentity::new(cluster, MemberId::from_random(bits()?), bits()?);
     let files: Arc<dyn Files> = Arc::new(RealFiles);
     let path = consensus_folder(folder.path());
@@ -124,14 +107,12 @@ pub fn init(config: &Config) -> Result<ClusterId, MasterError> {
 /// [`MasterError`], at the start; or when the member stopped itself.
 pub fn run(config: Config, stop: Stop) -> Result<(), MasterError> {
     let Config { node: settings, master } = config;
-    let folder = DataFolder::open(&settings.data, Role::Master, settings.cluster);
-    let mut folder = folder.map_err(MasterError::DataFolder)?;
-    let clock = Clock::start();
+    let mut folder = daemon::open_folder(&settings, Role::Master)?;
     let files: Arc<dyn Files> = Arc::new(RealFiles);
     let path = consensus_folder(folder.path());
     let opened = match Disk::open(&files, &path) {
         Err(DiskError::NotMade(_)) => {
-            join(&settings, &mut folder, &files, clock, &stop)?;
+            become_member(&settings, &mut folder, &files, Patience::UntilStopped(&stop))?;
             Disk::open(&files, &path)
         }
         opened => opened,
@@ -141,119 +122,133 @@ pub fn run(config: Config, stop: Stop) -> Result<(), MasterError> {
     for damaged in recovered.damaged_snapshots() {
         tracing::warn!(path = %damaged.display(), "a damaged snapshot was passed over");
     }
-    let identity = Identity {
-        node: folder.node(),
-        role: Role::Master,
-        cluster: member.cluster,
-        incarnation: folder.incarnation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: settings.reachable.clone().unwrap_or_default(),
-    };
-    let network = Network::bind(identity, &settings.listen, settings.exposure(), clock)
-        .map_err(MasterError::Network)?;
-    let publications = Publications::new(folder.node(), Role::Master, folder.incarnation());
-    let publisher =
-        Publisher::bind(network.context(), &settings.telemetry, settings.exposure(), publications)
-            .map_err(MasterError::Telemetry)?;
-    let bound = network.bound_address().unwrap_or_default().to_owned();
+    let daemon = Daemon::listen(&settings, Role::Master, folder, &stop)?;
+    let incarnation = daemon.folder.incarnation();
     let setting = Setting {
-        node: folder.node(),
-        incarnation: folder.incarnation(),
+        node: daemon.folder.node(),
+        incarnation,
         member: member.member,
-        address: settings.reachable.clone().unwrap_or(bound),
-        telemetry_address: publisher.address().to_owned(),
+        address: daemon.address().to_owned(),
+        telemetry_address: daemon.publisher.address().to_owned(),
         zone: master.zone,
         join: settings.masters,
     };
-    tracing::info!(
-        node = %setting.node,
-        cluster = %member.cluster,
-        member = %setting.member,
-        address = setting.address,
-        "the master listens"
-    );
+    tracing::info!(cluster = %member.cluster, member = %setting.member, "the master starts");
     let behaviour = consensus::Config {
-        incarnation: folder.incarnation(),
+        incarnation,
         snapshot_after_bytes: usize::try_from(master.snapshot_bytes).unwrap_or(usize::MAX),
         ..consensus::Config::default()
     };
-    let generator = || node::random::generator().map_err(system("draw randomness"));
-    let (member_random, random) = (generator()?, generator()?);
-    let cluster = member.cluster;
-    let member = Member::new(behaviour, recovered, Cluster::default(), member_random, clock.now())
+    let (member_random, random) = (daemon::generator()?, daemon::generator()?);
+    let (cluster, now) = (member.cluster, daemon.clock.now());
+    let member = Member::new(behaviour, recovered, Cluster::default(), member_random, now)
         .map_err(MasterError::Start)?;
     let logic = Master::new(setting, cluster, member, random);
     let done = Arc::new(Mutex::new(VecDeque::new()));
-    let (waker, queue) = (network.waker(), done.clone());
+    let (waker, queue) = (daemon.network.waker(), done.clone());
     let disk = DiskThread::start::<Cluster>(disk, move |finished: Done| {
         queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(finished);
         waker.wake();
     })
     .map_err(system("start a thread"))?;
-    let waker = network.waker();
-    stop.on_request(move || waker.wake());
-    Service { stop, clock, _folder: folder, network, publisher, logic, disk, done }.run()
+    Service { stop, daemon, logic, disk, done }.run()
+}
+
+/// Makes an empty data folder a member's of the cluster to which the masters named in the
+/// configuration belong, and returns the cluster's UUID. The member takes part once it runs.
+///
+/// # Errors
+/// [`MasterError`], also where none of the masters answers; a folder that is a master's already is
+/// left as it is.
+pub fn join(config: &Config) -> Result<ClusterId, MasterError> {
+    let mut folder = daemon::open_folder(&config.node, Role::Master)?;
+    let files: Arc<dyn Files> = Arc::new(RealFiles);
+    become_member(&config.node, &mut folder, &files, Patience::OneRound)
+}
+
+/// How long masters are looked for.
+#[derive(Clone, Copy)]
+enum Patience<'a> {
+    /// Each address is tried once.
+    OneRound,
+    /// Until one answers.
+    UntilStopped(&'a Stop),
 }
 
 /// Makes an empty folder a member's of the cluster to which one of the named masters belongs.
-fn join(
+fn become_member(
     settings: &NodeConfig,
     folder: &mut DataFolder,
     files: &Arc<dyn Files>,
-    clock: Clock,
-    stop: &Stop,
-) -> Result<(), MasterError> {
+    patience: Patience<'_>,
+) -> Result<ClusterId, MasterError> {
     if settings.masters.is_empty() {
         return Err(MasterError::NoCluster(settings.data.clone()));
     }
     if fixed_address(settings).is_none() {
         return Err(MasterError::NoFixedPort);
     }
-    let identity = Identity {
-        node: folder.node(),
-        role: Role::Master,
-        cluster: folder.cluster().unwrap_or_default(),
-        incarnation: folder.incarnation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: String::new(),
-    };
-    let mut network = Network::client(identity, clock).map_err(MasterError::Network)?;
-    let waker = network.waker();
-    stop.on_request(move || waker.wake());
-    let mut addresses = settings.masters.iter().cycle();
-    let mut cluster = None;
-    while cluster.is_none() {
-        if stop.is_requested() {
-            return Err(MasterError::Stopped);
-        }
-        let Some(address) = addresses.next() else { break };
-        network.perform(NetworkEffect::Open { link: Link(0), address: address.clone() });
-        let until = clock.now() + DISCOVERY;
-        while cluster.is_none() && clock.now() < until && !stop.is_requested() {
-            network.poll(Some(until), &mut |event| match event {
-                NetworkEvent::Connected { cluster: found, .. } => cluster = Some(found),
-                NetworkEvent::Refused { text, .. } => tracing::warn!("{address}: {text}"),
-                _ => {}
-            });
-        }
-    }
-    let cluster = cluster.ok_or(MasterError::Stopped)?;
-    folder.join(cluster).map_err(MasterError::DataFolder)?;
+    let cluster = discover(settings, folder, patience)?;
+    folder.join(cluster).map_err(DaemonError::DataFolder)?;
     let bits = || node::random::bits().map_err(system("draw randomness"));
     let member = MemberIdentity::new(cluster, MemberId::from_random(bits()?), bits()?);
-    Disk::join(files, &consensus_folder(folder.path()), &member).map_err(MasterError::Disk)
+    Disk::join(files, &consensus_folder(folder.path()), &member).map_err(MasterError::Disk)?;
+    Ok(cluster)
+}
+
+/// The cluster to which the first of the named masters that answers belongs.
+fn discover(
+    settings: &NodeConfig,
+    folder: &DataFolder,
+    patience: Patience<'_>,
+) -> Result<ClusterId, MasterError> {
+    let clock = Clock::start();
+    let identity = daemon::identity(folder, Role::Master, String::new());
+    let mut network = Network::client(identity, clock).map_err(DaemonError::Network)?;
+    let is_stopped = || matches!(patience, Patience::UntilStopped(stop) if stop.is_requested());
+    if let Patience::UntilStopped(stop) = patience {
+        let waker = network.waker();
+        stop.on_request(move || waker.wake());
+    }
+    let mut refusal = None;
+    loop {
+        for address in &settings.masters {
+            network.perform(NetworkEffect::Open { link: Link(0), address: address.clone() });
+            let until = clock.now() + DISCOVERY;
+            let mut cluster = None;
+            while cluster.is_none() && clock.now() < until && !is_stopped() {
+                network.poll(Some(until), &mut |event| match event {
+                    NetworkEvent::Connected { cluster: found, .. } => cluster = Some(found),
+                    NetworkEvent::Refused { text, .. } => {
+                        tracing::warn!("{address}: {text}");
+                        refusal = Some(format!("{address}: {text}"));
+                    }
+                    _ => {}
+                });
+            }
+            if let Some(cluster) = cluster {
+                return Ok(cluster);
+            }
+        }
+        match patience {
+            Patience::UntilStopped(stop) if !stop.is_requested() => {}
+            Patience::UntilStopped(_) => return Err(MasterError::Stopped),
+            Patience::OneRound => {
+                let asked = || MasterError::NoAnswer(settings.masters.join(", "));
+                return Err(refusal.map_or_else(asked, MasterError::NotAdmitted));
+            }
+        }
+    }
 }
 
 struct Service {
     stop: Stop,
-    clock: Clock,
-    _folder: DataFolder,
-    network: Network,
-    publisher: Publisher,
     logic: Master,
     disk: DiskThread<Cluster>,
     /// What the disk threads have done and the loop has not seen.
     done: Arc<Mutex<VecDeque<Done>>>,
+    // Last: the folder stays locked until the threads that write in it have ended.
+    daemon: Daemon,
 }
 
 impl Service {
@@ -264,22 +259,17 @@ impl Service {
             loop {
                 let next = self.done.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(done) = next else { break };
-                self.logic.handle(self.clock.now(), Event::Disk(done), &mut effects);
+                self.logic.handle(self.daemon.clock.now(), Event::Disk(done), &mut effects);
             }
             self.perform(&mut effects)?;
             let deadline = self.logic.next_deadline().map_or(status_due, |due| due.min(status_due));
-            let (logic, clock, publisher) = (&mut self.logic, self.clock, &self.publisher);
-            self.network.poll(Some(deadline), &mut |event| match event {
-                NetworkEvent::Record { sender, record }
-                    if record.message_type() == TelemetrySnapshotRequest::TYPE =>
-                {
-                    let record = publisher.snapshot(&record);
-                    let reply = NetworkEffect::Send { to: sender.peer, record };
-                    effects.push(Effect::Network(reply));
-                }
-                event => logic.handle(clock.now(), Event::Network(event), &mut effects),
+            let Daemon { clock, publisher, network, .. } = &mut self.daemon;
+            let logic = &mut self.logic;
+            network.poll(Some(deadline), &mut |event| match publisher.answer(&event) {
+                Some(answer) => effects.push(Effect::Network(answer)),
+                None => logic.handle(clock.now(), Event::Network(event), &mut effects),
             });
-            let now = self.clock.now();
+            let now = clock.now();
             if self.logic.next_deadline().is_some_and(|due| due <= now) {
                 self.logic.handle(now, Event::Tick, &mut effects);
             }
@@ -296,9 +286,9 @@ impl Service {
     fn perform(&mut self, effects: &mut Vec<Effect>) -> Result<(), MasterError> {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Network(effect) => self.network.perform(effect),
+                Effect::Network(effect) => self.daemon.network.perform(effect),
                 Effect::Disk(job) => self.disk.give(*job),
-                Effect::Greet(greeting) => self.network.set_greeting(greeting),
+                Effect::Greet(greeting) => self.daemon.network.set_greeting(greeting),
                 Effect::Halt(reason) => return Err(MasterError::Halted(reason)),
             }
         }
@@ -314,6 +304,6 @@ impl Service {
             member.applied_index(),
             self.logic.cluster().jobs.len(),
         );
-        self.publisher.status(status.as_bytes());
+        self.daemon.publisher.status(status.as_bytes());
     }
 }

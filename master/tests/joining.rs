@@ -123,6 +123,25 @@ impl Client {
         panic!("no answer within {PATIENCE}");
     }
 
+    /// The masters as the node at the other end names them, when it names so many.
+    fn told(&mut self, count: usize) -> Vec<String> {
+        let started = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            assert!(now < started + PATIENCE, "{count} masters were not named");
+            let mut told = Vec::new();
+            self.network.poll(Some(now + Duration::from_secs(1)), &mut |event| match event {
+                NetworkEvent::Connected { masters, .. } | NetworkEvent::Masters { masters, .. } => {
+                    told = masters.split(',').map(str::to_owned).collect();
+                }
+                _ => {}
+            });
+            if told.len() == count {
+                return told;
+            }
+        }
+    }
+
     /// Number of masters in the roster.
     fn masters(&mut self) -> usize {
         let mut count = 0;
@@ -147,6 +166,8 @@ fn two_masters_join_the_first_and_a_job_survives_the_loss_of_one() {
     master::init(&first).expect("a new cluster");
     assert!(master::init(&first).is_err(), "a folder is made a member's once");
     let mut running = vec![Running::start(first)];
+    let mut early = Client::new(&addresses[0], 900);
+    assert_eq!(early.told(1), addresses[..1]);
     for at in [1, 2] {
         let folder = folder.path().join((at + 1).to_string());
         running.push(Running::start(config(&folder, &addresses[at], &addresses[..1])));
@@ -156,6 +177,12 @@ fn two_masters_join_the_first_and_a_job_survives_the_loss_of_one() {
     while client.masters() < 3 {
         assert!(client.clock.now() < started + PATIENCE, "not all masters have joined");
     }
+
+    let mut told = early.told(3);
+    told.sort();
+    let mut expected = addresses.clone();
+    expected.sort();
+    assert_eq!(told, expected, "whoever was connected before is told as well");
 
     let job = JobId(4711);
     let description = JobDescription::new(Runtime::Noop(Noop::default()));

@@ -11,7 +11,9 @@ use node::files::{Files, RealFiles};
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use proto::description::{JobDescription, Noop, Runtime};
 use proto::ids::{ClusterId, Incarnation, JobId, NodeId, RequestId};
-use proto::messages::job::{JobAccepted, JobQuery, JobStatus, JobSubmit};
+use proto::messages::job::{
+    JobAccepted, JobDescribe, JobDescribed, JobQuery, JobStatus, JobSubmit,
+};
 use proto::messages::node::{
     FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered, RunsLost,
     RunsUnfinished,
@@ -232,6 +234,17 @@ fn a_job_goes_from_submission_to_its_end_and_survives_a_restart() {
         assert_eq!(JobState::from_wire(status.state), Some(JobState::Running));
         assert_eq!(({ status.done_count }, { status.failed_count }), (60, 1));
     });
+    driven.say(CLIENT, encode(&JobDescribe::default(), &[b"last"]));
+    driven.run(|driven| driven.names().contains(&"job_described"));
+    driven.heard(CLIENT, |record, described: JobDescribed| {
+        assert_eq!((JobId::from(described.job_uuid), { described.task_count }), (job, 100));
+        let [_, _, description] = record.parts().expect("program, files, description");
+        let noop = JobDescription::new(Runtime::Noop(Noop::default()));
+        assert_eq!(JobDescription::decode(description), Ok(noop));
+    });
+    driven.say(CLIENT, encode(&JobDescribe::default(), &[b"first"]));
+    driven.run(|driven| driven.names().contains(&"error_reply"));
+    driven.heard(CLIENT, |_, error: ErrorReply| assert_eq!({ error.code }, 105));
     driven.say(BALANCER, encode(&LeaseRenew { group: 1, epoch: 1, ..Default::default() }, &[b""]));
     driven.run(|driven| driven.names().contains(&"lease_reply"));
     driven.heard(BALANCER, |_, lease: LeaseReply| assert_eq!(lease.is_primary, 1));

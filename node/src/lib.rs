@@ -5,6 +5,7 @@
 pub mod bare;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod data_folder;
 pub mod exposure;
 pub mod files;

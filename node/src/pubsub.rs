@@ -8,13 +8,13 @@
 
 use proto::catalogue::Numbered;
 use proto::limits;
-use proto::messages::telemetry::{TelemetryAlert, TelemetryStatus};
-use proto::record::{Record, RecordError, Records};
+use proto::messages::telemetry::{TelemetryAlert, TelemetrySnapshotRequest, TelemetryStatus};
+use proto::record::{RecordError, Records};
 use proto::time::Instant;
 
 use crate::exposure::{self, Exposed};
 use crate::logic::following::{Following, FollowingEffect};
-use crate::logic::network::{Link, NetworkEvent};
+use crate::logic::network::{Link, NetworkEffect, NetworkEvent};
 use crate::logic::updates::{AlertLevel, Publications, STATUS_BYTES, Updates};
 use crate::network::Exposure;
 
@@ -107,10 +107,16 @@ impl Publisher {
         publish(&self.socket, self.publications.alert(level, text));
     }
 
-    /// The answer to a `telemetry_snapshot_request`, to be sent back to whom it came from.
+    /// The answer to whoever missed publications and asks for a snapshot; `None` for everything
+    /// else that happens on the node's ordinary connections.
     #[must_use]
-    pub fn snapshot(&self, request: &Record<'_>) -> Vec<u8> {
-        self.publications.snapshot(request.request_id())
+    pub fn answer(&self, event: &NetworkEvent<'_>) -> Option<NetworkEffect> {
+        let NetworkEvent::Record { sender, record } = event else { return None };
+        let is_asked = record.message_type() == TelemetrySnapshotRequest::NUMBER;
+        is_asked.then(|| NetworkEffect::Send {
+            to: sender.peer,
+            record: self.publications.snapshot(record.request_id()),
+        })
     }
 }
 

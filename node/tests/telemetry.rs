@@ -4,13 +4,11 @@
 
 use node::clock::Clock;
 use node::logic::following::FollowingEffect;
-use node::logic::network::{Identity, Link, NetworkEffect, NetworkEvent};
+use node::logic::network::{Identity, Link};
 use node::logic::updates::{AlertLevel, News, Publications, Update};
 use node::network::{Exposure, Network};
 use node::pubsub::{Publisher, Subscriber};
-use proto::catalogue::Numbered;
 use proto::ids::{ClusterId, Incarnation, NodeId};
-use proto::messages::telemetry::TelemetrySnapshotRequest;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
@@ -128,14 +126,10 @@ impl Node {
         }
         let mut answers = Vec::new();
         self.network.poll(Some(self.clock.now()), &mut |event| {
-            if let NetworkEvent::Record { sender, record } = event
-                && record.message_type() == TelemetrySnapshotRequest::NUMBER
-            {
-                answers.push((sender.peer, self.publisher.snapshot(&record)));
-            }
+            answers.extend(self.publisher.answer(&event));
         });
-        for (to, record) in answers {
-            self.network.perform(NetworkEffect::Send { to, record });
+        for answer in answers {
+            self.network.perform(answer);
         }
         self.network.flush();
     }

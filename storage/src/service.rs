@@ -8,18 +8,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use node::clock::Clock;
-use node::data_folder::{DataFolder, DataFolderError};
+use node::daemon::{self, Daemon, DaemonError, system};
 use node::files::RealFiles;
-use node::logic::network::{Identity, NetworkEffect, NetworkEvent};
-use node::logic::updates::Publications;
-use node::network::{Network, NetworkError};
 use node::pool::Pool;
-use node::pubsub::{PubSubError, Publisher};
 use node::stop::Stop;
-use proto::ids::{ClusterId, StoreId};
-use proto::messages::telemetry::TelemetrySnapshotRequest;
-use proto::record::Message;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
@@ -38,33 +30,12 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Why a storage node cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// No address of a master is configured.
-    #[error("a storage node needs the address of a master: set masters in table [node]")]
-    NoMaster,
-    /// The data folder is another's, in use, or unreadable.
-    #[error("open the data folder")]
-    DataFolder(#[source] DataFolderError),
-    /// What it holds cannot be recovered.
+    /// What every daemon needs cannot be had.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// What the data folder holds cannot be recovered.
     #[error("recover the blocks")]
     Disk(#[source] DiskError),
-    /// The address cannot be bound.
-    #[error("begin to listen")]
-    Network(#[source] NetworkError),
-    /// Telemetry cannot be published.
-    #[error("publish telemetry")]
-    Telemetry(#[source] PubSubError),
-    /// No room can be told of the file system, no thread started, no randomness drawn.
-    #[error("{operation}")]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-fn system(operation: &'static str) -> impl FnOnce(io::Error) -> StorageError {
-    move |source| StorageError::System { operation, source }
 }
 
 /// Bytes of the file system that holds `path`, in all and free.
@@ -81,32 +52,18 @@ fn room(path: &Path) -> io::Result<(u64, u64)> {
 /// cluster than its folder.
 pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     let Config { node: settings, storage } = config;
-    if settings.masters.is_empty() {
-        return Err(StorageError::NoMaster);
-    }
-    let opened = DataFolder::open(&settings.data, Role::Storage, settings.cluster);
-    let folder = opened.map_err(StorageError::DataFolder)?;
+    let folder = daemon::open_folder_below_masters(&settings, Role::Storage)?;
     let path = folder.path().to_owned();
     let disk = Disk::open(Arc::new(RealFiles), &path, DiskLimits::default());
     let disk = disk.map_err(StorageError::Disk)?;
-    tracing::info!(recovery = ?disk.recovery(), "the blocks are recovered");
+    tracing::info!(
+        store = %folder.store(),
+        recovery = ?disk.recovery(),
+        "the blocks are recovered"
+    );
     let (total_bytes, _) = room(&path).map_err(system("ask the file system for its room"))?;
-    let clock = Clock::start();
-    let identity = Identity {
-        node: folder.node(),
-        role: Role::Storage,
-        cluster: folder.cluster().unwrap_or_default(),
-        incarnation: folder.incarnation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: settings.reachable.clone().unwrap_or_default(),
-    };
-    let network = Network::bind(identity, &settings.listen, settings.exposure(), clock);
-    let network = network.map_err(StorageError::Network)?;
-    let publications = Publications::new(folder.node(), Role::Storage, folder.incarnation());
-    let (context, exposure) = (network.context(), settings.exposure());
-    let publisher = Publisher::bind(context, &settings.telemetry, exposure, publications);
-    let publisher = publisher.map_err(StorageError::Telemetry)?;
-    let bound = network.bound_address().unwrap_or_default().to_owned();
+    let daemon = Daemon::listen(&settings, Role::Storage, folder, &stop)?;
+    let folder = &daemon.folder;
     let registration = Registration {
         node: folder.node(),
         incarnation: folder.incarnation(),
@@ -118,13 +75,11 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
             bytes => bytes,
         },
         zone: storage.zone,
-        address: settings.reachable.unwrap_or_else(|| bound.clone()),
-        telemetry_address: publisher.address().to_owned(),
+        address: daemon.address().to_owned(),
+        telemetry_address: daemon.publisher.address().to_owned(),
         masters: settings.masters,
     };
-    announce(&registration, registration.store, &bound);
-    let rng = node::random::generator().map_err(system("draw randomness"))?;
-    let logic = Storage::new(registration, StorageLimits::default(), rng);
+    let logic = Storage::new(registration, StorageLimits::default(), daemon::generator()?);
     let measure = move || {
         room(&path).unwrap_or_else(|error| {
             tracing::warn!(%error, "the file system does not tell its room");
@@ -133,22 +88,17 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     };
     let reader = disk.reader();
     let performer = Performer::new(reader.clone(), Arc::new(measure));
-    let waker = network.waker();
+    let waker = daemon.network.waker();
     let disk = DiskThread::start(disk, move || waker.wake()).map_err(system("start a thread"))?;
-    let waker = network.waker();
+    let waker = daemon.network.waker();
     let pool = Pool::start("blocks", storage.read_threads.max(1), POOL_CAPACITY, move || {
         waker.wake();
     });
     let pool = pool.map_err(system("start a thread"))?;
-    let waker = network.waker();
-    stop.on_request(move || waker.wake());
     let service = Service {
         stop,
-        clock,
-        folder,
-        network,
-        publisher,
-        status_due: clock.now(),
+        status_due: daemon.clock.now(),
+        daemon,
         logic,
         disk,
         pool,
@@ -160,22 +110,8 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     service.run()
 }
 
-fn announce(registration: &Registration, store: StoreId, bound: &str) {
-    tracing::info!(
-        node = %registration.node,
-        %store,
-        incarnation = %registration.incarnation,
-        address = bound,
-        "the storage node listens"
-    );
-}
-
 struct Service {
     stop: Stop,
-    clock: Clock,
-    folder: DataFolder,
-    network: Network,
-    publisher: Publisher,
     status_due: Instant,
     logic: Storage,
     disk: DiskThread,
@@ -185,6 +121,8 @@ struct Service {
     kept: Kept,
     /// Work that the pool had no room for.
     waiting: VecDeque<Work>,
+    // Last: the folder stays locked until the threads that write in it have ended.
+    daemon: Daemon,
 }
 
 impl Service {
@@ -195,18 +133,14 @@ impl Service {
             self.publish();
             let deadline = self.logic.next_deadline();
             let until = deadline.map_or(self.status_due, |deadline| deadline.min(self.status_due));
-            let (logic, clock, publisher) = (&mut self.logic, self.clock, &self.publisher);
-            let delivered = self.network.poll(Some(until), &mut |event| match event {
-                NetworkEvent::Record { sender, record }
-                    if record.message_type() == TelemetrySnapshotRequest::TYPE =>
-                {
-                    let record = publisher.snapshot(&record);
-                    let reply = NetworkEffect::Send { to: sender.peer, record };
-                    effects.push(Effect::Network(reply));
-                }
-                event => logic.handle(clock.now(), Event::Network(event), &mut effects),
-            });
-            let now = self.clock.now();
+            let Daemon { clock, publisher, network, .. } = &mut self.daemon;
+            let logic = &mut self.logic;
+            let delivered =
+                network.poll(Some(until), &mut |event| match publisher.answer(&event) {
+                    Some(answer) => effects.push(Effect::Network(answer)),
+                    None => logic.handle(clock.now(), Event::Network(event), &mut effects),
+                });
+            let now = clock.now();
             if delivered == 0 && deadline.is_some_and(|deadline| deadline <= now) {
                 self.logic.handle(now, Event::Tick, &mut effects);
             }
@@ -218,7 +152,7 @@ impl Service {
 
     /// Says once a second what this node holds and has done.
     fn publish(&mut self) {
-        let now = self.clock.now();
+        let now = self.daemon.clock.now();
         if now < self.status_due {
             return;
         }
@@ -233,18 +167,20 @@ impl Service {
             { counters.get_count },
             { counters.damaged_count },
         );
-        self.publisher.status(status.as_bytes());
+        self.daemon.publisher.status(status.as_bytes());
     }
 
     /// Hands what the threads have done to the logic.
     fn take_done(&mut self, effects: &mut Vec<Effect>) -> Result<(), StorageError> {
         while let Some(done) = self.disk.take() {
-            self.logic.handle(self.clock.now(), Event::PutDone(done), effects);
+            self.logic.handle(self.daemon.clock.now(), Event::PutDone(done), effects);
         }
         while let Some(done) = self.pool.take() {
             match self.kept.finish(done) {
-                Finished::Event(event) => self.logic.handle(self.clock.now(), event, effects),
-                Finished::Network(effect) => self.network.perform(effect),
+                Finished::Event(event) => {
+                    self.logic.handle(self.daemon.clock.now(), event, effects)
+                }
+                Finished::Network(effect) => self.daemon.network.perform(effect),
             }
         }
         self.perform(effects)
@@ -253,10 +189,10 @@ impl Service {
     fn perform(&mut self, effects: &mut Vec<Effect>) -> Result<(), StorageError> {
         for effect in effects.drain(..) {
             match self.kept.begin(effect) {
-                Begun::Network(effect) => self.network.perform(effect),
+                Begun::Network(effect) => self.daemon.network.perform(effect),
                 Begun::Put(put) => self.disk.put(put),
                 Begun::Work(work) => self.waiting.push_back(work),
-                Begun::Join(cluster) => join(&mut self.folder, &mut self.network, cluster)?,
+                Begun::Join(cluster) => self.daemon.join(cluster)?,
                 Begun::Nothing => {}
             }
         }
@@ -270,15 +206,4 @@ impl Service {
         }
         Ok(())
     }
-}
-
-fn join(
-    folder: &mut DataFolder,
-    network: &mut Network,
-    cluster: ClusterId,
-) -> Result<(), StorageError> {
-    folder.join(cluster).map_err(StorageError::DataFolder)?;
-    network.set_cluster(cluster);
-    tracing::info!(%cluster, "the storage node joined the cluster");
-    Ok(())
 }

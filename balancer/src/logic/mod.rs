@@ -296,6 +296,7 @@ impl Balancer {
                     seat.disconnected();
                 }
             }
+            NetworkEvent::Masters { link: MASTER_LINK, masters } => self.masters.learn(&masters),
             NetworkEvent::Refused { link: MASTER_LINK, .. } => self.masters.fail(now, effects),
             NetworkEvent::Record { sender, record } => {
                 // A record whose parts do not fit is treated as if it had been lost on the way.
@@ -304,6 +305,7 @@ impl Balancer {
             NetworkEvent::Gone { sender } => self.workers.disconnected(sender.node, sender.peer),
             NetworkEvent::Overflowing { peer } => self.workers.overflowing(peer),
             NetworkEvent::Connected { .. }
+            | NetworkEvent::Masters { .. }
             | NetworkEvent::Refused { .. }
             | NetworkEvent::Joined { .. } => {}
         }

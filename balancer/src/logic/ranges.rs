@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use node::logic::ranges::gaps;
+
 /// Ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
@@ -47,18 +49,7 @@ impl Ranges {
     /// The pieces of `range` that are not in the set.
     #[must_use]
     pub fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        let mut pieces = Vec::new();
-        let mut at = range.start;
-        for piece in self.within(range) {
-            if at < piece.start {
-                pieces.push(at..piece.start);
-            }
-            at = piece.end;
-        }
-        if at < range.end {
-            pieces.push(at..range.end);
-        }
-        pieces
+        gaps(range.clone(), self.within(range))
     }
 
     /// Adds all of `range`.

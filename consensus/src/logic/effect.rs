@@ -166,8 +166,8 @@ pub enum Effect<O, P> {
         /// What this member is.
         role: Role,
     },
-    /// Other members than before: connect to them. This member itself may be missing from it: it
-    /// was removed.
+    /// Other members than before: connect to them. The first effect of all says who they are at the
+    /// start. This member itself may be missing from it: it was removed, or is about to join.
     MembersChanged {
         /// All, this one included.
         members: BTreeMap<MemberId, MemberInfo>,

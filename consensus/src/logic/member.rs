@@ -100,6 +100,8 @@ pub struct Member<S: StateMachine> {
     pub(super) receiving: Option<(MemberId, Receiving)>,
 
     told: (Option<MemberId>, Term, Role),
+    /// Whether it was told who the members are, as the disk has them.
+    has_begun: bool,
     pub(super) told_applied: u64,
     pub(super) halted: bool,
 }
@@ -176,6 +178,7 @@ impl<S: StateMachine> Member<S> {
             next_transfer: 1,
             receiving: None,
             told: (None, Term(0), Role::Learner),
+            has_begun: false,
             told_applied: applied,
             halted: false,
             config,
@@ -204,6 +207,11 @@ impl<S: StateMachine> Member<S> {
             return;
         }
         self.now = self.now.max(now);
+        if !self.has_begun {
+            self.has_begun = true;
+            // A snapshot names them, and no entry of the log that will be applied again.
+            effects.push(Effect::MembersChanged { members: self.members.clone() });
+        }
         self.run_ticks(effects);
         for event in events {
             self.take(event, effects);

@@ -16,7 +16,7 @@ use crate::identity::Identity;
 use crate::ids::{MemberId, Ticket};
 use crate::job::Job;
 use crate::logic::{
-    Config, Effect, EffectOf, Event, Failure, HaltReason, Member, MemberChange, Role,
+    Config, Effect, EffectOf, Event, Failure, HaltReason, Member, MemberChange, MemberInfo, Role,
 };
 use crate::state_machine::StateMachine;
 
@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) disk_stands: bool,
     pub(super) halted: Option<HaltReason>,
     pub(super) installed: usize,
+    /// The members as the effects named them.
+    told: BTreeMap<MemberId, MemberInfo>,
 }
 
 pub(super) struct Cluster {
@@ -121,6 +123,7 @@ impl Cluster {
             disk_stands: false,
             halted: None,
             installed: 0,
+            told: BTreeMap::new(),
         };
         self.nodes.insert(member, node);
     }
@@ -158,6 +161,7 @@ impl Cluster {
         let rng = Rng::with_seed(member.0 * 1_000 + node.incarnation);
         let started = Member::new(config, recovered, Ledger::default(), rng, self.now).unwrap();
         node.member = Some(started);
+        node.told.clear();
         node.disk = Some(disk);
         node.jobs.clear();
         self.give(member, Event::Tick);
@@ -198,6 +202,9 @@ impl Cluster {
         for effect in effects {
             self.perform(member, effect);
         }
+        let node = &self.nodes[&member];
+        let known = node.member.as_ref().map(Member::members);
+        assert_eq!(known, Some(&node.told), "whoever follows the effects knows the members");
     }
 
     fn perform(&mut self, member: MemberId, effect: EffectOf<Ledger>) {
@@ -224,9 +231,11 @@ impl Cluster {
             Effect::Changed { ticket, index } => (ticket, Outcome::Changed(index)),
             Effect::Failed { ticket, failure } => (ticket, Outcome::Failed(failure)),
             Effect::ReadReady { ticket, index } => (ticket, Outcome::ReadReady(index)),
-            Effect::Applied { .. }
-            | Effect::LeaderChanged { .. }
-            | Effect::MembersChanged { .. } => return,
+            Effect::MembersChanged { members } => {
+                node.told = members;
+                return;
+            }
+            Effect::Applied { .. } | Effect::LeaderChanged { .. } => return,
         };
         let before = self.outcomes.insert(ended.0, ended.1);
         assert_eq!(before, None, "a request ends once");

@@ -2,16 +2,12 @@
 //!
 //! Pure: it changes only by commands in the order of the log, uses nothing but its arguments, and
 //! is therefore the same on every master that applied the same entries (invariant 10). Soft state
-//! that only serves waiting askers lives in `requests.rs`.
+//! that only serves waiting askers lives in `replies.rs`.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use proto::description::{JobDescription, Program, Runtime};
 use proto::ids::{JobId, LogIndex};
-use proto::limits;
-use proto::messages::job::JobSubmit;
-use proto::record::Records;
 use proto::status::{ErrorCode, JobState};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +16,7 @@ use super::jobs::{Job, ReportedRun};
 use super::keyspace::Keyspace;
 use super::nodes::Nodes;
 use super::sessions::{Admission, Sessions};
+use super::submissions::{Submission, digest};
 
 /// Ended jobs that the feed still names; a balancer that is further behind reads the feed anew.
 const ENDED_IN_FEED: usize = 4096;
@@ -154,7 +151,7 @@ impl Cluster {
 
     fn submit(&mut self, id: JobId, record: &[u8], index: LogIndex, log_time_us: u64) -> Output {
         if let Some(job) = self.jobs.get(&id) {
-            return if *job.record == *record {
+            return if job.submitted == digest(record) {
                 Output::Accepted { job: id, index: job.index }
             } else {
                 Output::refused(
@@ -166,8 +163,8 @@ impl Cluster {
                 )
             };
         }
-        let (submit, description) = match check_submission(record) {
-            Ok(parsed) => parsed,
+        let submission = match Submission::check(record) {
+            Ok(submission) => submission,
             Err(refusal) => return refusal,
         };
         if self.jobs.len() >= LISTED_JOBS {
@@ -176,9 +173,11 @@ impl Cluster {
                 format!("{LISTED_JOBS} jobs are listed: wait until some are forgotten"),
             );
         }
-        let task_count = submit.task_count;
-        let record = Arc::from(record);
-        let job = Job::new(record, task_count, &description, index, log_time_us);
+        let resolved = match submission.resolve(&self.keyspace) {
+            Ok(resolved) => resolved,
+            Err(refusal) => return refusal,
+        };
+        let job = Job::new(resolved, digest(record), index, log_time_us);
         self.jobs.insert(id, Arc::new(job));
         self.jobs_by_index.insert(index, id);
         self.grant_more(id, index);
@@ -347,60 +346,6 @@ impl Cluster {
         self.nodes.check_invariants();
         self.sessions.check_invariants();
     }
-}
-
-/// Checks a `job_submit` record: at the door of every master, and again in `apply`.
-///
-/// # Errors
-/// The refusal that the client gets.
-pub fn check_submission(record: &[u8]) -> Result<(JobSubmit, JobDescription), Output> {
-    let malformed = |text: String| Output::refused(ErrorCode::Malformed, text);
-    let invalid = |text: String| Output::refused(ErrorCode::Invalid, text);
-    let mut records = Records::of(record);
-    let parsed = match (records.next(), records.next()) {
-        (Some(Ok(parsed)), None) => parsed,
-        (Some(Err(error)), _) => return Err(malformed(error.to_string())),
-        _ => return Err(malformed("one job_submit record is expected".into())),
-    };
-    let opened = parsed.open::<JobSubmit, 3>();
-    let (submit, [program, inputs, description]) =
-        opened.map_err(|error| malformed(error.to_string()))?;
-    if record.len() > limits::JOB_RECORD_BYTES {
-        return Err(Output::refused(
-            ErrorCode::TooLarge,
-            format!(
-                "the job's record has {} bytes, the limit is {}: \
-                 store the program or the description as a file",
-                record.len(),
-                limits::JOB_RECORD_BYTES
-            ),
-        ));
-    }
-    let task_count = submit.task_count;
-    if task_count == 0 || task_count > limits::TASKS_PER_JOB {
-        return Err(invalid(format!(
-            "a job has 1 to {} tasks, not {task_count}",
-            limits::TASKS_PER_JOB
-        )));
-    }
-    if inputs.len() / 16 > limits::INPUTS_PER_JOB {
-        return Err(Output::refused(
-            ErrorCode::TooLarge,
-            format!("a job has at most {} inputs: put them into a tree", limits::INPUTS_PER_JOB),
-        ));
-    }
-    let description = if description.is_empty() {
-        JobDescription::new(Runtime::Command { program: Program::Inline, arguments: Vec::new() })
-    } else {
-        JobDescription::decode(description).map_err(|error| invalid(error.to_string()))?
-    };
-    description.validate().map_err(|error| invalid(error.to_string()))?;
-    let is_inline =
-        matches!(&description.runtime, Runtime::Command { program: Program::Inline, .. });
-    if is_inline && program.is_empty() {
-        return Err(invalid("the job has no program: send a script or name one".into()));
-    }
-    Ok((submit, description))
 }
 
 #[cfg(test)]

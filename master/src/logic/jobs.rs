@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use proto::description::{JobDescription, MAX_LOST_ATTEMPTS};
+use node::logic::ranges::without;
+use proto::description::MAX_LOST_ATTEMPTS;
 use proto::ids::{FileId, JobId, LogIndex};
 use proto::messages::task::TaskRun;
 use proto::status::{Cause, JobState, TaskState, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::submissions::{Digest, Resolved};
 use super::tasks::{RunMap, TaskSet, outside};
 
 /// Tasks of one job that a group may have without outcome; the next part is granted when half of
@@ -83,9 +85,11 @@ pub struct ReportedRun {
 /// One job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// The `job_submit` record, stamps cleared: what the balancers get, and what tells whether a
-    /// second submission is the same.
+    /// The `job_submit` record, stamps cleared and names resolved: what the balancers get.
     pub record: Arc<[u8]>,
+    /// Digest of the record as it was submitted, which tells whether a second submission is the
+    /// same: names may have moved meanwhile.
+    pub submitted: Digest,
     /// Its name, for people.
     pub name: String,
     /// Number of tasks.
@@ -134,16 +138,12 @@ pub struct Recorded {
 impl Job {
     /// A job as submitted, nothing granted.
     #[must_use]
-    pub fn new(
-        record: Arc<[u8]>,
-        task_count: u64,
-        description: &JobDescription,
-        index: LogIndex,
-        submitted_us: u64,
-    ) -> Job {
+    pub fn new(resolved: Resolved, submitted: Digest, index: LogIndex, submitted_us: u64) -> Job {
+        let Resolved { record, task_count, description } = resolved;
         Job {
             record,
-            name: description.name.clone(),
+            submitted,
+            name: description.name,
             task_count,
             retries: description.retries,
             max_crashes: description.max_crashes,
@@ -207,7 +207,7 @@ impl Job {
         let mut recorded = Recorded::default();
         let mut accepted = Vec::new();
         let unfinished = self.unfinished(run.tasks.clone());
-        recorded.refused = without(&run.tasks, &unfinished);
+        recorded.refused = without(run.tasks.clone(), &unfinished);
         for piece in unfinished {
             for (tasks, attempts) in self.attempts.split(piece) {
                 let attempts = attempts.unwrap_or_default();
@@ -325,11 +325,9 @@ impl Job {
         sets.extend(self.failed.values());
         for (at, set) in sets.iter().enumerate() {
             for other in &sets[at + 1..] {
-                let mut from = 0;
-                while let Some(run) = set.next_run(from, self.task_count) {
+                for run in set.runs(0..self.task_count) {
                     let free = outside(run.clone(), &[other]);
-                    assert_eq!(free, vec![run.clone()], "a task has two outcomes");
-                    from = run.end;
+                    assert_eq!(free, vec![run], "a task has two outcomes");
                 }
             }
         }
@@ -348,14 +346,6 @@ enum Decision {
     Failed(Failure),
     /// To be dealt again, with what is remembered of them where that changed.
     Again(Option<Attempts>),
-}
-
-/// What is left of `whole` without `pieces` of it, which are in order.
-fn without(whole: &Range<u64>, pieces: &[Range<u64>]) -> Vec<Range<u64>> {
-    let ends = pieces.iter().map(|piece| piece.end);
-    let starts = pieces.iter().map(|piece| piece.start);
-    let gaps = std::iter::once(whole.start).chain(ends).zip(starts.chain([whole.end]));
-    gaps.map(|(start, end)| start..end).filter(|gap| gap.start < gap.end).collect()
 }
 
 /// Sorts ranges and joins those that touch.

@@ -168,6 +168,13 @@ impl Members {
         }
     }
 
+    /// Whoever is asked for a place names the masters again.
+    pub(super) fn named(&mut self, link: Link, masters: &str) {
+        if link == JOIN_LINK {
+            self.join.learn(masters);
+        }
+    }
+
     pub(super) fn refused(&mut self, now: Instant, link: Link, effects: &mut Vec<Effect>) {
         if link == JOIN_LINK {
             let mut network = Vec::new();

@@ -3,7 +3,8 @@
 //! `cluster` is the replicated state, changed only by `commands` in the order of the log; `Master`
 //! here is what a process adds to it: who asked for what and waits, which questions wait for a
 //! newer state, which balancers wait for news. All of that is lost with the process, and whoever
-//! waited asks again.
+//! waited asks again. What a record asks for stands in `requests`, what whoever waits is told in
+//! `replies`.
 
 pub mod cluster;
 pub mod commands;
@@ -14,46 +15,33 @@ pub mod keyspace;
 mod members;
 pub mod nodes;
 pub mod queries;
+mod replies;
+mod requests;
 pub mod sessions;
 mod state;
+pub mod submissions;
 pub mod tasks;
 
 use std::collections::BTreeMap;
 
-use consensus::{Failure, HaltReason, Job as DiskJob, Member, MemberId, MemberInfo, Ticket};
-use node::logic::network::{Greeting, NetworkEffect, NetworkEvent, Peer, Sender};
-use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId, StoreId};
+use consensus::{HaltReason, Job as DiskJob, Member, MemberChange, MemberId, MemberInfo, Ticket};
+use node::logic::network::{Greeting, Link, NetworkEffect, NetworkEvent, Peer};
+use proto::ids::{ClusterId, Incarnation, JobId, LogIndex, NodeId, StoreId};
 use proto::limits;
-use proto::messages::job::{JobAccepted, JobCancel, JobSubmit};
-use proto::messages::keyspace::{KeyCompare, KeyResult, KeyTransaction, KeyWrite};
-use proto::messages::node::{
-    FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered, RunsLost, RunsUnfinished,
-};
-use proto::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
-use proto::messages::session::ErrorReply;
-use proto::messages::task::{TaskRun, WorkerSegment, WorkerStatus, WorkerStatusReply};
-use proto::record::{Message, Record, RecordError, encode, set_request_id};
-use proto::status::{ErrorCode, Role, Verdict};
+use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
-use proto::wire::{bytes_of, items_of};
 
 use self::cluster::Cluster;
-use self::commands::{AnsweredRun, Asker, ClientChange, Command, Compare, Output, Write};
+use self::commands::{Command, Output};
 use self::feeds::Feeds;
-use self::frames::{Frames, StatusFrame};
-use self::jobs::{ReportedRun, verdict_run};
+use self::frames::Frames;
 use self::members::Members;
 use self::nodes::Registration;
-use self::queries::{Asked, Query, Surroundings};
-
-/// How long a balancer's lease lasts from the moment when it asked.
-const LEASE: Duration = Duration::from_millis(900);
+use self::queries::{Asked, Surroundings};
+use self::replies::{Waiting, send};
 
 /// Questions that wait for a newer state or a final job; more are answered busy.
 const WAITING_QUERIES: usize = 200_000;
-
-/// What a refused asker waits before it asks again, in milliseconds.
-const RETRY_MS: u32 = 50;
 
 /// What a master is.
 #[derive(Clone, Debug)]
@@ -98,33 +86,10 @@ pub enum Effect {
     Halt(HaltReason),
 }
 
-/// Who waits for a command or a read.
-#[derive(Clone, Debug)]
-enum Waiting {
-    /// A client, for its change.
-    Client { peer: Peer, request: RequestId, job: JobId },
-    /// A node, for its registration.
-    Registration { peer: Peer, request: RequestId, node: NodeId },
-    /// This master, for its own registration.
-    OwnRegistration,
-    /// A worker, for its status frame.
-    Frame { peer: Peer, request: RequestId, incarnation: Incarnation, frame: u64 },
-    /// A balancer, for runs that it asked about.
-    Lost { peer: Peer, request: RequestId },
-    /// A balancer, for its lease.
-    Lease { peer: Peer, request: RequestId, node: NodeId, incarnation: Incarnation, epoch: Epoch },
-    /// Anybody, for an answer from a state that has all that was acknowledged before.
-    Question(Asked),
-    /// A new master, for its place.
-    Join { peer: Peer, request: RequestId },
-    /// This master, for members that it promoted.
-    Promotion,
-}
-
 /// A master.
 pub struct Master {
     setting: Setting,
-    cluster_uuid: proto::ids::ClusterId,
+    cluster_uuid: ClusterId,
     member: Member<Cluster>,
     members: Members,
     last_ticket: u64,
@@ -142,8 +107,8 @@ pub struct Master {
     running: BTreeMap<u64, BTreeMap<JobId, u64>>,
     is_registered: bool,
     register_due: Instant,
-    /// Whether the masters that the disk names were connected to.
-    has_begun: bool,
+    /// Addresses of the masters as newcomers are told them, the leader's first.
+    addresses: String,
 }
 
 impl Master {
@@ -151,7 +116,7 @@ impl Master {
     #[must_use]
     pub fn new(
         setting: Setting,
-        cluster_uuid: proto::ids::ClusterId,
+        cluster_uuid: ClusterId,
         member: Member<Cluster>,
         random: fastrand::Rng,
     ) -> Master {
@@ -172,7 +137,7 @@ impl Master {
             running: BTreeMap::new(),
             is_registered: false,
             register_due: Instant(0),
-            has_begun: false,
+            addresses: String::new(),
         }
     }
 
@@ -190,16 +155,11 @@ impl Master {
 
     /// Decides what to do about one event.
     pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
-        if !self.has_begun {
-            self.has_begun = true;
-            // A snapshot names them, and no entry of the log that will be applied again.
-            let members = self.member.members().clone();
-            self.members.changed(now, self.setting.member, &members, effects);
-        }
         match event {
             Event::Network(event) => self.on_network(now, event, effects),
             Event::Disk(done) => self.consensus(now, consensus::Event::Disk(done), effects),
-            Event::Tick => {}
+            // The member says at its first event who the masters are.
+            Event::Tick => self.consensus(now, consensus::Event::Tick, effects),
         }
         let is_due = self.member.next_deadline().is_some_and(|due| now >= due);
         if is_due {
@@ -244,6 +204,24 @@ impl Master {
         self.consensus(now, consensus::Event::Invoke { ticket, command }, effects);
     }
 
+    fn read(&mut self, now: Instant, who: Waiting, effects: &mut Vec<Effect>) {
+        let ticket = self.next_ticket();
+        self.waiting.insert(ticket, who);
+        self.consensus(now, consensus::Event::Read { ticket }, effects);
+    }
+
+    fn change_members(
+        &mut self,
+        now: Instant,
+        change: MemberChange,
+        who: Waiting,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ticket = self.next_ticket();
+        self.waiting.insert(ticket, who);
+        self.consensus(now, consensus::Event::ChangeMembers { ticket, change }, effects);
+    }
+
     fn on_network(&mut self, now: Instant, event: NetworkEvent<'_>, effects: &mut Vec<Effect>) {
         match event {
             NetworkEvent::Connected { link, masters, again, .. } => {
@@ -252,6 +230,7 @@ impl Master {
                     self.unreachable(now, link, effects);
                 }
             }
+            NetworkEvent::Masters { link, masters } => self.members.named(link, &masters),
             NetworkEvent::Overflowing { peer: Peer::Link(link) } => {
                 self.unreachable(now, link, effects);
             }
@@ -281,305 +260,10 @@ impl Master {
     }
 
     /// What was sent over a link may have been lost.
-    fn unreachable(
-        &mut self,
-        now: Instant,
-        link: node::logic::network::Link,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn unreachable(&mut self, now: Instant, link: Link, effects: &mut Vec<Effect>) {
         for member in self.members.behind(link) {
             self.consensus(now, consensus::Event::Unreachable(member), effects);
         }
-    }
-
-    fn on_record(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        if let Some((query, seen)) = Query::of(record)? {
-            let asked = Asked { peer: sender.peer, request: record.request_id(), query };
-            if seen == LogIndex(0) {
-                // Somebody who has seen nothing must not be told less than another was before.
-                let ticket = self.next_ticket();
-                self.waiting.insert(ticket, Waiting::Question(asked));
-                self.consensus(now, consensus::Event::Read { ticket }, effects);
-            } else {
-                self.ask(seen, asked, effects);
-            }
-            return Ok(());
-        }
-        match record.message_type() {
-            RaftMessage::TYPE if sender.role == Role::Master => {
-                let (message, [content]) = record.open::<RaftMessage, 1>()?;
-                if message.to_member == self.setting.member.0 {
-                    let from = MemberId(message.from_member);
-                    self.members.heard(from, sender.peer, effects);
-                    let bytes = content.to_vec();
-                    self.consensus(now, consensus::Event::Message { from, bytes }, effects);
-                }
-            }
-            JobSubmit::TYPE => self.on_submit(now, sender, record, effects)?,
-            JobCancel::TYPE => {
-                let cancel = record.read::<JobCancel>()?;
-                let job = cancel.job_uuid.into();
-                let asker = asker(sender, record, cancel.session_index);
-                let change = ClientChange::Cancel { job };
-                self.change(now, sender, asker, change, job, effects);
-            }
-            KeyTransaction::TYPE => {
-                let (transaction, parts) = record.open::<KeyTransaction, 3>()?;
-                let Some(change) = transaction_of(parts) else {
-                    return Err(RecordError::Part {
-                        message_type: KeyTransaction::TYPE,
-                        part: "bytes",
-                    });
-                };
-                let asker = asker(sender, record, transaction.session_index);
-                self.change(now, sender, asker, change, JobId(0), effects);
-            }
-            NodeRegister::TYPE => self.on_register(now, sender, record, effects)?,
-            LeaseRenew::TYPE => self.on_renew(now, sender, record, effects)?,
-            FeedPull::TYPE => {
-                let pull = record.read::<FeedPull>()?;
-                self.feeds.pull(sender.peer, record.request_id(), &pull);
-                self.answer_feeds(effects);
-            }
-            RunsLost::TYPE => self.on_lost(now, sender, record, effects)?,
-            WorkerStatus::TYPE | WorkerSegment::TYPE => {
-                if record.is_given_form() || sender.role != Role::Worker {
-                    let refusal = Output::refused(
-                        ErrorCode::NotAllowed,
-                        "outcomes are taken from registered workers only: say hello as one",
-                    );
-                    self.refuse(sender, record, &refusal, effects);
-                } else if let Some(frame) = self.frames.take(sender, record)? {
-                    self.on_frame(now, sender, record, frame, effects);
-                }
-            }
-            MemberJoin::TYPE if sender.role == Role::Master => {
-                self.on_join(now, sender, record, effects)?;
-            }
-            MemberJoined::TYPE => self.members.joined(),
-            ErrorReply::TYPE => {
-                let (error, [_, instead]) = record.open::<ErrorReply, 2>()?;
-                if error.refused_type == MemberJoin::TYPE {
-                    tracing::debug!(code = { error.code }, "joining is refused for now");
-                    let instead = String::from_utf8_lossy(instead);
-                    self.members.join_refused(now, &instead, effects);
-                }
-            }
-            _ => {
-                let name = record.layout().name;
-                let text = format!("a master does not take {name}");
-                let refusal = Output::refused(ErrorCode::UnknownType, text);
-                self.refuse(sender, record, &refusal, effects);
-            }
-        }
-        Ok(())
-    }
-
-    fn on_submit(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        let (submit, parts) = record.open::<JobSubmit, 3>()?;
-        let job = submit.job_uuid.into();
-        // What the same submission would carry from another client or at another time is cleared,
-        // so that equal content is equal bytes.
-        let canonical = JobSubmit {
-            job_uuid: submit.job_uuid,
-            task_count: submit.task_count,
-            program_kind: submit.program_kind,
-            ..JobSubmit::default()
-        };
-        let bytes = encode(&canonical, &parts);
-        if let Err(refusal) = cluster::check_submission(&bytes) {
-            self.refuse(sender, record, &refusal, effects);
-            return Ok(());
-        }
-        let asker = asker(sender, record, submit.session_index);
-        let change = ClientChange::Submit { job, record: bytes };
-        self.change(now, sender, asker, change, job, effects);
-        Ok(())
-    }
-
-    fn change(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        asker: Asker,
-        change: ClientChange,
-        job: JobId,
-        effects: &mut Vec<Effect>,
-    ) {
-        let who = Waiting::Client { peer: sender.peer, request: asker.request, job };
-        self.invoke(now, &Command::Client(asker, change), who, effects);
-    }
-
-    fn on_register(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        let (register, parts) = record.open::<NodeRegister, 3>()?;
-        let [address, telemetry_address, zone] =
-            parts.map(|part| String::from_utf8_lossy(part).into_owned());
-        let role = Role::from_wire(register.role)
-            .ok_or(RecordError::Value { message_type: NodeRegister::TYPE, field: "role" })?;
-        let is_itself = role == sender.role && register.incarnation == sender.incarnation.0;
-        if !is_itself || !commands::registers(role) {
-            let text = "a node registers as what its hello said it is";
-            let refusal = Output::refused(ErrorCode::NotAllowed, text);
-            self.refuse(sender, record, &refusal, effects);
-            return Ok(());
-        }
-        let registration = Registration {
-            node: sender.node,
-            role,
-            incarnation: sender.incarnation,
-            address,
-            telemetry_address,
-            zone,
-            slot_count: register.slot_count,
-            cpu_milli: register.cpu_milli,
-            capacity_bytes: register.capacity_bytes,
-            store: register.store_uuid.into(),
-            weight: register.weight,
-            member: 0,
-        };
-        let (peer, request) = (sender.peer, record.request_id());
-        let known = self.cluster().nodes.nodes.get(&sender.node);
-        if known.is_some_and(|known| known.registration == registration) {
-            // Asked again, for instance after a reconnect: no log entry is owed.
-            self.reply_registered(peer, request, sender.node, effects);
-            return Ok(());
-        }
-        let who = Waiting::Registration { peer, request, node: sender.node };
-        self.invoke(now, &Command::Register(registration), who, effects);
-        Ok(())
-    }
-
-    fn on_renew(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        let (renew, [running]) = record.open::<LeaseRenew, 1>()?;
-        if !self.leads() {
-            self.refuse_follower(sender.peer, record.request_id(), LeaseRenew::TYPE, effects);
-            return Ok(());
-        }
-        if renew.epoch != 0 {
-            let running = items_of::<TaskRun>(running).unwrap_or_default();
-            let counts = running.iter().map(|run| (run.job_uuid.into(), { run.task_count }));
-            self.running.insert(renew.group, counts.collect());
-        }
-        let ticket = self.next_ticket();
-        let who = Waiting::Lease {
-            peer: sender.peer,
-            request: record.request_id(),
-            node: sender.node,
-            incarnation: sender.incarnation,
-            epoch: Epoch(renew.epoch),
-        };
-        self.waiting.insert(ticket, who);
-        self.consensus(now, consensus::Event::Read { ticket }, effects);
-        Ok(())
-    }
-
-    fn on_lost(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        let (lost, [runs]) = record.open::<RunsLost, 1>()?;
-        let group = self.cluster().nodes.groups.get(&{ lost.group }).cloned().unwrap_or_default();
-        let epoch = Epoch(lost.epoch);
-        if group.epoch < epoch {
-            // This master lags behind the one that granted the lease.
-            self.refuse_follower(sender.peer, record.request_id(), RunsLost::TYPE, effects);
-            return Ok(());
-        }
-        if group.epoch > epoch || group.primary != Some(sender.node) {
-            let text = format!("epoch {epoch} of group {} is over", { lost.group });
-            let refusal = Output::refused(ErrorCode::OldEpoch, text);
-            self.refuse(sender, record, &refusal, effects);
-            return Ok(());
-        }
-        let runs = items_of::<TaskRun>(runs).unwrap_or_default();
-        let runs: Option<Vec<ReportedRun>> = runs.iter().map(frames::lost_run).collect();
-        let Some(runs) = runs else {
-            return Err(RecordError::Value { message_type: RunsLost::TYPE, field: "runs" });
-        };
-        let who = Waiting::Lost { peer: sender.peer, request: record.request_id() };
-        self.invoke(now, &Command::RunsLost { runs }, who, effects);
-        Ok(())
-    }
-
-    fn on_frame(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        frame: StatusFrame,
-        effects: &mut Vec<Effect>,
-    ) {
-        let who = Waiting::Frame {
-            peer: sender.peer,
-            request: record.request_id(),
-            incarnation: sender.incarnation,
-            frame: frame.number,
-        };
-        let command = Command::Complete {
-            worker: sender.node,
-            incarnation: sender.incarnation,
-            frame: frame.number,
-            runs: frame.runs,
-            segments: frame.segments,
-        };
-        self.invoke(now, &command, who, effects);
-    }
-
-    fn on_join(
-        &mut self,
-        now: Instant,
-        sender: &Sender,
-        record: &Record<'_>,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), RecordError> {
-        let (join, [address]) = record.open::<MemberJoin, 1>()?;
-        if proto::ids::ClusterId::from(join.cluster_uuid) != self.cluster_uuid {
-            let text = format!("this is cluster {}", self.cluster_uuid);
-            let refusal = Output::refused(ErrorCode::OtherCluster, text);
-            self.refuse(sender, record, &refusal, effects);
-            return Ok(());
-        }
-        if !self.leads() {
-            self.refuse_follower(sender.peer, record.request_id(), MemberJoin::TYPE, effects);
-            return Ok(());
-        }
-        tracing::info!(member = { join.member }, node = %sender.node, "a master asks for its place");
-        let ticket = self.next_ticket();
-        let request = record.request_id();
-        self.waiting.insert(ticket, Waiting::Join { peer: sender.peer, request });
-        let change = consensus::MemberChange::AddLearner {
-            member: MemberId(join.member),
-            address: String::from_utf8_lossy(address).into_owned(),
-        };
-        self.consensus(now, consensus::Event::ChangeMembers { ticket, change }, effects);
-        Ok(())
     }
 
     fn ask(&mut self, seen: LogIndex, asked: Asked, effects: &mut Vec<Effect>) {
@@ -637,17 +321,8 @@ impl Master {
                     }
                 }
                 consensus::Effect::Changed { ticket, index } => {
-                    match self.waiting.remove(&ticket) {
-                        Some(Waiting::Join { peer, request }) => {
-                            let joined = MemberJoined {
-                                cluster_uuid: self.cluster_uuid.to_wire(),
-                                index: index.0,
-                                ..MemberJoined::default()
-                            };
-                            send(peer, request, encode(&joined, &[]), effects);
-                        }
-                        Some(Waiting::Promotion) => self.members.promotion_ended(),
-                        _ => {}
+                    if let Some(who) = self.waiting.remove(&ticket) {
+                        self.on_changed(&who, index, effects);
                     }
                 }
                 consensus::Effect::Failed { ticket, failure } => {
@@ -665,10 +340,12 @@ impl Master {
                 }
                 consensus::Effect::LeaderChanged { .. } => {
                     self.running.clear();
+                    self.name_masters();
                     self.greet(effects);
                 }
                 consensus::Effect::MembersChanged { members } => {
                     self.members.changed(now, self.setting.member, &members, effects);
+                    self.name_masters();
                     self.greet(effects);
                 }
                 consensus::Effect::Halt { reason } => effects.push(Effect::Halt(reason)),
@@ -676,146 +353,23 @@ impl Master {
         }
     }
 
-    /// Tells newcomers where the masters are, the leader first.
-    fn greet(&self, effects: &mut Vec<Effect>) {
+    /// Notes where the masters are, the leader first.
+    fn name_masters(&mut self) {
         let members = self.member.members();
         let leader = self.member.leader();
         let mut masters: Vec<(&MemberId, &MemberInfo)> = members.iter().collect();
         masters.sort_by_key(|(id, _)| (Some(**id) != leader, **id));
         let addresses: Vec<&str> = masters.iter().map(|(_, info)| info.address.as_str()).collect();
+        self.addresses = addresses.join(",");
+    }
+
+    /// Says what newcomers are told from now on.
+    fn greet(&self, effects: &mut Vec<Effect>) {
         effects.push(Effect::Greet(Greeting {
             applied_index: self.cluster().applied,
             window: limits::CLIENT_WINDOW,
-            masters: addresses.join(","),
+            masters: self.addresses.clone(),
         }));
-    }
-
-    fn on_completed(
-        &mut self,
-        who: Waiting,
-        index: LogIndex,
-        output: Output,
-        effects: &mut Vec<Effect>,
-    ) {
-        let (peer, request) = match &who {
-            Waiting::Client { peer, request, .. }
-            | Waiting::Registration { peer, request, .. }
-            | Waiting::Frame { peer, request, .. }
-            | Waiting::Lost { peer, request } => (*peer, *request),
-            Waiting::OwnRegistration => {
-                self.is_registered = true;
-                return;
-            }
-            Waiting::Lease { .. }
-            | Waiting::Question(_)
-            | Waiting::Join { .. }
-            | Waiting::Promotion => return,
-        };
-        match (who, output) {
-            (_, refusal @ Output::Refused { .. }) => {
-                self.send_refusal(peer, request, 0, &refusal, effects);
-            }
-            (_, Output::Accepted { job, index }) => {
-                let accepted = JobAccepted {
-                    job_uuid: job.to_wire(),
-                    index: index.0,
-                    ..JobAccepted::default()
-                };
-                send(peer, request, encode(&accepted, &[]), effects);
-            }
-            (Waiting::Client { job, .. }, Output::Cancelled { .. }) => {
-                if let Some(state) = self.cluster().jobs.get(&job) {
-                    let record = queries::job_status(self.cluster(), job, state, 0);
-                    send(peer, request, record, effects);
-                }
-            }
-            (_, Output::Transaction { is_applied, index }) => {
-                let result = KeyResult {
-                    is_applied: u8::from(is_applied),
-                    index: index.0,
-                    ..KeyResult::default()
-                };
-                send(peer, request, encode(&result, &[]), effects);
-            }
-            (Waiting::Registration { node, .. }, Output::Registered { .. }) => {
-                self.reply_registered(peer, request, node, effects);
-            }
-            (Waiting::Frame { incarnation, frame, .. }, Output::Runs { index, again, refused }) => {
-                let reply = WorkerStatusReply {
-                    worker_incarnation: incarnation.0,
-                    frame,
-                    index: index.0,
-                    ..WorkerStatusReply::default()
-                };
-                let mut runs = answered_runs(&again, Verdict::Again);
-                runs.extend(answered_runs(&refused, Verdict::Final));
-                send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
-            }
-            (Waiting::Lost { .. }, Output::Runs { again, .. }) => {
-                let reply = RunsUnfinished { index: index.0, ..RunsUnfinished::default() };
-                let runs = answered_runs(&again, Verdict::Again);
-                send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
-            }
-            _ => {}
-        }
-    }
-
-    fn on_failed(
-        &mut self,
-        now: Instant,
-        who: &Waiting,
-        failure: Failure,
-        effects: &mut Vec<Effect>,
-    ) {
-        let (peer, request) = match who {
-            Waiting::Client { peer, request, .. }
-            | Waiting::Registration { peer, request, .. }
-            | Waiting::Frame { peer, request, .. }
-            | Waiting::Lost { peer, request }
-            | Waiting::Lease { peer, request, .. }
-            | Waiting::Join { peer, request }
-            | Waiting::Question(Asked { peer, request, .. }) => (*peer, *request),
-            Waiting::OwnRegistration => {
-                self.register_due = now + Duration::from_millis(500);
-                return;
-            }
-            Waiting::Promotion => return self.members.promotion_ended(),
-        };
-        let code = match failure {
-            Failure::NoLeader | Failure::Dropped => ErrorCode::NoLeader,
-            Failure::Busy | Failure::Behind => ErrorCode::Busy,
-            Failure::Unknown => ErrorCode::OutcomeUnknown,
-            Failure::TooLarge => ErrorCode::TooLarge,
-            Failure::Refused => ErrorCode::Invalid,
-        };
-        let refusal = Output::refused(code, failure.to_string());
-        let refused = if matches!(who, Waiting::Join { .. }) { MemberJoin::TYPE } else { 0 };
-        self.send_refusal(peer, request, refused, &refusal, effects);
-    }
-
-    fn on_read_ready(&mut self, who: Waiting, effects: &mut Vec<Effect>) {
-        let (peer, request, node, incarnation, epoch) = match who {
-            Waiting::Question(asked) => return self.ask(LogIndex(0), asked, effects),
-            Waiting::Lease { peer, request, node, incarnation, epoch } => {
-                (peer, request, node, incarnation, epoch)
-            }
-            _ => return,
-        };
-        let cluster = self.cluster();
-        let Some(known) = cluster.nodes.nodes.get(&node) else { return };
-        let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
-        let is_this_one = known.registration.incarnation == incarnation;
-        let is_primary = is_this_one
-            && group.primary == Some(node)
-            && (epoch == group.epoch || epoch == Epoch(0));
-        let reply = LeaseReply {
-            epoch: group.epoch.0,
-            is_primary: u8::from(is_primary),
-            lease_ms: u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX),
-            feed_index: cluster.feed_index().0,
-            ..LeaseReply::default()
-        };
-        send(peer, request, encode(&reply, &[]), effects);
     }
 
     /// The state is newer: answers what waited for that.
@@ -849,29 +403,6 @@ impl Master {
         }
     }
 
-    fn reply_registered(
-        &self,
-        peer: Peer,
-        request: RequestId,
-        node: NodeId,
-        effects: &mut Vec<Effect>,
-    ) {
-        let nodes = &self.cluster().nodes;
-        let Some(known) = nodes.nodes.get(&node) else { return };
-        let group = nodes.groups.get(&known.group).cloned().unwrap_or_default();
-        let is_balancer = known.registration.role == Role::Balancer;
-        let reply = NodeRegistered {
-            index: if is_balancer { group.epoch_index.0 } else { known.index.0 },
-            group: known.group,
-            epoch: group.epoch.0,
-            is_primary: u8::from(group.primary == Some(node)),
-            ring_version: nodes.ring_version.0,
-            ..NodeRegistered::default()
-        };
-        let balancers = nodes.balancer_addresses(known.group);
-        send(peer, request, encode(&reply, &[balancers.as_bytes()]), effects);
-    }
-
     /// What is due at its time: this master's own registration, links, joining, promotions.
     fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         // One that has no vote yet is not shown as a master: losing another would stop the cluster.
@@ -902,98 +433,7 @@ impl Master {
         if self.leads()
             && let Some(change) = self.members.promotion(now, self.member.members())
         {
-            let ticket = self.next_ticket();
-            self.waiting.insert(ticket, Waiting::Promotion);
-            self.consensus(now, consensus::Event::ChangeMembers { ticket, change }, effects);
+            self.change_members(now, change, Waiting::Promotion, effects);
         }
     }
-
-    fn refuse(
-        &self,
-        sender: &Sender,
-        record: &Record<'_>,
-        refusal: &Output,
-        effects: &mut Vec<Effect>,
-    ) {
-        let (peer, request) = (sender.peer, record.request_id());
-        self.send_refusal(peer, request, record.message_type(), refusal, effects);
-    }
-
-    fn refuse_follower(
-        &self,
-        peer: Peer,
-        request: RequestId,
-        refused_type: u8,
-        effects: &mut Vec<Effect>,
-    ) {
-        let leader = self.member.leader();
-        let code = if leader.is_some() { ErrorCode::NotLeader } else { ErrorCode::NoLeader };
-        let refusal = Output::refused(code, "this master does not lead");
-        self.send_refusal(peer, request, refused_type, &refusal, effects);
-    }
-
-    fn send_refusal(
-        &self,
-        peer: Peer,
-        request: RequestId,
-        refused_type: u8,
-        refusal: &Output,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Output::Refused { code, text } = refusal else { return };
-        let members = self.member.members();
-        let leader = self.member.leader().and_then(|leader| members.get(&leader));
-        let instead = match (code, leader) {
-            (ErrorCode::NotLeader, Some(leader)) => leader.address.as_str(),
-            _ => "",
-        };
-        let error = ErrorReply {
-            code: code.to_wire(),
-            refused_type,
-            retry_after_ms: if code.is_retryable() { RETRY_MS } else { 0 },
-            ..ErrorReply::default()
-        };
-        let cut = text.floor_char_boundary(limits::ERROR_TEXT_BYTES);
-        let record = encode(&error, &[&text.as_bytes()[..cut], instead.as_bytes()]);
-        send(peer, request, record, effects);
-    }
-}
-
-fn send(to: Peer, request: RequestId, mut record: Vec<u8>, effects: &mut Vec<Effect>) {
-    set_request_id(&mut record, request);
-    effects.push(Effect::Network(NetworkEffect::Send { to, record }));
-}
-
-fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
-    Asker {
-        client: sender.node,
-        request: record.request_id(),
-        session_index: LogIndex(session_index),
-    }
-}
-
-fn answered_runs(runs: &[AnsweredRun], verdict: Verdict) -> Vec<TaskRun> {
-    runs.iter().map(|run| verdict_run(run.job, &run.tasks, run.attempt, verdict)).collect()
-}
-
-/// The conditions and writes of a `key_transaction`; `None` where the lengths do not add up.
-fn transaction_of([compares, writes, bytes]: [&[u8]; 3]) -> Option<ClientChange> {
-    let mut rest = bytes;
-    let mut take = |length: u64| -> Option<Vec<u8>> {
-        let (taken, behind) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-        rest = behind;
-        Some(taken.to_vec())
-    };
-    let compares: Option<Vec<Compare>> = items_of::<KeyCompare>(compares)?
-        .iter()
-        .map(|item| Some(Compare { key: take(item.key_length)?, version: LogIndex(item.version) }))
-        .collect();
-    let writes: Option<Vec<Write>> = items_of::<KeyWrite>(writes)?
-        .iter()
-        .map(|item| {
-            let (key, value) = (take(item.key_length)?, take(item.value_length)?);
-            Some(Write { key, value: (item.is_delete == 0).then_some(value) })
-        })
-        .collect();
-    Some(ClientChange::Transaction { compares: compares?, writes: writes? })
 }

@@ -7,12 +7,12 @@ use std::ops::Range;
 
 use proto::ids::{JobId, LogIndex, RequestId};
 use proto::messages::job::{
-    JobList, JobQuery, JobStatus, ListEnd, SegmentList, SegmentQuery, SegmentRange, TaskOutcome,
-    TaskOutcomes, TaskQuery,
+    JobDescribe, JobDescribed, JobList, JobQuery, JobStatus, JobSubmit, ListEnd, SegmentList,
+    SegmentQuery, SegmentRange, TaskOutcome, TaskOutcomes, TaskQuery,
 };
 use proto::messages::keyspace::{KeyEntry, KeyRange};
 use proto::messages::node::{NodeEntry, NodeList, RingMember, RingReply};
-use proto::record::{Message, Record, RecordError, encode};
+use proto::record::{Message, Record, RecordError, Records, encode};
 use proto::status::{Cause, ErrorCode, JobState, Role, TaskState};
 use proto::wire::bytes_of;
 
@@ -40,6 +40,13 @@ pub enum Query {
         selector: String,
         /// Answer when the state is final.
         until_final: bool,
+    },
+    /// What a job is.
+    Description {
+        /// The job; nil where the selector names it.
+        job: JobId,
+        /// As of a job's state.
+        selector: String,
     },
     /// The jobs, newest first.
     Jobs {
@@ -108,6 +115,12 @@ impl Query {
                 };
                 (job, LogIndex(query.seen_index))
             }
+            JobDescribe::TYPE => {
+                let (query, [selector]) = record.open::<JobDescribe, 1>()?;
+                let selector = String::from_utf8_lossy(selector).into_owned();
+                let description = Query::Description { job: query.job_uuid.into(), selector };
+                (description, LogIndex(query.seen_index))
+            }
             JobList::TYPE => {
                 let query = record.read::<JobList>()?;
                 let before = LogIndex(query.before_index);
@@ -159,6 +172,10 @@ impl Query {
                 }
                 vec![job_status(cluster, id, job, (around.running)(id))]
             }
+            Query::Description { .. } => {
+                let id = self.job(cluster)?;
+                vec![job_described(cluster, id, job(cluster, id)?)?]
+            }
             Query::Jobs { before, limit } => jobs(cluster, *before, *limit, around),
             Query::Tasks { job: id, first, limit } => {
                 vec![task_outcomes(cluster, *id, job(cluster, *id)?, *first, *limit)]
@@ -172,12 +189,12 @@ impl Query {
         }))
     }
 
-    /// The job that a job question means.
+    /// The job that a question about one job means.
     ///
     /// # Errors
     /// Where there is none, or several.
     pub fn job(&self, cluster: &Cluster) -> Result<JobId, Output> {
-        let Query::Job { job, selector, .. } = self else {
+        let (Query::Job { job, selector, .. } | Query::Description { job, selector }) = self else {
             return Err(Output::refused(ErrorCode::Invalid, "the question names no job"));
         };
         if job.is_nil() { select(cluster, selector) } else { Ok(*job) }
@@ -234,6 +251,25 @@ pub fn job_status(cluster: &Cluster, id: JobId, job: &Job, running_count: u64) -
         ..JobStatus::default()
     };
     encode(&status, &[job.name.as_bytes()])
+}
+
+/// What a job is, from the record that the balancers get.
+fn job_described(cluster: &Cluster, id: JobId, job: &Job) -> Result<Vec<u8>, Output> {
+    // The record was read before it was kept.
+    let kept = Records::of(&job.record).next().and_then(Result::ok);
+    let opened = kept.as_ref().and_then(|record| record.open::<JobSubmit, 3>().ok());
+    let Some((submit, parts)) = opened else {
+        let text = format!("what job {id} is cannot be read");
+        return Err(Output::refused(ErrorCode::Invalid, text));
+    };
+    let described = JobDescribed {
+        job_uuid: id.to_wire(),
+        index: cluster.applied.0,
+        task_count: job.task_count,
+        program_kind: submit.program_kind,
+        ..JobDescribed::default()
+    };
+    Ok(encode(&described, &parts))
 }
 
 fn jobs(

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use node::logic::ranges::gaps;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +79,16 @@ impl TaskSet {
             }
         }
         Some(first..known_end)
+    }
+
+    /// The runs of members within `range`, in order.
+    pub fn runs(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let run = self.next_run(at, range.end)?;
+            at = run.end;
+            Some(run)
+        })
     }
 
     /// True where every index of `range` is a member.
@@ -196,24 +207,9 @@ impl<V: Clone + PartialEq> RunMap<V> {
 #[must_use]
 pub fn outside(range: Range<u64>, sets: &[&TaskSet]) -> Vec<Range<u64>> {
     let mut pieces = vec![range];
-    for set in sets {
-        if set.is_empty() {
-            continue;
-        }
-        let mut left = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let mut at = piece.start;
-            while let Some(run) = set.next_run(at, piece.end) {
-                if at < run.start {
-                    left.push(at..run.start);
-                }
-                at = run.end;
-            }
-            if at < piece.end {
-                left.push(at..piece.end);
-            }
-        }
-        pieces = left;
+    for set in sets.iter().filter(|set| !set.is_empty()) {
+        let left = pieces.into_iter().flat_map(|piece| gaps(piece.clone(), set.runs(piece)));
+        pieces = left.collect();
     }
     pieces
 }

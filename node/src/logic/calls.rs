@@ -359,6 +359,7 @@ impl Calls {
                 Handled::NotOurs
             }
             NetworkEvent::Connected { .. }
+            | NetworkEvent::Masters { .. }
             | NetworkEvent::Joined { .. }
             | NetworkEvent::Gone { .. }
             | NetworkEvent::Overflowing { .. } => Handled::NotOurs,

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod following;
 pub mod network;
 mod outgoing;
+pub mod ranges;
 pub mod refusal;
 pub mod rotation;
 pub mod sessions;

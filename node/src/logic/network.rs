@@ -89,6 +89,14 @@ pub enum NetworkEvent<'a> {
         /// restarted), and requests that it has not answered are lost.
         again: bool,
     },
+    /// The node at the other end of a link, which is connected already, names the masters again:
+    /// one more is known.
+    Masters {
+        /// The link.
+        link: Link,
+        /// Addresses of the masters, separated by commas.
+        masters: String,
+    },
     /// The node at the other end of a link refused the `hello`. The link stays open and mute until
     /// it is opened again.
     Refused {

@@ -71,11 +71,16 @@ impl Rotation {
         &self.addresses
     }
 
-    /// The other end accepted the link and names the nodes there are, the best first. Those that it
-    /// does not name stay behind them: it may have been asked before the others had joined.
+    /// The other end accepted the link and names the nodes there are, the best first.
     pub fn connected(&mut self, addresses: &str) {
         self.state = State::Connected;
         self.failures = 0;
+        self.learn(addresses);
+    }
+
+    /// The other end names the nodes there are, the best first. Those that it does not name stay
+    /// behind them: it may have been asked before the others had joined.
+    pub fn learn(&mut self, addresses: &str) {
         let current = self.addresses.get(self.at).cloned();
         let named = addresses.split(',').filter(|address| !address.is_empty()).map(str::to_owned);
         let known = std::mem::take(&mut self.addresses);
@@ -212,8 +217,9 @@ mod tests {
         rotation.tick(Instant(1), &mut effects);
         rotation.connected("a");
         assert_eq!(rotation.addresses(), ["a", "b", "c"]);
-        rotation.connected("c,a");
+        rotation.learn("c,a");
         assert_eq!(rotation.addresses(), ["c", "a", "b"]);
+        assert!(rotation.is_connected());
         rotation.fail(Instant(2), &mut effects);
         let again = rotation.next_deadline().expect("a next attempt");
         rotation.tick(again, &mut effects);

@@ -16,7 +16,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proto::catalogue::PROTOCOL_VERSION;
-use proto::ids::{ClusterId, Generation, NodeId};
+use proto::ids::{ClusterId, Generation, NodeId, RequestId};
 use proto::messages::session::{ErrorReply, Ping, Pong};
 use proto::record::{Envelope, Message, Record, RecordError, encode};
 use proto::status::{ErrorCode, Role};
@@ -133,6 +133,12 @@ impl Heard {
     }
 }
 
+/// True where a list of addresses names one that another list does not.
+fn names_more(before: &str, now: &str) -> bool {
+    let is_new = |address: &str| !before.split(',').any(|known| known == address);
+    before != now && now.split(',').any(|address| !address.is_empty() && is_new(address))
+}
+
 /// Whoever hears what happens.
 type Deliver<'a> = dyn FnMut(NetworkEvent<'_>) + 'a;
 
@@ -204,9 +210,15 @@ impl Sessions {
         &self.counters
     }
 
-    /// What the next peers that say `hello` are told.
+    /// What the next peers that say `hello` are told. Where it names a master that was not named
+    /// before, those that said it already are told as well: they may outlive all others.
     pub fn set_greeting(&mut self, greeting: Greeting) {
+        let is_more = names_more(&self.greeting.masters, &greeting.masters);
         self.greeting = greeting;
+        if is_more {
+            let told: Vec<Inbound> = self.nodes.values().copied().collect();
+            told.into_iter().for_each(|inbound| self.answer_hello(inbound, RequestId(0)));
+        }
     }
 
     /// Says from now on which cluster this node belongs to, for one that learned it late.

@@ -6,7 +6,7 @@
 
 use node::logic::network::Link;
 use node::logic::refusal::Refusal;
-use proto::ids::{BlockId, FileId, RequestId};
+use proto::ids::{BlockId, FileId, RequestId, RingVersion};
 use proto::limits;
 use proto::manifest::Manifest;
 use proto::messages::file::{BlockContent, FileRequest};
@@ -103,9 +103,11 @@ impl Storage {
         let found = match result {
             Ok(found) => found,
             Err(error) => {
+                // Who knows no ring does not know whom to ask, and so not that nobody has it.
+                let knows_all = version != RingVersion(0);
                 let sources = piece.rest.take().unwrap_or_else(|| Sources {
                     nodes: self.membership.others_with(piece.block),
-                    has_silent: error != ReadError::NotFound,
+                    has_silent: error != ReadError::NotFound || !knows_all,
                 });
                 piece.rest = Some(Sources::default());
                 let block = piece.block;

@@ -139,6 +139,13 @@ impl Membership {
         self.next_question = now;
     }
 
+    /// The master names the masters again.
+    pub(super) fn named(&mut self, link: Link, masters: &str) {
+        if link == LINK {
+            self.rotation.learn(masters);
+        }
+    }
+
     /// The link cannot be used.
     pub(super) fn lost(&mut self, now: Instant, link: Link, effects: &mut Vec<Effect>) {
         if link == LINK {

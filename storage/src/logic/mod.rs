@@ -376,6 +376,7 @@ impl Storage {
                     self.fetches_lost(now, link, effects);
                 }
             }
+            NetworkEvent::Masters { link, masters } => self.membership.named(link, &masters),
             NetworkEvent::Refused { link, code, text } => {
                 tracing::warn!(?link, %code, text, "a node refuses this one");
                 self.membership.lost(now, link, effects);

@@ -396,6 +396,8 @@ fn a_node_registers_once_and_refuses_puts_until_it_knows_the_ring() {
     let (_, record) = put_record(BlockKind::Content, b"early", 3);
     assert_eq!(world.ask(0, record.clone()).code(), ErrorCode::Unavailable);
     assert!(world.nodes[0].logic.explain().contains("refusing puts"));
+    // Nor does it know who else may have a file.
+    assert_eq!(world.ask(0, file_record(FileId(9))).code(), ErrorCode::Unavailable);
     world.master_is_silent = false;
     world.pass(Duration::from_secs(10));
     assert_eq!(world.registrations, 1);

@@ -3,12 +3,16 @@
 use std::ops::Range;
 
 use proptest::prelude::*;
-use proto::description::{JobDescription, Noop, Runtime};
+use proto::description::{Input, InputSource, JobDescription, Noop, Runtime};
 use proto::ids::{FileId, Incarnation, NodeId, RequestId, StoreId};
-use proto::record::encode;
+use proto::messages::job::JobSubmit;
+use proto::name::{self, Pointer};
+use proto::record::{Records, encode};
 use proto::status::{Cause, ProgramKind, Role, TaskState};
+use proto::wire::{WireUuid, bytes_of, items_of};
 
 use super::*;
+use crate::logic::commands::Write;
 use crate::logic::nodes::Registration;
 
 fn job_record(id: JobId, task_count: u64, change: impl FnOnce(&mut JobDescription)) -> Vec<u8> {
@@ -186,6 +190,124 @@ fn a_submission_without_tasks_is_refused() {
     let garbage = driven.submit(1, 2, id, vec![0x10; 40]);
     assert!(matches!(garbage, Output::Refused { code: ErrorCode::Malformed, .. }), "{garbage:?}");
     assert!(driven.cluster.jobs.is_empty());
+}
+
+fn set_name(driven: &mut Driven, name: &str, value: Option<Vec<u8>>) {
+    let asker = Asker {
+        client: NodeId(3),
+        request: RequestId(driven.index + 1),
+        session_index: LogIndex(0),
+    };
+    let writes = vec![Write { key: name::key(name).expect("a name"), value }];
+    let change = ClientChange::Transaction { compares: Vec::new(), writes };
+    let output = driven.apply(Command::Client(asker, change));
+    assert!(matches!(output, Output::Transaction { is_applied: true, .. }));
+}
+
+fn pointer(is_tree: bool, file: u128) -> Option<Vec<u8>> {
+    Some(Pointer { is_tree, file: FileId(file), length: 7 }.encode())
+}
+
+/// A job one of whose two inputs is given by name.
+fn named_record(id: JobId, name: &str, files: &[u128]) -> Vec<u8> {
+    let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
+    let plain = InputSource::File { file: FileId(5), length: 1, is_executable: true };
+    for (input, source) in [("plain", plain), ("named", InputSource::Name(name.into()))] {
+        description.inputs.push(Input { name: input.into(), source });
+    }
+    let submit = JobSubmit {
+        job_uuid: id.to_wire(),
+        task_count: 1,
+        program_kind: ProgramKind::Described.to_wire(),
+        ..JobSubmit::default()
+    };
+    let files: Vec<WireUuid> = files.iter().map(|&file| WireUuid::new(file)).collect();
+    let description = description.encode().expect("a short description");
+    encode(&submit, &[b"", bytes_of(&files), &description])
+}
+
+/// What the balancers get of a job: its input files, and the description's inputs.
+fn kept(cluster: &Cluster, id: JobId) -> (Vec<u128>, Vec<InputSource>) {
+    let record = &cluster.jobs[&id].record;
+    let record = Records::of(record).next().expect("one").expect("a record");
+    let (_, [_, files, description]) = record.open::<JobSubmit, 3>().expect("a job");
+    let files = items_of::<WireUuid>(files).expect("files").iter().map(|file| file.value());
+    let files = files.collect();
+    let description = JobDescription::decode(description).expect("a description");
+    description.validate().expect("it makes sense");
+    (files, description.inputs.into_iter().map(|input| input.source).collect())
+}
+
+#[test]
+fn a_name_is_resolved_once_for_each_job() {
+    let mut driven = Driven::new();
+    let plain = InputSource::File { file: FileId(5), length: 1, is_executable: true };
+    let record = named_record(JobId(1), "data", &[5, 0]);
+    set_name(&mut driven, "data", pointer(true, 40));
+    let first = driven.submit(1, 1, JobId(1), record.clone());
+    assert!(matches!(first, Output::Accepted { .. }), "{first:?}");
+    let tree = InputSource::Tree { tree: FileId(40), length: 7 };
+    let expected = (vec![5, 40], vec![plain.clone(), tree]);
+    assert_eq!(kept(&driven.cluster, JobId(1)), expected);
+
+    set_name(&mut driven, "data", pointer(false, 41));
+    assert_eq!(driven.submit(2, 1, JobId(1), record.clone()), first, "the same, although it moved");
+    assert_eq!(kept(&driven.cluster, JobId(1)), expected);
+    driven.submit(2, 2, JobId(2), named_record(JobId(2), "data", &[5, 0]));
+    let file = InputSource::File { file: FileId(41), length: 7, is_executable: false };
+    assert_eq!(kept(&driven.cluster, JobId(2)), (vec![5, 41], vec![plain, file]));
+
+    // What the first job became is not what was submitted: the same files, but not the name.
+    let resolved = driven.cluster.jobs[&JobId(1)].record.to_vec();
+    let other = driven.submit(2, 3, JobId(1), resolved);
+    assert!(matches!(other, Output::Refused { code: ErrorCode::JobDiffers, .. }), "{other:?}");
+
+    set_name(&mut driven, "data", None);
+    assert_eq!(driven.submit(4, 1, JobId(1), record), first, "the same, although it is gone");
+}
+
+#[test]
+fn a_name_that_is_not_there_refuses_the_submission() {
+    let mut driven = Driven::new();
+    let unknown = driven.submit(1, 1, JobId(1), named_record(JobId(1), "data", &[5, 0]));
+    let Output::Refused { code: ErrorCode::NotFound, text } = unknown else {
+        panic!("{unknown:?}");
+    };
+    assert!(text.contains("\"data\"") && text.contains("remuda put PATH data"), "{text}");
+    assert!(driven.cluster.jobs.is_empty());
+    // Once it is there, the same job is accepted under another number.
+    set_name(&mut driven, "data", pointer(false, 41));
+    let accepted = driven.submit(1, 2, JobId(1), named_record(JobId(1), "data", &[5, 0]));
+    assert!(matches!(accepted, Output::Accepted { .. }), "{accepted:?}");
+
+    let short = driven.submit(1, 3, JobId(2), named_record(JobId(2), "data", &[5]));
+    assert!(matches!(short, Output::Refused { code: ErrorCode::Invalid, .. }), "{short:?}");
+    let newer = Some(vec![99]);
+    set_name(&mut driven, "newer", newer);
+    let newer = driven.submit(1, 4, JobId(2), named_record(JobId(2), "newer", &[5, 0]));
+    assert!(matches!(newer, Output::Refused { code: ErrorCode::Invalid, .. }), "{newer:?}");
+}
+
+#[test]
+fn names_that_resolve_to_too_much_are_refused() {
+    let mut driven = Driven::new();
+    set_name(&mut driven, "n", pointer(false, u128::MAX));
+    let inputs: Vec<Input> = (0..200)
+        .map(|at| Input { name: format!("{at}"), source: InputSource::Name("n".into()) })
+        .collect();
+    let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
+    description.inputs = inputs;
+    let submit = JobSubmit {
+        job_uuid: JobId(1).to_wire(),
+        task_count: 1,
+        program_kind: ProgramKind::Described.to_wire(),
+        ..JobSubmit::default()
+    };
+    let files = vec![WireUuid::default(); 200];
+    let description = description.encode().expect("a short description");
+    let record = encode(&submit, &[b"", bytes_of(&files), &description]);
+    let refused = driven.submit(1, 1, JobId(1), record);
+    assert!(matches!(refused, Output::Refused { code: ErrorCode::TooLarge, .. }), "{refused:?}");
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Sessions {
         }
     }
 
-    fn answer_hello(&mut self, inbound: Inbound, request: RequestId) {
+    pub(super) fn answer_hello(&mut self, inbound: Inbound, request: RequestId) {
         let reply = HelloReply {
             envelope: Envelope { request_id: request.0, ..Default::default() },
             protocol_version: PROTOCOL_VERSION,

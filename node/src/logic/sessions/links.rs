@@ -269,6 +269,8 @@ impl Sessions {
                 masters: read_text(masters),
                 again,
             });
+        } else {
+            deliver(NetworkEvent::Masters { link, masters: read_text(masters) });
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ fn small_limits() -> NetworkLimits {
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Connected { again: bool, sender: Sender },
+    Masters(String),
     Refused(ErrorCode, String),
     Joined(Sender),
     Gone(Sender),
@@ -42,6 +43,7 @@ enum Seen {
 fn seen(event: NetworkEvent<'_>) -> Seen {
     match event {
         NetworkEvent::Connected { again, sender, .. } => Seen::Connected { again, sender },
+        NetworkEvent::Masters { masters, .. } => Seen::Masters(masters),
         NetworkEvent::Refused { code, text, .. } => Seen::Refused(code, text),
         NetworkEvent::Joined { sender, .. } => Seen::Joined(sender),
         NetworkEvent::Gone { sender } => Seen::Gone(sender),
@@ -229,6 +231,31 @@ fn records_follow_the_hello_at_once_in_one_frame_and_arrive_in_order() {
         }
     });
     assert_eq!(told, Some((LogIndex(9), 64, "tcp://a:1,tcp://b:2".into(), CLUSTER)));
+}
+
+#[test]
+fn whoever_is_connected_learns_of_a_new_master() {
+    let mut pair = Pair::connected();
+    let mut named = |masters: &str| {
+        let greeting = Greeting { masters: masters.into(), ..Greeting::default() };
+        pair.server.set_greeting(greeting);
+        pair.exchange();
+        std::mem::take(&mut pair.at_client)
+    };
+    assert_eq!(named("a,b"), [Seen::Masters("a,b".into())]);
+    assert_eq!(named("b,a"), [], "another leader is no news");
+    assert_eq!(named("b"), [], "nor is one master less");
+    assert_eq!(named("b,c"), [Seen::Masters("b,c".into())]);
+    // A client that knows no sessions is not told what it did not ask for.
+    let mut foreign = encode(&Hello { protocol_version: 1, ..Hello::default() }, &[b"", b""]);
+    stamp(&mut foreign, NodeId(9), 0, 0);
+    pair.server_hears_from(b"foreign", &foreign);
+    while pair.server.take_frame().is_some() {}
+    let greeting = Greeting { masters: "b,c,d".into(), ..Greeting::default() };
+    pair.server.set_greeting(greeting);
+    let told: Vec<Route> =
+        std::iter::from_fn(|| pair.server.take_frame()).map(|(route, _)| route).collect();
+    assert!(matches!(&told[..], [Route::Bound(_, id)] if *id == RoutingId::of(NodeId(1))));
 }
 
 #[test]

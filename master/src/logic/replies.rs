@@ -1,0 +1,297 @@
+//! Who waits for what, and what they are told in the end: replies and refusals.
+
+use consensus::Failure;
+use node::logic::network::{NetworkEffect, Peer, Sender};
+use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
+use proto::limits;
+use proto::messages::job::JobAccepted;
+use proto::messages::keyspace::KeyResult;
+use proto::messages::node::{LeaseReply, NodeRegistered, RunsUnfinished};
+use proto::messages::raft::{MemberJoin, MemberJoined};
+use proto::messages::session::ErrorReply;
+use proto::messages::task::{TaskRun, WorkerStatusReply};
+use proto::record::{Message, Record, encode, set_request_id};
+use proto::status::{ErrorCode, Role, Verdict};
+use proto::time::{Duration, Instant};
+use proto::wire::bytes_of;
+
+use super::commands::{AnsweredRun, Output};
+use super::jobs::verdict_run;
+use super::queries::{self, Asked, Query};
+use super::{Effect, Master};
+
+/// How long a balancer's lease lasts from the moment when it asked.
+const LEASE: Duration = Duration::from_millis(900);
+
+/// What a refused asker waits before it asks again, in milliseconds.
+const RETRY_MS: u32 = 50;
+
+/// Who waits for a command or a read.
+#[derive(Clone, Debug)]
+pub(super) enum Waiting {
+    /// Whoever sent a record.
+    Peer(Waiter),
+    /// This master, for its own registration.
+    OwnRegistration,
+    /// This master, for members that it promoted.
+    Promotion,
+}
+
+/// A peer that waits for an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Waiter {
+    peer: Peer,
+    request: RequestId,
+    wanted: Wanted,
+}
+
+/// What a peer waits for.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// A client, its change; of this job, nil where it is of none.
+    Change { job: JobId },
+    /// A node, its registration.
+    Registration { node: NodeId },
+    /// A worker, its status frame.
+    Frame { incarnation: Incarnation, frame: u64 },
+    /// A balancer, which of the runs that it asked about are unfinished.
+    Unfinished,
+    /// A balancer, its lease.
+    Lease { node: NodeId, incarnation: Incarnation, epoch: Epoch },
+    /// Anybody, an answer from a state that has all that was acknowledged before.
+    Answer(Query),
+    /// A new master, its place.
+    Place,
+}
+
+impl Waiting {
+    /// Whoever sent this record.
+    pub(super) fn peer(sender: &Sender, record: &Record<'_>, wanted: Wanted) -> Waiting {
+        Waiting::Peer(Waiter { peer: sender.peer, request: record.request_id(), wanted })
+    }
+}
+
+impl Master {
+    /// A command was carried out.
+    pub(super) fn on_completed(
+        &mut self,
+        who: Waiting,
+        index: LogIndex,
+        output: Output,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Waiter { peer, request, wanted } = match who {
+            Waiting::Peer(waiter) => waiter,
+            Waiting::OwnRegistration => {
+                self.is_registered = true;
+                return;
+            }
+            Waiting::Promotion => return,
+        };
+        match (wanted, output) {
+            (_, refusal @ Output::Refused { .. }) => {
+                self.send_refusal(peer, request, 0, &refusal, effects);
+            }
+            (_, Output::Accepted { job, index }) => {
+                let accepted = JobAccepted {
+                    job_uuid: job.to_wire(),
+                    index: index.0,
+                    ..JobAccepted::default()
+                };
+                send(peer, request, encode(&accepted, &[]), effects);
+            }
+            (Wanted::Change { job }, Output::Cancelled { .. }) => {
+                if let Some(state) = self.cluster().jobs.get(&job) {
+                    let record = queries::job_status(self.cluster(), job, state, 0);
+                    send(peer, request, record, effects);
+                }
+            }
+            (_, Output::Transaction { is_applied, index }) => {
+                let result = KeyResult {
+                    is_applied: u8::from(is_applied),
+                    index: index.0,
+                    ..KeyResult::default()
+                };
+                send(peer, request, encode(&result, &[]), effects);
+            }
+            (Wanted::Registration { node }, Output::Registered { .. }) => {
+                self.reply_registered(peer, request, node, effects);
+            }
+            (Wanted::Frame { incarnation, frame }, Output::Runs { index, again, refused }) => {
+                let reply = WorkerStatusReply {
+                    worker_incarnation: incarnation.0,
+                    frame,
+                    index: index.0,
+                    ..WorkerStatusReply::default()
+                };
+                let mut runs = answered_runs(&again, Verdict::Again);
+                runs.extend(answered_runs(&refused, Verdict::Final));
+                send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
+            }
+            (Wanted::Unfinished, Output::Runs { again, .. }) => {
+                let reply = RunsUnfinished { index: index.0, ..RunsUnfinished::default() };
+                let runs = answered_runs(&again, Verdict::Again);
+                send(peer, request, encode(&reply, &[bytes_of(&runs)]), effects);
+            }
+            _ => {}
+        }
+    }
+
+    /// The members were changed as somebody asked.
+    pub(super) fn on_changed(&mut self, who: &Waiting, index: LogIndex, effects: &mut Vec<Effect>) {
+        match who {
+            Waiting::Peer(Waiter { peer, request, .. }) => {
+                let joined = MemberJoined {
+                    cluster_uuid: self.cluster_uuid.to_wire(),
+                    index: index.0,
+                    ..MemberJoined::default()
+                };
+                send(*peer, *request, encode(&joined, &[]), effects);
+            }
+            Waiting::Promotion => self.members.promotion_ended(),
+            Waiting::OwnRegistration => {}
+        }
+    }
+
+    /// A command, a read or a change of members ended without an answer.
+    pub(super) fn on_failed(
+        &mut self,
+        now: Instant,
+        who: &Waiting,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Waiter { peer, request, wanted } = match who {
+            Waiting::Peer(waiter) => waiter,
+            Waiting::OwnRegistration => {
+                self.register_due = now + Duration::from_millis(500);
+                return;
+            }
+            Waiting::Promotion => return self.members.promotion_ended(),
+        };
+        let code = match failure {
+            Failure::NoLeader | Failure::Dropped => ErrorCode::NoLeader,
+            Failure::Busy | Failure::Behind => ErrorCode::Busy,
+            Failure::Unknown => ErrorCode::OutcomeUnknown,
+            Failure::TooLarge => ErrorCode::TooLarge,
+            Failure::Refused => ErrorCode::Invalid,
+        };
+        let refusal = Output::refused(code, failure.to_string());
+        let refused = if matches!(wanted, Wanted::Place) { MemberJoin::TYPE } else { 0 };
+        self.send_refusal(*peer, *request, refused, &refusal, effects);
+    }
+
+    /// The state has all that was acknowledged before the read.
+    pub(super) fn on_read_ready(&mut self, who: Waiting, effects: &mut Vec<Effect>) {
+        let Waiting::Peer(Waiter { peer, request, wanted }) = who else { return };
+        let (node, incarnation, epoch) = match wanted {
+            Wanted::Answer(query) => {
+                return self.ask(LogIndex(0), Asked { peer, request, query }, effects);
+            }
+            Wanted::Lease { node, incarnation, epoch } => (node, incarnation, epoch),
+            _ => return,
+        };
+        let cluster = self.cluster();
+        let Some(known) = cluster.nodes.nodes.get(&node) else { return };
+        let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
+        let is_this_one = known.registration.incarnation == incarnation;
+        let is_primary = is_this_one
+            && group.primary == Some(node)
+            && (epoch == group.epoch || epoch == Epoch(0));
+        let reply = LeaseReply {
+            epoch: group.epoch.0,
+            is_primary: u8::from(is_primary),
+            lease_ms: u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX),
+            feed_index: cluster.feed_index().0,
+            ..LeaseReply::default()
+        };
+        send(peer, request, encode(&reply, &[]), effects);
+    }
+
+    /// Tells a node its place.
+    pub(super) fn reply_registered(
+        &self,
+        peer: Peer,
+        request: RequestId,
+        node: NodeId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let nodes = &self.cluster().nodes;
+        let Some(known) = nodes.nodes.get(&node) else { return };
+        let group = nodes.groups.get(&known.group).cloned().unwrap_or_default();
+        let is_balancer = known.registration.role == Role::Balancer;
+        let reply = NodeRegistered {
+            index: if is_balancer { group.epoch_index.0 } else { known.index.0 },
+            group: known.group,
+            epoch: group.epoch.0,
+            is_primary: u8::from(group.primary == Some(node)),
+            ring_version: nodes.ring_version.0,
+            ..NodeRegistered::default()
+        };
+        let balancers = nodes.balancer_addresses(known.group);
+        send(peer, request, encode(&reply, &[balancers.as_bytes()]), effects);
+    }
+
+    /// Refuses a record.
+    pub(super) fn refuse(
+        &self,
+        sender: &Sender,
+        record: &Record<'_>,
+        refusal: &Output,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (peer, request) = (sender.peer, record.request_id());
+        self.send_refusal(peer, request, record.message_type(), refusal, effects);
+    }
+
+    /// Refuses what only the leader can do.
+    pub(super) fn refuse_follower(
+        &self,
+        peer: Peer,
+        request: RequestId,
+        refused_type: u8,
+        effects: &mut Vec<Effect>,
+    ) {
+        let leader = self.member.leader();
+        let code = if leader.is_some() { ErrorCode::NotLeader } else { ErrorCode::NoLeader };
+        let refusal = Output::refused(code, "this master does not lead");
+        self.send_refusal(peer, request, refused_type, &refusal, effects);
+    }
+
+    /// Tells a refusal, and where the leader is if that is the reason.
+    pub(super) fn send_refusal(
+        &self,
+        peer: Peer,
+        request: RequestId,
+        refused_type: u8,
+        refusal: &Output,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Output::Refused { code, text } = refusal else { return };
+        let members = self.member.members();
+        let leader = self.member.leader().and_then(|leader| members.get(&leader));
+        let instead = match (code, leader) {
+            (ErrorCode::NotLeader, Some(leader)) => leader.address.as_str(),
+            _ => "",
+        };
+        let error = ErrorReply {
+            code: code.to_wire(),
+            refused_type,
+            retry_after_ms: if code.is_retryable() { RETRY_MS } else { 0 },
+            ..ErrorReply::default()
+        };
+        let cut = text.floor_char_boundary(limits::ERROR_TEXT_BYTES);
+        let record = encode(&error, &[&text.as_bytes()[..cut], instead.as_bytes()]);
+        send(peer, request, record, effects);
+    }
+}
+
+/// Sends an answer.
+pub(super) fn send(to: Peer, request: RequestId, mut record: Vec<u8>, effects: &mut Vec<Effect>) {
+    set_request_id(&mut record, request);
+    effects.push(Effect::Network(NetworkEffect::Send { to, record }));
+}
+
+fn answered_runs(runs: &[AnsweredRun], verdict: Verdict) -> Vec<TaskRun> {
+    runs.iter().map(|run| verdict_run(run.job, &run.tasks, run.attempt, verdict)).collect()
+}

@@ -1,0 +1,328 @@
+//! What a record asks of a master: checked, and made a command, a read or a question.
+//!
+//! What is answered, at once or when the log has it, stands in `replies`.
+
+use consensus::{MemberChange, MemberId};
+use node::logic::network::Sender;
+use proto::ids::{ClusterId, Epoch, JobId, LogIndex};
+use proto::messages::job::{JobCancel, JobSubmit};
+use proto::messages::keyspace::{KeyCompare, KeyTransaction, KeyWrite};
+use proto::messages::node::{FeedPull, LeaseRenew, NodeRegister, RunsLost};
+use proto::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
+use proto::messages::session::ErrorReply;
+use proto::messages::task::{TaskRun, WorkerSegment, WorkerStatus};
+use proto::record::{Message, Record, RecordError, encode};
+use proto::status::{ErrorCode, Role};
+use proto::time::Instant;
+use proto::wire::items_of;
+
+use super::commands::{self, Asker, ClientChange, Command, Compare, Output, Write};
+use super::frames::{self, StatusFrame};
+use super::jobs::ReportedRun;
+use super::nodes::Registration;
+use super::queries::{Asked, Query};
+use super::replies::{Waiting, Wanted};
+use super::submissions::Submission;
+use super::{Effect, Master};
+
+impl Master {
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub(super) fn on_record(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        if let Some((query, seen)) = Query::of(record)? {
+            if seen == LogIndex(0) {
+                // Somebody who has seen nothing must not be told less than another was before.
+                self.read(now, Waiting::peer(sender, record, Wanted::Answer(query)), effects);
+            } else {
+                let asked = Asked { peer: sender.peer, request: record.request_id(), query };
+                self.ask(seen, asked, effects);
+            }
+            return Ok(());
+        }
+        match record.message_type() {
+            RaftMessage::TYPE if sender.role == Role::Master => {
+                let (message, [content]) = record.open::<RaftMessage, 1>()?;
+                if message.to_member == self.setting.member.0 {
+                    let from = MemberId(message.from_member);
+                    self.members.heard(from, sender.peer, effects);
+                    let bytes = content.to_vec();
+                    self.consensus(now, consensus::Event::Message { from, bytes }, effects);
+                }
+            }
+            JobSubmit::TYPE => self.on_submit(now, sender, record, effects)?,
+            JobCancel::TYPE => {
+                let cancel = record.read::<JobCancel>()?;
+                let job = cancel.job_uuid.into();
+                let who = Waiting::peer(sender, record, Wanted::Change { job });
+                let asker = asker(sender, record, cancel.session_index);
+                let command = Command::Client(asker, ClientChange::Cancel { job });
+                self.invoke(now, &command, who, effects);
+            }
+            KeyTransaction::TYPE => {
+                let (transaction, parts) = record.open::<KeyTransaction, 3>()?;
+                let Some(change) = transaction_of(parts) else {
+                    return Err(RecordError::Part {
+                        message_type: KeyTransaction::TYPE,
+                        part: "bytes",
+                    });
+                };
+                let who = Waiting::peer(sender, record, Wanted::Change { job: JobId(0) });
+                let asker = asker(sender, record, transaction.session_index);
+                self.invoke(now, &Command::Client(asker, change), who, effects);
+            }
+            NodeRegister::TYPE => self.on_register(now, sender, record, effects)?,
+            LeaseRenew::TYPE => self.on_renew(now, sender, record, effects)?,
+            FeedPull::TYPE => {
+                let pull = record.read::<FeedPull>()?;
+                self.feeds.pull(sender.peer, record.request_id(), &pull);
+                self.answer_feeds(effects);
+            }
+            RunsLost::TYPE => self.on_lost(now, sender, record, effects)?,
+            WorkerStatus::TYPE | WorkerSegment::TYPE => {
+                if record.is_given_form() || sender.role != Role::Worker {
+                    let refusal = Output::refused(
+                        ErrorCode::NotAllowed,
+                        "outcomes are taken from registered workers only: say hello as one",
+                    );
+                    self.refuse(sender, record, &refusal, effects);
+                } else if let Some(frame) = self.frames.take(sender, record)? {
+                    self.on_frame(now, sender, record, frame, effects);
+                }
+            }
+            MemberJoin::TYPE if sender.role == Role::Master => {
+                self.on_join(now, sender, record, effects)?;
+            }
+            MemberJoined::TYPE => self.members.joined(),
+            ErrorReply::TYPE => {
+                let (error, [_, instead]) = record.open::<ErrorReply, 2>()?;
+                if error.refused_type == MemberJoin::TYPE {
+                    tracing::debug!(code = { error.code }, "joining is refused for now");
+                    let instead = String::from_utf8_lossy(instead);
+                    self.members.join_refused(now, &instead, effects);
+                }
+            }
+            _ => {
+                let name = record.layout().name;
+                let text = format!("a master does not take {name}");
+                let refusal = Output::refused(ErrorCode::UnknownType, text);
+                self.refuse(sender, record, &refusal, effects);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_submit(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (submit, parts) = record.open::<JobSubmit, 3>()?;
+        let job = submit.job_uuid.into();
+        // What the same submission would carry from another client or at another time is cleared,
+        // so that equal content is equal bytes.
+        let canonical = JobSubmit {
+            job_uuid: submit.job_uuid,
+            task_count: submit.task_count,
+            program_kind: submit.program_kind,
+            ..JobSubmit::default()
+        };
+        let bytes = encode(&canonical, &parts);
+        if let Err(refusal) = Submission::check(&bytes) {
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        let who = Waiting::peer(sender, record, Wanted::Change { job });
+        let asker = asker(sender, record, submit.session_index);
+        let command = Command::Client(asker, ClientChange::Submit { job, record: bytes });
+        self.invoke(now, &command, who, effects);
+        Ok(())
+    }
+
+    fn on_register(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (register, parts) = record.open::<NodeRegister, 3>()?;
+        let [address, telemetry_address, zone] =
+            parts.map(|part| String::from_utf8_lossy(part).into_owned());
+        let role = Role::from_wire(register.role)
+            .ok_or(RecordError::Value { message_type: NodeRegister::TYPE, field: "role" })?;
+        let is_itself = role == sender.role && register.incarnation == sender.incarnation.0;
+        if !is_itself || !commands::registers(role) {
+            let text = "a node registers as what its hello said it is";
+            let refusal = Output::refused(ErrorCode::NotAllowed, text);
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        let registration = Registration {
+            node: sender.node,
+            role,
+            incarnation: sender.incarnation,
+            address,
+            telemetry_address,
+            zone,
+            slot_count: register.slot_count,
+            cpu_milli: register.cpu_milli,
+            capacity_bytes: register.capacity_bytes,
+            store: register.store_uuid.into(),
+            weight: register.weight,
+            member: 0,
+        };
+        let known = self.cluster().nodes.nodes.get(&sender.node);
+        if known.is_some_and(|known| known.registration == registration) {
+            // Asked again, for instance after a reconnect: no log entry is owed.
+            self.reply_registered(sender.peer, record.request_id(), sender.node, effects);
+            return Ok(());
+        }
+        let who = Waiting::peer(sender, record, Wanted::Registration { node: sender.node });
+        self.invoke(now, &Command::Register(registration), who, effects);
+        Ok(())
+    }
+
+    fn on_renew(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (renew, [running]) = record.open::<LeaseRenew, 1>()?;
+        if !self.leads() {
+            self.refuse_follower(sender.peer, record.request_id(), LeaseRenew::TYPE, effects);
+            return Ok(());
+        }
+        if renew.epoch != 0 {
+            let running = items_of::<TaskRun>(running).unwrap_or_default();
+            let counts = running.iter().map(|run| (run.job_uuid.into(), { run.task_count }));
+            self.running.insert(renew.group, counts.collect());
+        }
+        let wanted = Wanted::Lease {
+            node: sender.node,
+            incarnation: sender.incarnation,
+            epoch: Epoch(renew.epoch),
+        };
+        self.read(now, Waiting::peer(sender, record, wanted), effects);
+        Ok(())
+    }
+
+    fn on_lost(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (lost, [runs]) = record.open::<RunsLost, 1>()?;
+        let group = self.cluster().nodes.groups.get(&{ lost.group }).cloned().unwrap_or_default();
+        let epoch = Epoch(lost.epoch);
+        if group.epoch < epoch {
+            // This master lags behind the one that granted the lease.
+            self.refuse_follower(sender.peer, record.request_id(), RunsLost::TYPE, effects);
+            return Ok(());
+        }
+        if group.epoch > epoch || group.primary != Some(sender.node) {
+            let text = format!("epoch {epoch} of group {} is over", { lost.group });
+            let refusal = Output::refused(ErrorCode::OldEpoch, text);
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        let runs = items_of::<TaskRun>(runs).unwrap_or_default();
+        let runs: Option<Vec<ReportedRun>> = runs.iter().map(frames::lost_run).collect();
+        let Some(runs) = runs else {
+            return Err(RecordError::Value { message_type: RunsLost::TYPE, field: "runs" });
+        };
+        let who = Waiting::peer(sender, record, Wanted::Unfinished);
+        self.invoke(now, &Command::RunsLost { runs }, who, effects);
+        Ok(())
+    }
+
+    fn on_frame(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        frame: StatusFrame,
+        effects: &mut Vec<Effect>,
+    ) {
+        let wanted = Wanted::Frame { incarnation: sender.incarnation, frame: frame.number };
+        let who = Waiting::peer(sender, record, wanted);
+        let command = Command::Complete {
+            worker: sender.node,
+            incarnation: sender.incarnation,
+            frame: frame.number,
+            runs: frame.runs,
+            segments: frame.segments,
+        };
+        self.invoke(now, &command, who, effects);
+    }
+
+    fn on_join(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (join, [address]) = record.open::<MemberJoin, 1>()?;
+        if ClusterId::from(join.cluster_uuid) != self.cluster_uuid {
+            let text = format!("this is cluster {}", self.cluster_uuid);
+            let refusal = Output::refused(ErrorCode::OtherCluster, text);
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        if !self.leads() {
+            self.refuse_follower(sender.peer, record.request_id(), MemberJoin::TYPE, effects);
+            return Ok(());
+        }
+        tracing::info!(member = { join.member }, node = %sender.node, "a master asks for its place");
+        let change = MemberChange::AddLearner {
+            member: MemberId(join.member),
+            address: String::from_utf8_lossy(address).into_owned(),
+        };
+        self.change_members(now, change, Waiting::peer(sender, record, Wanted::Place), effects);
+        Ok(())
+    }
+}
+
+fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
+    Asker {
+        client: sender.node,
+        request: record.request_id(),
+        session_index: LogIndex(session_index),
+    }
+}
+
+/// The conditions and writes of a `key_transaction`; `None` where the lengths do not add up.
+fn transaction_of([compares, writes, bytes]: [&[u8]; 3]) -> Option<ClientChange> {
+    let mut rest = bytes;
+    let mut take = |length: u64| -> Option<Vec<u8>> {
+        let (taken, behind) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        rest = behind;
+        Some(taken.to_vec())
+    };
+    let compares: Option<Vec<Compare>> = items_of::<KeyCompare>(compares)?
+        .iter()
+        .map(|item| Some(Compare { key: take(item.key_length)?, version: LogIndex(item.version) }))
+        .collect();
+    let writes: Option<Vec<Write>> = items_of::<KeyWrite>(writes)?
+        .iter()
+        .map(|item| {
+            let (key, value) = (take(item.key_length)?, take(item.value_length)?);
+            Some(Write { key, value: (item.is_delete == 0).then_some(value) })
+        })
+        .collect();
+    Some(ClientChange::Transaction { compares: compares?, writes: writes? })
+}
