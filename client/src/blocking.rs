@@ -4,7 +4,6 @@
 //! a [`Pending`], which is also a future: a program that awaits uses these, under any executor.
 
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -16,7 +15,7 @@ use proto::time::Duration;
 use crate::completion::{Pending, completion};
 use crate::error::ClientError;
 use crate::logic::answers::{
-    Answer, JobSummary, KeyValue, NodeSummary, OutcomeRun, RingAnswer, SegmentTasks,
+    Answer, DescribedJob, JobSummary, KeyValue, NodeSummary, OutcomeRun, RingAnswer, SegmentTasks,
 };
 use crate::logic::files::{FilePlan, FilePlanner};
 use crate::logic::jobs::{Compare, JobSelector, Request, Submission, Until, Write as KeyWrite};
@@ -112,6 +111,18 @@ impl Client {
     /// [`ClientError`].
     pub fn wait(&self, job: JobSelector) -> Result<JobSummary, ClientError> {
         self.job(Request::Job { job, until: Until::Final })
+    }
+
+    /// What a job is: its program, inputs and settings, without names: what they pointed to when
+    /// it was submitted. A description that is a file is not fetched.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn describe(&self, job: JobSelector) -> Result<DescribedJob, ClientError> {
+        match self.ask(Request::Describe(job))? {
+            Answer::Description(described) => Ok(*described),
+            _ => Err(ClientError::OtherAnswer),
+        }
     }
 
     /// Cancels a job and returns its state then.
@@ -222,7 +233,12 @@ impl Client {
         }
     }
 
-    fn begin_put(&self, plan: FilePlan, source: Box<dyn Source>, pin: Pin) -> Begun<PutReport> {
+    pub(crate) fn begin_put(
+        &self,
+        plan: FilePlan,
+        source: Box<dyn Source>,
+        pin: Pin,
+    ) -> Begun<PutReport> {
         let (reply, pending) = completion();
         let _ = self.service.tell(Command::Put { plan, source, pin, reply });
         pending
@@ -321,51 +337,6 @@ impl Client {
         let sink = Sink::Stream(sender);
         let _ = self.service.tell(Command::GetFile { file, range, length: None, sink });
         Pieces { client: self, items, under_way: None, length: None, has_ended: false }
-    }
-
-    /// Fetches a file into a file of this machine, which is made or replaced in one step when all
-    /// of it is there. Returns its bytes.
-    ///
-    /// # Errors
-    /// [`ClientError`]; what was there before is there still.
-    pub fn get_file(&self, file: FileId, path: &Path) -> Result<u64, ClientError> {
-        let failed = |operation| {
-            move |source| ClientError::File { operation, path: path.to_owned(), source }
-        };
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{file}.part"));
-        let part = path.with_file_name(name);
-        let target = std::fs::File::create(&part).map_err(failed("make"))?;
-        let write = || -> Result<u64, ClientError> {
-            let length = self.write_pieces(file, &target, path)?;
-            std::fs::rename(&part, path).map_err(failed("rename"))?;
-            Ok(length)
-        };
-        let written = write();
-        if written.is_err() {
-            // The error that led here is the one to tell.
-            let _ = std::fs::remove_file(&part);
-        }
-        written
-    }
-
-    /// Writes a file into one of this machine, which stands at a path and is empty. Returns its
-    /// bytes.
-    pub(crate) fn write_pieces(
-        &self,
-        file: FileId,
-        target: &std::fs::File,
-        path: &Path,
-    ) -> Result<u64, ClientError> {
-        let mut pieces = self.stream(file, 0..u64::MAX);
-        let mut length = 0;
-        while let Some(piece) = pieces.next_piece()? {
-            target
-                .write_all_at(&piece.content, piece.offset)
-                .map_err(|source| ClientError::file("write", path, source))?;
-            length += piece.content.len() as u64;
-        }
-        Ok(length)
     }
 }
 

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use proto::time::Duration;
+
 #[derive(Debug)]
 struct State<T> {
     value: Option<T>,
@@ -96,6 +98,22 @@ impl<T> Pending<T> {
         }
     }
 
+    /// The value where it comes within `longest`; `None` leaves it to be waited for again.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn wait_for(&mut self, longest: Duration) -> Result<Option<T>, Closed> {
+        let state = self.0.lock();
+        let is_open = |state: &mut State<T>| state.value.is_none() && !state.is_closed;
+        let waited = self.0.changed.wait_timeout_while(state, longest.to_std(), is_open);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match state.value.take() {
+            Some(value) => Ok(Some(value)),
+            None if state.is_closed => Err(Closed),
+            None => Ok(None),
+        }
+    }
+
     /// The value where it is there already.
     ///
     /// # Errors
@@ -141,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_value_crosses_threads() {
-        let (completer, pending) = completion();
+        let (completer, mut pending) = completion();
+        assert_eq!(pending.wait_for(Duration::from_millis(1)), Ok(None));
         let waiter = std::thread::spawn(move || pending.wait());
         completer.complete(7);
         assert_eq!(waiter.join().unwrap(), Ok(7));
@@ -153,6 +172,7 @@ mod tests {
         assert_eq!(pending.try_take(), Ok(None));
         drop(completer);
         assert_eq!(pending.try_take(), Err(Closed));
+        assert_eq!(pending.wait_for(Duration::from_secs(600)), Err(Closed));
         assert_eq!(pending.wait(), Err(Closed));
     }
 

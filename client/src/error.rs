@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use node::network::NetworkError;
+use proto::ids::{JobId, TaskIndex};
 use proto::manifest::ManifestError;
 use proto::name::NameError;
+use proto::segment::SegmentError;
+use proto::status::TaskState;
 use proto::tree::TreeError;
 
 use crate::completion::Closed;
@@ -70,6 +73,17 @@ pub enum ClientError {
     /// A folder that is no tree, or a file that is none.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// What should hold the outputs of tasks is no segment.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// A task that its job does not have.
+    #[error("job {job} has no task {task}")]
+    NoTask {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskIndex,
+    },
     /// A file that has another length than the tree that names it says.
     #[error("the file has {found} bytes or more where its tree says {wanted}")]
     OtherLength {
@@ -89,6 +103,34 @@ pub enum ClientError {
     NoEntry {
         /// The path, made printable.
         path: String,
+    },
+    /// A task without an outcome.
+    #[error("task {task} is {state}: what it writes is there when it has ended")]
+    NotEnded {
+        /// The task.
+        task: u64,
+        /// Its state.
+        state: TaskState,
+    },
+    /// Something that a task did not write.
+    #[error("task {task} wrote no {path:?}")]
+    NoOutput {
+        /// The task.
+        task: u64,
+        /// The path, made printable.
+        path: String,
+    },
+    /// Outputs of one task that cannot stand beside each other.
+    #[error("the output {name:?} is there twice, or inside another one that is no folder")]
+    OutputNames {
+        /// The path, made printable.
+        name: String,
+    },
+    /// A path inside a tree that ends at a link.
+    #[error("it is a link to {target:?}: links in a tree are not followed")]
+    IsLink {
+        /// What it points to, made printable.
+        target: String,
     },
     /// What may be no name, or points to what is not known.
     #[error(transparent)]

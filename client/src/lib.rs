@@ -6,6 +6,10 @@
 //!   `begin_…` methods return futures that any executor can await.
 //! - Folders become trees and come back ([`Client::put_tree`], [`Client::get_tree`]); names point to
 //!   files and trees ([`Client::set_name`]).
+//! - [`Draft`] is a job whose program and inputs are on this machine; [`Client::upload`] makes a
+//!   submission of it. [`Client::outputs`] reads what its tasks wrote.
+//! - [`Client::workers`] asks the workers what runs at this moment, [`Client::follow_task`] shows
+//!   what a task prints while it does.
 //! - [`find`] says which cluster is meant.
 //!
 //! ```no_run
@@ -14,6 +18,16 @@
 //! let client = client::Client::connect(found.addresses)?;
 //! let file = client.put_bytes(b"some input".as_slice())?;
 //! assert_eq!(client.get_bytes(file)?, b"some input");
+//!
+//! let program = client::DraftProgram::Installed(b"hostname".to_vec());
+//! let work = client::Work::Command { program, arguments: Vec::new() };
+//! let draft = client::Draft::new(work).check()?;
+//! let job = client::new_job_id()?;
+//! client.submit(client.upload(draft, job, &mut |_| {})?)?;
+//! client.wait(client::logic::jobs::JobSelector::Id(job))?;
+//! for output in client.task_outputs(job, proto::ids::TaskIndex(0))? {
+//!     println!("{}", String::from_utf8_lossy(&client.read_output(&output)?));
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -22,14 +36,25 @@ mod blocking;
 mod completion;
 mod error;
 pub mod find;
+mod live;
+mod local;
 pub mod logic;
 mod names;
+mod outputs;
 mod service;
 mod source;
 mod tree;
+mod upload;
 
 pub use blocking::{Begun, Client, MEMORY_LIMIT, PATIENCE, Page, Piece, Pieces};
 pub use completion::{Closed, Pending};
 pub use error::ClientError;
+pub use live::{Activities, FollowEvent, JobLogs, TaskEnded, TaskFollow, WorkerPlace, Workers};
+pub use local::FileProgress;
 pub use names::Named;
+pub use outputs::{OutputAt, Outputs, output_length, output_path};
 pub use tree::{Resolved, Times, TreeProgress};
+pub use upload::{
+    CheckedDraft, Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work,
+    new_job_id,
+};

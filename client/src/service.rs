@@ -454,7 +454,7 @@ fn end_sink(sink: Sink, result: Result<u64, TransferError>) {
     }
 }
 
-fn new_network(clock: Clock) -> Result<Network, ClientError> {
+pub(crate) fn new_network(clock: Clock) -> Result<Network, ClientError> {
     let node = NodeId::from_random(random::bits().map_err(ClientError::Start)?);
     let identity = Identity {
         node,

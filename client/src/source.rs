@@ -5,7 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proto::digest::Digest;
 use proto::limits::BLOCK_BYTES;
+use proto::status::BlockKind;
+use rustix::fs::SeekFrom;
 
 use crate::error::ClientError;
 use crate::logic::files::{FilePlan, FilePlanner};
@@ -57,27 +60,67 @@ impl Source for LocalFile {
     }
 }
 
-/// Names a file of this machine by reading all of it.
+/// Names a file of this machine by reading all of it, but for blocks that are holes.
 pub(crate) fn plan_file(path: &Path) -> Result<FilePlan, ClientError> {
     let failed =
         |operation| move |source| ClientError::File { operation, path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed("open"))?;
+    let file = File::open(path).map_err(failed("open"))?;
     let length = file.metadata().map_err(failed("look at"))?.len();
     let mut buffer =
         vec![0; BLOCK_BYTES.min(usize::try_from(length).unwrap_or(BLOCK_BYTES).max(1))];
     let mut planner = FilePlanner::new();
+    let mut zeros = None;
+    let mut at = 0;
     loop {
-        let count = std::io::Read::read(&mut file, &mut buffer).map_err(failed("read"))?;
+        if is_hole(&file, at, length) {
+            let digest =
+                zeros.get_or_insert_with(|| Digest::of(BlockKind::Content, &vec![0; BLOCK_BYTES]));
+            if planner.update_block(*digest) {
+                at += BLOCK_BYTES as u64;
+                continue;
+            }
+        }
+        let count = file.read_at(&mut buffer, at).map_err(failed("read"))?;
         if count == 0 {
             return Ok(planner.finish()?);
         }
         planner.update(buffer.get(..count).unwrap_or_default());
+        at += count as u64;
+    }
+}
+
+/// Whether a whole block at an offset has no bytes on the disk. False where that is not known.
+fn is_hole(file: &File, offset: u64, length: u64) -> bool {
+    let end = offset + BLOCK_BYTES as u64;
+    if !offset.is_multiple_of(BLOCK_BYTES as u64) || end > length {
+        return false;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data >= end,
+        // There is a hole up to the end.
+        Err(error) => error == rustix::io::Errno::NXIO,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_are_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sparse");
+        let file = File::create(&path).unwrap();
+        file.write_all_at(b"first", 0).unwrap();
+        let at = 3 * BLOCK_BYTES as u64 + 77;
+        file.write_all_at(b"data", at).unwrap();
+        file.set_len(5 * BLOCK_BYTES as u64 + 5).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(plan_file(&path).unwrap(), FilePlanner::plan(&content).unwrap());
+        file.set_len(2 * BLOCK_BYTES as u64).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(plan_file(&path).unwrap(), FilePlanner::plan(&content).unwrap());
+    }
 
     #[test]
     fn both_sources_read_the_same() {

@@ -3,7 +3,7 @@
 //! Responsible for reading tree files and for finding paths in them. Walking a local folder is
 //! `tree/put.rs`, recreating one `tree/get.rs`. What a tree may contain is [`proto::tree`]'s matter.
 
-mod get;
+pub(crate) mod get;
 mod put;
 
 use std::collections::VecDeque;
@@ -50,6 +50,8 @@ pub enum Resolved {
         file: FileId,
         /// Its bytes, where they are known without asking storage.
         length: Option<u64>,
+        /// Its permission bits, where it stands in a tree.
+        mode: Option<u16>,
     },
     /// A folder.
     Folder(Folder),
@@ -96,16 +98,18 @@ impl Client {
         let mut found = if from.is_tree {
             Resolved::Folder(self.read_tree(from.file)?)
         } else {
-            Resolved::File { file: from.file, length: Some(from.length) }
+            Resolved::File { file: from.file, length: Some(from.length), mode: None }
         };
         for part in parts(path)? {
             let no_entry = || ClientError::NoEntry { path: lossy(path) };
             let Resolved::Folder(folder) = found else {
                 return Err(no_entry());
             };
-            found = match &folder.entry(part).ok_or_else(no_entry)?.node {
+            let entry = folder.entry(part).ok_or_else(no_entry)?;
+            found = match &entry.node {
                 Node::File { file, length } => {
-                    Resolved::File { file: *file, length: Some(*length) }
+                    let (length, mode) = (Some(*length), Some(entry.mode));
+                    Resolved::File { file: *file, length, mode }
                 }
                 Node::Folder(folder) => Resolved::Folder(folder.clone()),
                 Node::Tree { tree, .. } => Resolved::Folder(self.read_tree(*tree)?),
@@ -133,7 +137,7 @@ impl Client {
                 resolved => return resolved,
             }
         }
-        Ok(Resolved::File { file, length: None })
+        Ok(Resolved::File { file, length: None, mode: None })
     }
 }
 

@@ -12,20 +12,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use proto::description::JobDescription;
 use proto::ids::{FileId, Incarnation, JobId, LogIndex, NodeId, RingVersion};
 use proto::limits;
 use proto::messages::job::{
-    JobAccepted, JobStatus, ListEnd, SegmentList, SegmentRange, TaskOutcome, TaskOutcomes,
+    JobAccepted, JobDescribed, JobStatus, ListEnd, SegmentList, SegmentRange, TaskOutcome,
+    TaskOutcomes,
 };
 use proto::messages::keyspace::{KeyEntry, KeyResult};
 use proto::messages::node::{NodeEntry, RingMember, RingReply};
 use proto::record::{Message, Record, RecordError};
 use proto::ring::{Member, Ring};
-use proto::status::{Cause, JobState, Role, TaskState};
+use proto::status::{Cause, JobState, ProgramKind, Role, TaskState};
 use proto::time::Duration;
-use proto::wire::items_of;
+use proto::wire::{WireUuid, items_of};
 
-use super::jobs::Request;
+use super::jobs::{JobSelector, Request};
 
 /// Records of one listing; a master sends far fewer at a time.
 const LISTED_RECORDS: usize = 100_000;
@@ -59,6 +61,25 @@ pub struct JobSummary {
     pub exit_code: i32,
     /// Segments that are listed for the job.
     pub segment_count: u64,
+}
+
+/// What a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedJob {
+    /// The job.
+    pub job: JobId,
+    /// Log index of the state that this is read from.
+    pub index: LogIndex,
+    /// Number of tasks.
+    pub task_count: u64,
+    /// What `program` is.
+    pub program_kind: ProgramKind,
+    /// The script or executable that travelled along; empty where the description names one.
+    pub program: Vec<u8>,
+    /// The input files that the submission listed; of one given by name, what it pointed to then.
+    pub input_files: Vec<FileId>,
+    /// Everything else, validated, without names. A long one is a file, which its runtime names.
+    pub description: JobDescription,
 }
 
 /// Consecutive tasks with the same outcome.
@@ -142,6 +163,8 @@ pub enum Answer {
     },
     /// A job's state (also the answer to a cancellation).
     Job(JobSummary),
+    /// What a job is.
+    Description(Box<DescribedJob>),
     /// Jobs, newest first.
     Jobs {
         /// The jobs.
@@ -214,6 +237,7 @@ impl From<RecordError> for BadAnswer {
 enum Expected {
     Accepted(JobId),
     Job,
+    Description(Option<JobId>),
     Jobs,
     Outcomes { job: JobId, first_task: u64 },
     Segments(JobId),
@@ -239,6 +263,8 @@ impl AnswerReader {
         let expected = match request {
             Request::Submit(submission) => Expected::Accepted(submission.job),
             Request::Job { .. } | Request::Cancel(_) => Expected::Job,
+            Request::Describe(JobSelector::Id(job)) => Expected::Description(Some(*job)),
+            Request::Describe(JobSelector::Text(_)) => Expected::Description(None),
             Request::Jobs { .. } => Expected::Jobs,
             Request::Outcomes { job, first_task, .. } => {
                 Expected::Outcomes { job: *job, first_task: *first_task }
@@ -283,6 +309,7 @@ impl AnswerReader {
                 let index = job.index;
                 (Answer::Job(job), index)
             }
+            Expected::Description(job) => read_description(record, job)?,
             Expected::Outcomes { job, first_task } => read_outcomes(record, job, first_task)?,
             Expected::Segments(job) => read_segments(record, job)?,
             Expected::Transaction => read_transaction(record)?,
@@ -371,6 +398,37 @@ fn read_job(record: &Record<'_>) -> Result<JobSummary, RecordError> {
         exit_code: status.exit_code,
         segment_count: status.segment_count,
     })
+}
+
+fn read_description(
+    record: &Record<'_>,
+    asked: Option<JobId>,
+) -> Result<(Answer, LogIndex), RecordError> {
+    let (described, [program, files, description]) = record.open::<JobDescribed, 3>()?;
+    let wrong = value::<JobDescribed>;
+    let job = JobId::from(described.job_uuid);
+    if asked.is_some_and(|asked| asked != job) {
+        return Err(wrong("job_uuid"));
+    }
+    if !(1..=limits::TASKS_PER_JOB).contains(&{ described.task_count }) {
+        return Err(wrong("task_count"));
+    }
+    let files = items_of::<WireUuid>(files).ok_or(wrong("input_files"))?;
+    let description = JobDescription::decode(description).map_err(|_| wrong("description"))?;
+    // Whoever shows its inputs relies on their paths staying inside a folder.
+    description.validate().map_err(|_| wrong("description"))?;
+    let index = LogIndex(described.index);
+    let described = DescribedJob {
+        job,
+        index,
+        task_count: described.task_count,
+        program_kind: ProgramKind::from_wire(described.program_kind)
+            .ok_or(wrong("program_kind"))?,
+        program: program.to_vec(),
+        input_files: files.iter().map(|&file| file.into()).collect(),
+        description,
+    };
+    Ok((Answer::Description(Box::new(described)), index))
 }
 
 fn read_outcomes(

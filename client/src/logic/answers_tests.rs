@@ -44,6 +44,7 @@ fn requests() -> Vec<Request> {
         },
         Request::Keys { prefix: b"name/".to_vec(), after: Vec::new(), limit: 10 },
         Request::Ring,
+        Request::Describe(JobSelector::Text("last".to_owned())),
     ]
 }
 
@@ -228,7 +229,39 @@ fn examples() -> Vec<Vec<u8>> {
         encode(&KeyResult { is_applied: 1, ..Default::default() }, &[]),
         encode(&KeyEntry::default(), &[b"key", b"value"]),
         ring_record(&["tcp://one:1", "tcp://two:2"], 16, ""),
+        described(&[FileId(5)], b""),
     ]
+}
+
+fn described(files: &[FileId], description: &[u8]) -> Vec<u8> {
+    let described =
+        JobDescribed { job_uuid: JOB.to_wire(), index: 40, task_count: 10, ..Default::default() };
+    let files: Vec<WireUuid> = files.iter().map(|file| file.to_wire()).collect();
+    encode(&described, &[b"#!/bin/sh\n", bytes_of(&files), description])
+}
+
+#[test]
+fn what_a_job_is_is_read_and_checked() {
+    use proto::description::{Input, InputSource, Noop, Runtime};
+    let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
+    let source = InputSource::Tree { tree: FileId(5), length: 9 };
+    description.inputs.push(Input { name: "data".to_owned(), source });
+    let record = described(&[FileId(5)], &description.encode().unwrap());
+    let mut reader = AnswerReader::of(&Request::Describe(JobSelector::Id(JOB)));
+    let Ok(Some((Answer::Description(read_back), index))) = read(&mut reader, &record) else {
+        panic!("no description");
+    };
+    assert_eq!((read_back.job, read_back.task_count, index), (JOB, 10, LogIndex(40)));
+    assert_eq!(read_back.program, b"#!/bin/sh\n");
+    assert_eq!(read_back.input_files, [FileId(5)]);
+    assert_eq!(read_back.description, description);
+
+    let mut other = AnswerReader::of(&Request::Describe(JobSelector::Id(JobId(8))));
+    assert!(read(&mut other, &record).is_err(), "of another job");
+    description.inputs[0].name = "../data".to_owned();
+    let climbing = described(&[FileId(5)], &description.encode().unwrap());
+    assert!(read(&mut reader, &climbing).is_err(), "a path that climbs");
+    assert!(read(&mut reader, &described(&[], b"\x09")).is_err(), "another version");
 }
 
 #[test]
@@ -242,7 +275,7 @@ fn every_example_is_an_answer_to_something() {
 proptest! {
     #[test]
     fn no_mutation_of_an_answer_panics(
-        example in 0..9usize,
+        example in 0..10usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
         let mut bytes = examples().swap_remove(example);

@@ -91,6 +91,21 @@ impl FilePlanner {
         }
     }
 
+    /// Takes a whole block whose digest is known, such as one of a hole. True where it was taken:
+    /// only at the beginning of a block, else its bytes have to come.
+    #[must_use]
+    pub fn update_block(&mut self, digest: Digest) -> bool {
+        if self.in_block == BLOCK_BYTES {
+            self.end_block();
+        }
+        let is_taken = self.in_block == 0;
+        if is_taken {
+            self.digests.push(digest);
+            self.length += BLOCK_BYTES as u64;
+        }
+        is_taken
+    }
+
     fn end_block(&mut self) {
         self.digests.push(self.hasher.finish());
         self.hasher = BlockHasher::new(BlockKind::Content);
@@ -103,7 +118,9 @@ impl FilePlanner {
     /// [`ManifestError::Length`] for a file that is longer than a file may be.
     pub fn finish(mut self) -> Result<FilePlan, ManifestError> {
         // An empty file has one empty block.
-        self.end_block();
+        if self.in_block > 0 || self.digests.is_empty() {
+            self.end_block();
+        }
         let length = self.length;
         let source = |(index, digest): (usize, &Digest)| {
             let begin = index as u64 * BLOCK_BYTES as u64;
@@ -140,6 +157,28 @@ mod tests {
     use proto::manifest::name_file;
 
     use super::*;
+
+    #[test]
+    fn blocks_whose_digest_is_known_need_no_bytes() {
+        let zeros = vec![0; BLOCK_BYTES];
+        let digest = Digest::of(BlockKind::Content, &zeros);
+        for behind in [&b""[..], b"behind"] {
+            let whole =
+                [&zeros, b"between".repeat(BLOCK_BYTES / 7 + 1).as_slice(), &zeros].concat();
+            let mut planner = FilePlanner::new();
+            assert!(planner.update_block(digest));
+            let rest = whole.get(BLOCK_BYTES..).unwrap();
+            planner.update(rest.get(..BLOCK_BYTES).unwrap());
+            planner.update(rest.get(BLOCK_BYTES..).unwrap());
+            assert!(!planner.update_block(digest), "in the midst of a block");
+            assert_eq!(planner.finish(), FilePlanner::plan(&whole));
+            let mut planner = FilePlanner::new();
+            assert!(planner.update_block(digest) && planner.update_block(digest));
+            planner.update(behind);
+            let whole = [&zeros, zeros.as_slice(), behind].concat();
+            assert_eq!(planner.finish(), FilePlanner::plan(&whole));
+        }
+    }
 
     #[test]
     fn plans_agree_with_the_names_of_files() {

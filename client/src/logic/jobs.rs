@@ -9,7 +9,9 @@ use std::fmt;
 use proto::description::{InputSource, JobDescription, Program, Runtime};
 use proto::ids::{FileId, JobId, LogIndex};
 use proto::limits;
-use proto::messages::job::{JobCancel, JobList, JobQuery, JobSubmit, SegmentQuery, TaskQuery};
+use proto::messages::job::{
+    JobCancel, JobDescribe, JobList, JobQuery, JobSubmit, SegmentQuery, TaskQuery,
+};
 use proto::messages::keyspace::{KeyCompare, KeyRange, KeyTransaction, KeyWrite};
 use proto::messages::node::{NodeList, RingQuery};
 use proto::record::encode;
@@ -82,6 +84,19 @@ pub enum JobSelector {
     Text(String),
 }
 
+impl JobSelector {
+    fn encode(&self) -> Result<(WireUuid, &str), NotSendable> {
+        let (job_uuid, selector) = match self {
+            JobSelector::Id(job) => (job.to_wire(), ""),
+            JobSelector::Text(text) => (WireUuid::default(), text.as_str()),
+        };
+        if selector.len() > SELECTOR_BYTES || (job_uuid.value() == 0 && selector.is_empty()) {
+            return Err(NotSendable { what: "the name of the job" });
+        }
+        Ok((job_uuid, selector))
+    }
+}
+
 /// When a job's state is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -121,6 +136,8 @@ pub enum Request {
         /// At once, or when it is final.
         until: Until,
     },
+    /// Tell what a job is.
+    Describe(JobSelector),
     /// List jobs, newest first.
     Jobs {
         /// Only those submitted before this log index; 0 for the newest.
@@ -215,17 +232,15 @@ impl Request {
         match self {
             Request::Submit(submission) => encode_submission(submission, session),
             Request::Job { job, until } => {
-                let (job_uuid, selector) = match job {
-                    JobSelector::Id(job) => (job.to_wire(), ""),
-                    JobSelector::Text(text) => (WireUuid::default(), text.as_str()),
-                };
-                if selector.len() > SELECTOR_BYTES || (job_uuid.value() == 0 && selector.is_empty())
-                {
-                    return Err(NotSendable { what: "the name of the job" });
-                }
+                let (job_uuid, selector) = job.encode()?;
                 let until_final = u8::from(*until == Until::Final);
                 let query =
                     JobQuery { job_uuid, seen_index: seen.0, until_final, ..Default::default() };
+                Ok(encode(&query, &[selector.as_bytes()]))
+            }
+            Request::Describe(job) => {
+                let (job_uuid, selector) = job.encode()?;
+                let query = JobDescribe { job_uuid, seen_index: seen.0, ..Default::default() };
                 Ok(encode(&query, &[selector.as_bytes()]))
             }
             Request::Jobs { before, limit } => {

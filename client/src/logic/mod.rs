@@ -4,6 +4,7 @@ pub mod answers;
 pub mod client;
 pub mod files;
 pub mod jobs;
+pub mod live;
 pub mod ring_view;
 pub mod session;
 pub mod transfer;

@@ -391,9 +391,17 @@ impl Session {
                 ..
             } if *link == self.link => {
                 self.cluster = *cluster;
-                let masters = masters.split(',').map(str::trim).filter(|it| !it.is_empty());
-                let masters: Vec<String> = masters.take(MASTERS).map(str::to_owned).collect();
-                self.connected(now, sender.role, *applied_index, *window, masters, &mut failed);
+                let (index, masters) = (*applied_index, named(masters));
+                self.connected(now, sender.role, index, *window, masters, &mut failed);
+                true
+            }
+            // While another tier is asked for them, its next `hello` tells.
+            NetworkEvent::Masters { link, masters } if *link == self.link => {
+                let masters = named(masters);
+                if !self.masters.is_empty() && !masters.is_empty() {
+                    self.masters = masters;
+                    self.calls.set_line(self.link, self.masters.clone());
+                }
                 true
             }
             NetworkEvent::Refused { link, text, .. } if *link == self.link => {
@@ -741,6 +749,12 @@ impl Session {
 }
 
 /// The masters, and behind them the nodes that may know others.
+/// The masters that a node names.
+fn named(masters: &str) -> Vec<String> {
+    let masters = masters.split(',').map(str::trim).filter(|it| !it.is_empty());
+    masters.take(MASTERS).map(str::to_owned).collect()
+}
+
 fn lines(masters: &[String], addresses: &[String]) -> Vec<String> {
     let others = addresses.iter().filter(|address| !masters.contains(address));
     masters.iter().chain(others).cloned().collect()

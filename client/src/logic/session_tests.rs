@@ -236,6 +236,26 @@ fn a_node_that_knows_no_masters_is_passed_over() {
 }
 
 #[test]
+fn a_master_that_joined_later_is_asked_when_the_others_are_gone() {
+    let mut talk = Talk::opened(10);
+    let masters = "master1,master2,master3".to_owned();
+    let event = NetworkEvent::Masters { link: LINK, masters };
+    let mut effects = Vec::new();
+    assert!(talk.session.handle(talk.now, &event, &mut effects));
+    talk.perform(effects);
+    assert_eq!(talk.open.as_deref(), Some("master1"), "the connection goes on");
+    talk.call(submit());
+    let sent = talk.only_sent();
+    let mut asked = Vec::new();
+    while !asked.contains(&"master3".to_owned()) {
+        assert!(asked.len() < 3, "{asked:?}");
+        talk.wait();
+        asked.extend(talk.open.clone());
+    }
+    assert_eq!(number(&talk.only_sent()), number(&sent));
+}
+
+#[test]
 fn nobody_there_is_told_after_the_patience() {
     let mut talk = Talk::new(&["master1", "master2"]);
     let began = talk.now;

@@ -45,28 +45,34 @@ impl Client {
         to: &Path,
         progress: &mut dyn FnMut(TreeProgress),
     ) -> Result<TreeProgress, ClientError> {
-        refuse_used(to)?;
-        let mut name = to.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
-        let part = to.with_file_name(name);
-        std::fs::create_dir(&part).map_err(|it| ClientError::file("make", &part, it))?;
-        let mut fetching = Fetching {
-            client: self,
-            progress,
-            so_far: TreeProgress::default(),
-            window: Window::new(),
-            folders: Vec::new(),
-        };
-        let fetched = fetching.whole(folder, &part).and_then(|()| {
-            std::fs::rename(&part, to).map_err(|it| ClientError::file("make", to, it))
-        });
-        let so_far = fetching.so_far;
-        if fetched.is_err() {
-            // The error that led here is the one to tell.
-            let _ = std::fs::remove_dir_all(&part);
-        }
-        fetched.map(|()| so_far)
+        fill_new_folder(to, |part| {
+            let mut fetching = Fetching::new(self, progress);
+            fetching.folder(folder, part, 1)?;
+            fetching.finish()
+        })
     }
+}
+
+/// Fills a new folder beside `to`, which is absent or an empty folder, and gives it that name when
+/// it is complete. Nothing of it is left after an error.
+pub(crate) fn fill_new_folder<T>(
+    to: &Path,
+    fill: impl FnOnce(&Path) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    refuse_used(to)?;
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = to.with_file_name(name);
+    std::fs::create_dir(&part).map_err(|it| ClientError::file("make", &part, it))?;
+    let filled = fill(&part).and_then(|filled| {
+        std::fs::rename(&part, to).map_err(|it| ClientError::file("make", to, it))?;
+        Ok(filled)
+    });
+    if filled.is_err() {
+        // The error that led here is the one to tell.
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    filled
 }
 
 /// A rename replaces an empty folder and fails for anything else, but only at the end.
@@ -83,10 +89,10 @@ fn refuse_used(to: &Path) -> Result<(), ClientError> {
 }
 
 /// How a file or folder is to be left.
-struct Finish {
-    path: PathBuf,
-    mode: u16,
-    modified: Option<ModificationTime>,
+pub(crate) struct Finish {
+    pub(crate) path: PathBuf,
+    pub(crate) mode: u16,
+    pub(crate) modified: Option<ModificationTime>,
 }
 
 impl Finish {
@@ -102,7 +108,8 @@ impl Finish {
     }
 }
 
-struct Fetching<'a> {
+/// Files and folders on their way into a new folder.
+pub(crate) struct Fetching<'a> {
     client: &'a Client,
     progress: &'a mut dyn FnMut(TreeProgress),
     so_far: TreeProgress,
@@ -112,18 +119,29 @@ struct Fetching<'a> {
     folders: Vec<Finish>,
 }
 
-impl Fetching<'_> {
-    fn whole(&mut self, folder: &Folder, to: &Path) -> Result<(), ClientError> {
-        self.folder(folder, to, 1)?;
+impl<'a> Fetching<'a> {
+    pub(crate) fn new(
+        client: &'a Client,
+        progress: &'a mut dyn FnMut(TreeProgress),
+    ) -> Fetching<'a> {
+        let (so_far, window, folders) = (TreeProgress::default(), Window::new(), Vec::new());
+        Fetching { client, progress, so_far, window, folders }
+    }
+
+    /// Waits for everything that is under way; how much it was.
+    pub(crate) fn finish(mut self) -> Result<TreeProgress, ClientError> {
         self.wait(0)?;
-        self.folders.iter().rev().try_for_each(Finish::apply)
+        self.folders.iter().rev().try_for_each(Finish::apply)?;
+        Ok(self.so_far)
     }
 
     fn folder(&mut self, folder: &Folder, to: &Path, depth: usize) -> Result<(), ClientError> {
         for entry in folder.entries() {
             let path = to.join(OsStr::from_bytes(&entry.name));
             match &entry.node {
-                Node::File { file, length } => self.file(*file, *length, path, entry)?,
+                Node::File { file, length } => {
+                    self.file(*file, *length, Finish::of(path, entry))?;
+                }
                 Node::Folder(inner) => self.inner_folder(inner, &path, entry, depth)?,
                 Node::Tree { tree, .. } => {
                     let inner = self.client.read_tree(*tree).map_err(|it| it.at(&path))?;
@@ -147,19 +165,32 @@ impl Fetching<'_> {
         depth: usize,
     ) -> Result<(), ClientError> {
         let depth = deeper(depth).map_err(|it| ClientError::from(it).at(path))?;
-        std::fs::create_dir(path).map_err(|it| ClientError::file("make", path, it))?;
-        self.folders.push(Finish::of(path.to_owned(), entry));
+        self.make_folder(Finish::of(path.to_owned(), entry))?;
         self.folder(folder, path, depth)
     }
 
-    fn file(
+    /// Makes an empty folder.
+    pub(crate) fn make_folder(&mut self, finish: Finish) -> Result<(), ClientError> {
+        std::fs::create_dir(&finish.path)
+            .map_err(|it| ClientError::file("make", &finish.path, it))?;
+        self.folders.push(finish);
+        Ok(())
+    }
+
+    /// Makes a file of bytes that are here.
+    pub(crate) fn packed(&mut self, bytes: &[u8], finish: &Finish) -> Result<(), ClientError> {
+        let written = new_file(&finish.path)?.write_all(bytes);
+        written.map_err(|it| ClientError::file("write", &finish.path, it))?;
+        self.finish_file(finish, bytes.len() as u64, bytes.len() as u64)
+    }
+
+    /// Fetches a file.
+    pub(crate) fn file(
         &mut self,
         file: FileId,
         length: u64,
-        path: PathBuf,
-        entry: &Entry,
+        finish: Finish,
     ) -> Result<(), ClientError> {
-        let finish = Finish::of(path, entry);
         if length <= SMALL_BYTES {
             // One byte more, so that a file that is longer than the tree says is noticed.
             let begun = self.client.begin_get(file, 0..length + 1, length + 1);
@@ -167,7 +198,7 @@ impl Fetching<'_> {
             return self.wait(IN_FLIGHT);
         }
         let target = new_file(&finish.path)?;
-        let written = self.client.write_pieces(file, &target, &finish.path);
+        let written = self.client.write_pieces(file, &target, &finish.path, &mut |_| {});
         let found = written.map_err(|it| it.at(&finish.path))?;
         self.finish_file(&finish, length, found)
     }
@@ -176,9 +207,11 @@ impl Fetching<'_> {
     fn wait(&mut self, left: usize) -> Result<(), ClientError> {
         while let Some(((finish, length), begun)) = self.window.pop_above(left) {
             let content = begun.wait()?.map_err(|it| it.at(&finish.path))?;
-            let written = new_file(&finish.path)?.write_all(&content);
-            written.map_err(|it| ClientError::file("write", &finish.path, it))?;
-            self.finish_file(&finish, length, content.len() as u64)?;
+            if length != content.len() as u64 {
+                let found = content.len() as u64;
+                return Err(ClientError::OtherLength { wanted: length, found }.at(&finish.path));
+            }
+            self.packed(&content, &finish)?;
         }
         Ok(())
     }

@@ -1,3 +1,5 @@
+//! What a segment must be, and that damaged bytes are refused.
+
 use proptest::prelude::*;
 
 use super::*;

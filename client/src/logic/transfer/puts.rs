@@ -82,6 +82,8 @@ struct Put {
     pin: Pin,
     /// The first block that was not begun.
     next: usize,
+    /// Positions of blocks that stand in the list before: a file of zeros sends one.
+    doubles: BTreeSet<usize>,
     unfinished: usize,
     report: PutReport,
 }
@@ -131,13 +133,18 @@ impl Puts {
 
 impl Transfer {
     pub(super) fn begin_put(&mut self, put: PutId, blocks: Vec<SourceBlock>, pin: Pin) {
-        let report = PutReport { block_count: blocks.len() as u64, ..PutReport::default() };
+        let mut seen = BTreeSet::new();
+        let numbered = blocks.iter().enumerate();
+        let doubles: BTreeSet<usize> =
+            numbered.filter(|(_, it)| !seen.insert(it.block)).map(|(index, _)| index).collect();
+        let (block_count, present_count) = (blocks.len() as u64, doubles.len() as u64);
+        let report = PutReport { block_count, present_count, ..PutReport::default() };
         if blocks.is_empty() {
             self.outputs.push_back(Output::Stored { put, result: Ok(report) });
             return;
         }
-        let unfinished = blocks.len();
-        self.puts.puts.insert(put, Put { blocks, pin, next: 0, unfinished, report });
+        let unfinished = blocks.len() - doubles.len();
+        self.puts.puts.insert(put, Put { blocks, pin, next: 0, doubles, unfinished, report });
         self.puts.unstarted.push_back(put);
     }
 
@@ -155,6 +162,9 @@ impl Transfer {
             };
             let key = BlockKey { put: id, index: put.next };
             put.next += 1;
+            if put.doubles.contains(&key.index) {
+                continue;
+            }
             let block = ActiveBlock {
                 source,
                 pin: put.pin,

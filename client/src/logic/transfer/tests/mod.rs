@@ -88,6 +88,23 @@ fn ranges_of_a_large_file_fetch_only_their_blocks() {
 }
 
 #[test]
+fn equal_blocks_of_a_file_are_sent_once() {
+    let mut cluster = Cluster::new(3, 2);
+    let mut content = vec![0; 6 * BLOCK_BYTES];
+    content[4 * BLOCK_BYTES + 3] = 1;
+    let (file, put) = cluster.put(&content);
+    cluster.run();
+    let report = cluster.stored[&put].clone().unwrap();
+    // Zeros, the one that is not, and the manifest.
+    assert_eq!((report.block_count, report.present_count), (7, 4));
+    let manifest = (24 + 6 * 32) as u64;
+    assert_eq!(report.sent_bytes, 2 * (2 * BLOCK_BYTES as u64 + manifest));
+    let get = cluster.get(file, 0..u64::MAX);
+    cluster.run();
+    assert!(cluster.content(get) == content);
+}
+
+#[test]
 fn many_small_files_share_their_round_trips() {
     let mut cluster = Cluster::new(3, 2);
     let puts: Vec<_> = (0..10_000u32)

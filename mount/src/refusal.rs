@@ -1,0 +1,42 @@
+//! What an operation is refused with: one list, so that each has one errno.
+//!
+//! Deliberately without texts: the kernel passes on a number only. What is worth telling people is
+//! logged where it happens.
+
+use fuser::Errno;
+
+/// Why an operation has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nothing has that name.
+    NoEntry,
+    /// Something is looked for inside of what is no folder.
+    NotAFolder,
+    /// A folder is read as a file.
+    IsAFolder,
+    /// What is no link is read as one.
+    NotALink,
+    /// A name that nothing can have.
+    NameTooLong,
+    /// Everything that would change something.
+    ReadOnly,
+    /// The kernel names an inode that it was not told of, or has forgotten.
+    Unknown,
+    /// Storage or the masters do not give it, or give something else; the log says what.
+    Failed,
+}
+
+impl Refusal {
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            Refusal::NoEntry => Errno::ENOENT,
+            Refusal::NotAFolder => Errno::ENOTDIR,
+            Refusal::IsAFolder => Errno::EISDIR,
+            Refusal::NotALink => Errno::EINVAL,
+            Refusal::NameTooLong => Errno::ENAMETOOLONG,
+            Refusal::ReadOnly => Errno::EROFS,
+            Refusal::Unknown => Errno::ESTALE,
+            Refusal::Failed => Errno::EIO,
+        }
+    }
+}
