@@ -24,6 +24,28 @@ pub struct WorkerConfig {
     pub cpu_milli: u64,
     /// Bytes of memory that tasks may use together; 0 for what the machine has.
     pub memory_bytes: u64,
+    /// Who tasks run as where the worker is root: a name or number; empty for `nobody`. A worker that
+    /// is not root runs them as itself.
+    pub user: String,
+    /// How tasks see their inputs.
+    pub inputs: InputsWay,
+    /// Bytes that inputs of tasks may take below the data folder, or the mount's cache of them; 0 for
+    /// 80 % of what is free at the start.
+    pub inputs_bytes: u64,
     /// Its failure zone (a rack, a building); empty where there is only one.
     pub zone: String,
+}
+
+/// How tasks see their inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputsWay {
+    /// Through a mount where one can be had, else materialised.
+    #[default]
+    Auto,
+    /// Through a mount, of which only what is read is fetched; without one, the worker does not
+    /// start.
+    Mount,
+    /// As files that are fetched as a whole before a job's first task starts.
+    Materialise,
 }

@@ -3,11 +3,18 @@
 //! - [`logic`]: which deals are taken, which slot executes what, what is reported to whom; pure
 //! - [`slots`]: the threads that execute, and how their work comes back
 //! - [`runtime`]: what executing means, one implementation for each runtime
+//! - [`inputs`]: what tasks need from storage before they start
+//! - [`running`]: which tasks run at present; [`progress`] and `live.rs`: what they say and print
+//!   meanwhile, for whoever asks
 //! - [`spawn`]: the helper process that starts processes of tasks
 //! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
 
 pub mod config;
+pub mod inputs;
+mod live;
 pub mod logic;
+pub mod progress;
+pub mod running;
 pub mod runtime;
 mod service;
 pub mod slots;

@@ -3,26 +3,28 @@
 //! Nothing here decides anything, and nothing here waits for a task: that is the slots' threads'.
 
 use std::io;
+use std::sync::Arc;
 
-use node::clock::Clock;
-use node::data_folder::{DataFolder, DataFolderError};
-use node::logic::network::{Identity, NetworkEffect, NetworkEvent, Peer};
+use client::{Client, ClientError};
+use node::daemon::{self, Daemon, DaemonError, system};
+use node::logic::network::{NetworkEffect, NetworkEvent, Peer};
 use node::logic::refusal::Refusal;
-use node::logic::updates::{AlertLevel, Publications};
-use node::network::{Network, NetworkError};
-use node::pubsub::{PubSubError, Publisher};
+use node::logic::updates::AlertLevel;
 use node::stop::Stop;
 use proto::messages::session::ErrorReply;
-use proto::messages::telemetry::TelemetrySnapshotRequest;
 use proto::record::{Message, Record};
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::config::{Config, WorkerConfig};
-use crate::logic::{Effect, Event, Setting, Worker};
+use crate::inputs::Inputs;
+use crate::live;
+use crate::logic::{CrashedTask, Effect, Event, Setting, Worker};
+use crate::running::Running;
+use crate::runtime::{Equipment, task_of};
 use crate::slots::Slots;
-use crate::spawn::{HelperProgram, Spawner};
+use crate::spawn::{HelperProgram, Spawner, TaskUser};
 
 /// How often the status is published.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,27 +32,12 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Why a worker cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The data folder is another's, in use, or unreadable.
-    #[error("open the data folder")]
-    DataFolder(#[source] DataFolderError),
-    /// The address cannot be bound.
-    #[error("begin to listen")]
-    Network(#[source] NetworkError),
-    /// The telemetry's address cannot be bound.
-    #[error("begin to publish")]
-    Telemetry(#[source] PubSubError),
-    /// The system does not tell what it has, gives no thread or no randomness.
-    #[error("{operation}")]
-    System {
-        /// What was tried.
-        operation: &'static str,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-fn system(operation: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
-    move |source| WorkerError::System { operation, source }
+    /// What every daemon needs cannot be had.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// What reaches storage cannot be started.
+    #[error("start the client of storage")]
+    Client(#[source] ClientError),
 }
 
 /// Runs a worker until `stop` is requested and what it has is delivered, or a few seconds later.
@@ -60,58 +47,46 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
 /// cluster than its folder.
 pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     let Config { node: settings, worker } = config;
-    let opened = DataFolder::open(&settings.data, Role::Worker, settings.cluster);
-    let folder = opened.map_err(WorkerError::DataFolder)?;
-    let clock = Clock::start();
-    let identity = Identity {
-        node: folder.node(),
-        role: Role::Worker,
-        cluster: folder.cluster().unwrap_or_default(),
-        incarnation: folder.incarnation(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        address: settings.reachable.clone().unwrap_or_default(),
-    };
-    let network = Network::bind(identity, &settings.listen, settings.exposure(), clock);
-    let network = network.map_err(WorkerError::Network)?;
-    let bound = network.bound_address().unwrap_or_default().to_owned();
-    let publications = Publications::new(folder.node(), Role::Worker, folder.incarnation());
-    let exposure = settings.exposure();
-    let publisher = Publisher::bind(network.context(), &settings.telemetry, exposure, publications);
-    let publisher = publisher.map_err(WorkerError::Telemetry)?;
+    let masters = settings.masters.clone();
+    let folder = daemon::open_folder_below_masters(&settings, Role::Worker)?;
+    let daemon = Daemon::listen(&settings, Role::Worker, folder, stop)?;
+    let folder = &daemon.folder;
     let setting = Setting {
         node: folder.node(),
         incarnation: folder.incarnation(),
         cluster: folder.cluster().unwrap_or_default(),
-        masters: settings.masters,
-        address: settings.reachable.unwrap_or_else(|| bound.clone()),
-        telemetry_address: publisher.address().to_owned(),
-        ..machine(worker).map_err(system("ask the system what the machine has"))?
+        masters: settings.masters.clone(),
+        address: daemon.address().to_owned(),
+        telemetry_address: daemon.publisher.address().to_owned(),
+        ..machine(&worker).map_err(system("ask the system what the machine has"))?
     };
-    tracing::info!(
-        node = %setting.node,
-        incarnation = %setting.incarnation,
-        address = bound,
-        slots = setting.slot_count,
-        "the worker listens"
-    );
-    let spawner = Spawner::open(folder.path(), HelperProgram::this_one());
+    let user = TaskUser::of_setting(&worker.user).map_err(system("find the user of tasks"))?;
+    if let Some(user) = user {
+        tracing::info!(uid = user.uid, gid = user.gid, "tasks run as another user");
+    }
+    let spawner = Spawner::open(folder.path(), HelperProgram::this_one(user));
     let spawner = spawner.map_err(system("clear what an earlier start left running"))?;
-    let waker = network.waker();
-    let slots = Slots::start(setting.slot_count, clock, &spawner, move || waker.wake());
+    let waker = daemon.network.waker();
+    let crashed = spawner.left().iter().filter_map(|name| task_of(name)).collect();
+    let client = Arc::new(Client::connect(masters.clone()).map_err(WorkerError::Client)?);
+    let clock = daemon.clock;
+    let inputs = Inputs::open(folder.path(), folder.incarnation(), &worker, clock, client.clone());
+    let inputs = inputs.map_err(system("make the folder of inputs"))?;
+    let equipment = Equipment::new(clock, spawner, client, inputs, &masters);
+    let (running, inputs) = (equipment.running.clone(), equipment.inputs.clone());
+    let slots = Slots::start(setting.slot_count, &equipment, move || waker.wake());
     let slots = slots.map_err(system("start a thread for each slot"))?;
-    let waker = network.waker();
-    stop.on_request(move || waker.wake());
-    let random = node::random::generator().map_err(system("draw randomness"))?;
+    let random = daemon::generator()?;
     let slot_count = setting.slot_count;
     let logic = Worker::new(setting, random);
-    let status_due = clock.now();
+    let status_due = daemon.clock.now();
     let service =
-        Service { clock, folder, network, publisher, logic, slots, slot_count, status_due };
+        Service { daemon, logic, slots, running, inputs, crashed, slot_count, status_due };
     service.run(stop)
 }
 
 /// What the machine has, where the settings leave it open.
-fn machine(worker: WorkerConfig) -> io::Result<Setting> {
+fn machine(worker: &WorkerConfig) -> io::Result<Setting> {
     let slot_count = match worker.slots {
         0 => u32::try_from(std::thread::available_parallelism()?.get()).unwrap_or(u32::MAX),
         slots => slots,
@@ -126,7 +101,7 @@ fn machine(worker: WorkerConfig) -> io::Result<Setting> {
             0 => machine_memory()?,
             bytes => bytes,
         },
-        zone: worker.zone,
+        zone: worker.zone.clone(),
         node: Default::default(),
         incarnation: Default::default(),
         cluster: Default::default(),
@@ -146,12 +121,13 @@ fn machine_memory() -> io::Result<u64> {
 }
 
 struct Service {
-    clock: Clock,
-    folder: DataFolder,
-    network: Network,
-    publisher: Publisher,
+    daemon: Daemon,
     logic: Worker,
     slots: Slots,
+    running: Running,
+    inputs: Inputs,
+    /// What ran when the last incarnation died, until the logic was told.
+    crashed: Vec<CrashedTask>,
     slot_count: u32,
     /// When the status is published again.
     status_due: Instant,
@@ -161,30 +137,36 @@ impl Service {
     fn run(mut self, stop: &Stop) -> Result<(), WorkerError> {
         let mut effects = Vec::new();
         let mut is_stopping = false;
-        while !self.logic.is_finished(self.clock.now()) {
+        let tasks = std::mem::take(&mut self.crashed);
+        if !tasks.is_empty() {
+            tracing::warn!(count = tasks.len(), "the worker died with tasks the last time");
+            self.logic.handle(self.daemon.clock.now(), Event::Crashed { tasks }, &mut effects);
+        }
+        while !self.logic.is_finished(self.daemon.clock.now()) {
             if stop.is_requested() && !is_stopping {
                 is_stopping = true;
                 tracing::info!("the worker gives back what it has not begun");
-                self.logic.handle(self.clock.now(), Event::Stop, &mut effects);
+                self.logic.handle(self.daemon.clock.now(), Event::Stop, &mut effects);
             }
             if let Some(ended) = self.slots.take() {
-                self.logic.handle(self.clock.now(), ended, &mut effects);
+                self.logic.handle(self.daemon.clock.now(), ended, &mut effects);
             }
             self.perform(&mut effects)?;
             self.publish();
-            let now = self.clock.now();
+            let now = self.daemon.clock.now();
             let own = self.logic.next_deadline(now);
             let deadline = [own, self.slots.next_deadline(), Some(self.status_due)];
             let deadline = deadline.into_iter().flatten().min();
-            let (logic, publisher, clock) = (&mut self.logic, &self.publisher, self.clock);
-            self.network.poll(deadline, &mut |event| {
-                if let Some(answer) = answer(&event, publisher) {
-                    effects.push(Effect::Network(answer));
-                } else {
-                    logic.handle(clock.now(), Event::Network(event), &mut effects);
-                }
+            let Daemon { clock, publisher, network, .. } = &mut self.daemon;
+            let (logic, running) = (&mut self.logic, &self.running);
+            network.poll(deadline, &mut |event| match publisher
+                .answer(&event)
+                .or_else(|| answer(&event, running))
+            {
+                Some(answer) => effects.push(Effect::Network(answer)),
+                None => logic.handle(clock.now(), Event::Network(event), &mut effects),
             });
-            let now = self.clock.now();
+            let now = clock.now();
             if self.logic.next_deadline(now).is_some_and(|deadline| deadline <= now) {
                 self.logic.handle(now, Event::Tick, &mut effects);
             }
@@ -197,19 +179,15 @@ impl Service {
     fn perform(&mut self, effects: &mut Vec<Effect>) -> Result<(), WorkerError> {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Network(effect) => self.network.perform(effect),
+                Effect::Network(effect) => self.daemon.network.perform(effect),
                 Effect::Start { slot, spec, tasks, attempt } => {
                     self.slots.execute(slot, spec, tasks, attempt);
                 }
                 Effect::Cancel { slot } => self.slots.cancel(slot),
-                Effect::Join { cluster } => {
-                    self.folder.join(cluster).map_err(WorkerError::DataFolder)?;
-                    self.network.set_cluster(cluster);
-                    tracing::info!(%cluster, "the worker joined the cluster");
-                }
+                Effect::Join { cluster } => self.daemon.join(cluster)?,
                 Effect::Warn(text) => {
                     tracing::warn!("{text}");
-                    self.publisher.alert(AlertLevel::Unexpected, &text);
+                    self.daemon.publisher.alert(AlertLevel::Unexpected, &text);
                 }
             }
         }
@@ -217,11 +195,12 @@ impl Service {
     }
 
     fn publish(&mut self) {
-        let now = self.clock.now();
+        let now = self.daemon.clock.now();
         if now < self.status_due {
             return;
         }
         self.status_due = now + STATUS_INTERVAL;
+        let inputs = self.inputs.status();
         let status = json!({
             "slots": self.slot_count,
             "free_slots": self.logic.free_slot_count(),
@@ -229,22 +208,26 @@ impl Service {
             "waiting_tasks": self.logic.held().waiting_count(),
             "ended_tasks": self.logic.ended_count(),
             "result_bytes": self.logic.result_bytes(),
+            "inputs": inputs.way,
+            "inputs_jobs": inputs.jobs,
+            "inputs_bytes": inputs.bytes,
+            "inputs_bytes_limit": inputs.limit,
             "explanation": self.logic.explain(),
         });
-        self.publisher.status(status.to_string().as_bytes());
+        self.daemon.publisher.status(status.to_string().as_bytes());
     }
 }
 
 /// The answer to a record of a peer that connected to this worker; `None` for everything that the
 /// logic handles.
-fn answer(event: &NetworkEvent<'_>, publisher: &Publisher) -> Option<NetworkEffect> {
+fn answer(event: &NetworkEvent<'_>, running: &Running) -> Option<NetworkEffect> {
     let NetworkEvent::Record { sender, record } = event else { return None };
     let Peer::Inbound(_) = sender.peer else { return None };
-    let record = match record.message_type() {
-        TelemetrySnapshotRequest::TYPE => publisher.snapshot(record),
+    let record = match live::answer(record, running) {
+        Some(answer) => answer,
         // An error is not answered with an error.
-        ErrorReply::TYPE => return None,
-        _ => not_ours(record),
+        None if record.message_type() == ErrorReply::TYPE => return None,
+        None => not_ours(record),
     };
     Some(NetworkEffect::Send { to: sender.peer, record })
 }

@@ -15,8 +15,7 @@ use proto::time::{Duration, Instant};
 
 use crate::logic::job::JobSpec;
 use crate::logic::{Event, PIECE, TaskEnd};
-use crate::runtime::{Cancel, Runtimes, Task};
-use crate::spawn::Spawner;
+use crate::runtime::{Cancel, Equipment, Runtimes, Task};
 
 /// What a slot is to execute, one task after the other.
 #[derive(Debug)]
@@ -70,22 +69,22 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Starts `count` threads, whose processes `spawner` starts. `wake` is called from them when a piece is done.
+    /// Starts `count` threads. `wake` is called from them when a piece is done.
     ///
     /// # Errors
     /// Where the operating system refuses a thread.
     pub fn start(
         count: u32,
-        clock: Clock,
-        spawner: &Spawner,
+        equipment: &Equipment,
         wake: impl Fn() + Clone + Send + 'static,
     ) -> io::Result<Slots> {
+        let clock = equipment.clock;
         let mut slots = Slots { clock, slots: Vec::new(), look_at: None };
         for number in 0..count {
             let shared = Arc::new(Shared::default());
             let thread = std::thread::Builder::new().name(format!("slot {number}"));
             let wake = WakeAtEnd(wake.clone());
-            let runtimes = Runtimes::new(clock, spawner.clone());
+            let runtimes = Runtimes::new(equipment.clone());
             let run = Executor { number, clock, runtimes, shared: shared.clone(), wake };
             let thread = Some(thread.spawn(move || run.run())?);
             slots.slots.push(Slot { shared, thread, cancel: None, left: 0 });
@@ -237,13 +236,14 @@ impl<W: Fn()> Executor<W> {
 mod tests {
     use std::sync::mpsc;
 
-    use proto::description::{JobDescription, Noop, Program, Runtime};
-    use proto::ids::{FileId, JobId};
+    use proto::description::{JobDescription, Noop, Runtime};
+    use proto::ids::{Incarnation, JobId};
     use proto::status::{Cause, TaskState};
 
     use super::*;
-    use crate::logic::EXIT_NOT_STARTED;
-    use crate::spawn::HelperProgram;
+    use crate::config::{InputsWay, WorkerConfig};
+    use crate::inputs::Inputs;
+    use crate::spawn::{HelperProgram, Spawner};
 
     fn spec(runtime: Runtime) -> Arc<JobSpec> {
         Arc::new(JobSpec {
@@ -270,8 +270,15 @@ mod tests {
             };
             let data = tempfile::tempdir().unwrap();
             // What these tests execute needs no helper, so it is never started.
-            let spawner = Spawner::open(data.path(), HelperProgram::this_one()).unwrap();
-            let slots = Slots::start(count, Clock::start(), &spawner, wake).unwrap();
+            let spawner = Spawner::open(data.path(), HelperProgram::this_one(None)).unwrap();
+            // Nothing of theirs is on storage, so no address is asked.
+            let client = Arc::new(client::Client::connect(Vec::new()).unwrap());
+            let clock = Clock::start();
+            let settings = WorkerConfig { inputs: InputsWay::Materialise, ..Default::default() };
+            let (incarnation, reader) = (Incarnation(1), client.clone());
+            let inputs = Inputs::open(data.path(), incarnation, &settings, clock, reader);
+            let equipment = Equipment::new(clock, spawner, client, inputs.unwrap(), &[]);
+            let slots = Slots::start(count, &equipment, wake).unwrap();
             Bench { slots, woken, _data: data }
         }
 
@@ -347,16 +354,5 @@ mod tests {
         bench.slots.execute(0, spec(Runtime::Noop(Noop::default())), 0..1, 2);
         assert_eq!(bench.wait(1, 0).0[0].state, TaskState::Done);
         bench.slots.execute(0, spec(Runtime::Noop(noop)), 9..10, 3);
-    }
-
-    #[test]
-    fn a_program_that_cannot_be_fetched_fails_the_task() {
-        let program = Program::File(FileId(7));
-        let command = Runtime::Command { program, arguments: Vec::new() };
-        let mut bench = Bench::new(1);
-        bench.slots.execute(0, spec(command), 0..1, 1);
-        let end = bench.wait(1, 0).0[0];
-        assert_eq!((end.state, end.exit_code), (TaskState::Failed, EXIT_NOT_STARTED));
-        assert_eq!(end.cause, Cause::NotStarted);
     }
 }

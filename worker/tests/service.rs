@@ -255,7 +255,8 @@ fn every_task_is_executed_reported_settled_and_accounted_for() {
 #[test]
 fn a_worker_that_is_stopped_before_it_met_anybody_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let node = NodeConfig::new(folder.path());
+    let mut node = NodeConfig::new(folder.path());
+    node.masters = vec!["tcp://127.0.0.1:1".into()];
     let stop = Stop::new();
     stop.request();
     worker::run(Config { node, worker: WorkerConfig::default() }, &stop).unwrap();

@@ -1,19 +1,21 @@
-//! What finished tasks used, on its way into segments.
+//! What finished tasks used that wrote nothing, on its way into segments.
 //!
 //! Entries arrive here once the masters recorded the outcome of their task, so that only a task's
 //! winner is kept. A segment is made within two seconds or at 64 KiB, and of all there is behind one
-//! that is being stored. Deliberately not here: storing it.
+//! that is being stored. Deliberately not here: storing it, and tasks that wrote something
+//! (`packing.rs`).
 
 use std::collections::BTreeMap;
 
 use proto::digest::Digest;
-use proto::ids::{FileId, JobId};
+use proto::ids::JobId;
 use proto::messages::task::TaskRun;
 use proto::segment::{self, AccountingEntry, ENTRY_BYTES, NewSection};
 use proto::status::BlockKind;
 use proto::time::{Duration, Instant};
 
 use super::results::StoredSegment;
+use super::storing::NewSegment;
 
 /// How long an entry waits for others.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -28,33 +30,6 @@ const MOST: usize = (1 << 20) / ENTRY_BYTES;
 /// Most runs of one segment, so that its report fits a status frame.
 const MOST_RUNS: usize = 1_000;
 
-/// How long to wait after a segment could not be stored.
-const REST: Duration = Duration::from_secs(1);
-
-/// Bytes of entries at which the worker takes no new tasks.
-pub const ACCOUNTING_BYTES: usize = 64 << 20;
-
-/// A segment that is being stored.
-#[derive(Clone, Debug)]
-struct Storing {
-    ticket: u64,
-    segment: StoredSegment,
-    content: Vec<u8>,
-    /// When it is to be tried again; `None` while it is under way.
-    again_at: Option<Instant>,
-}
-
-/// A segment to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewSegment {
-    /// Names it in the answer.
-    pub ticket: u64,
-    /// Its name, made from its bytes.
-    pub file: FileId,
-    /// Its bytes: a file of one block.
-    pub content: Vec<u8>,
-}
-
 /// Entries that wait, and the segment that is being stored.
 #[derive(Clone, Debug, Default)]
 pub struct Accounting {
@@ -62,8 +37,8 @@ pub struct Accounting {
     waiting_count: usize,
     /// When the oldest of them must go.
     due: Option<Instant>,
-    storing: Option<Storing>,
-    last_ticket: u64,
+    /// What the masters are told of the segment that is being stored.
+    storing: Option<StoredSegment>,
     is_urgent: bool,
 }
 
@@ -83,11 +58,10 @@ impl Accounting {
         self.is_urgent = true;
     }
 
-    /// Bytes that are not durable.
+    /// Bytes of what waits.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let storing = self.storing.as_ref().map_or(0, |storing| storing.content.len());
-        self.waiting_count * ENTRY_BYTES + storing
+        self.waiting_count * ENTRY_BYTES
     }
 
     /// True where everything is stored.
@@ -98,27 +72,18 @@ impl Accounting {
 
     /// The segment to store now, if it is time for one; answered by [`Accounting::stored`].
     pub fn next_segment(&mut self, now: Instant) -> Option<NewSegment> {
-        if self.storing.is_none() {
-            let is_time = self.waiting_count >= ENOUGH
-                || self.is_urgent
-                || self.due.is_some_and(|due| now >= due);
-            if !is_time || self.waiting_count == 0 {
-                return None;
-            }
-            self.storing = Some(self.make_segment(now));
-        }
-        let storing = self.storing.as_mut()?;
-        if storing.again_at.is_none_or(|again| now < again) {
+        let is_time = self.waiting_count >= ENOUGH
+            || self.is_urgent
+            || self.due.is_some_and(|due| now >= due);
+        if self.storing.is_some() || !is_time || self.waiting_count == 0 {
             return None;
         }
-        self.last_ticket += 1;
-        storing.ticket = self.last_ticket;
-        storing.again_at = None;
-        let (file, content) = (storing.segment.file, storing.content.clone());
-        Some(NewSegment { ticket: storing.ticket, file, content })
+        let (stored, segment) = self.make_segment(now);
+        self.storing = Some(stored);
+        Some(segment)
     }
 
-    fn make_segment(&mut self, now: Instant) -> Storing {
+    fn make_segment(&mut self, now: Instant) -> (StoredSegment, NewSegment) {
         let mut sections: Vec<(JobId, Vec<AccountingEntry>)> = Vec::new();
         let mut runs: Vec<TaskRun> = Vec::new();
         let mut room = MOST;
@@ -155,28 +120,18 @@ impl Accounting {
             .collect();
         let content = segment::encode(&parts);
         let file = Digest::of(BlockKind::Content, &content).file_id();
-        let segment = StoredSegment { file, runs };
-        Storing { ticket: 0, segment, content, again_at: Some(now) }
+        (StoredSegment { file, runs }, NewSegment { file, content })
     }
 
-    /// A segment is durable, or could not be stored and is tried again after a rest. Returns what
-    /// the masters are to be told.
-    pub fn stored(&mut self, now: Instant, ticket: u64, is_durable: bool) -> Option<StoredSegment> {
-        let storing = self.storing.as_mut().filter(|storing| storing.ticket == ticket)?;
-        if !is_durable {
-            storing.again_at = Some(now + REST);
-            return None;
-        }
-        self.storing.take().map(|storing| storing.segment)
+    /// The segment is durable. Returns what the masters are to be told.
+    pub fn stored(&mut self) -> Option<StoredSegment> {
+        self.storing.take()
     }
 
     /// When [`Accounting::next_segment`] has something.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        match &self.storing {
-            Some(storing) => storing.again_at,
-            None => self.due,
-        }
+        self.due.filter(|_| self.storing.is_none())
     }
 
     /// Walks everything and panics on a broken invariant.
@@ -236,26 +191,13 @@ mod tests {
         accounting.add(due, JobId(2), entries(100..1_500));
         accounting.add(due, JobId(1), entries(7..8));
         assert_eq!(accounting.next_segment(due + LONGEST_WAIT), None);
-        let stored = accounting.stored(due, segment.ticket, true).unwrap();
+        let stored = accounting.stored().unwrap();
         assert_eq!((stored.file, tasks(&stored)), (segment.file, vec![(0, 10)]));
-        let segment = accounting.next_segment(due).unwrap();
-        let stored = accounting.stored(due, segment.ticket, true).unwrap();
+        assert!(accounting.next_segment(due).is_some());
+        let stored = accounting.stored().unwrap();
         assert_eq!(tasks(&stored), [(7, 1), (100, 1_400)]);
         assert!(accounting.is_empty());
         assert_eq!((accounting.bytes(), accounting.next_deadline()), (0, None));
-    }
-
-    #[test]
-    fn what_could_not_be_stored_is_stored_later_unchanged() {
-        let mut accounting = Accounting::default();
-        accounting.add(Instant(5), JobId(1), entries(0..2_000));
-        let first = accounting.next_segment(Instant(5)).unwrap();
-        assert_eq!(accounting.stored(Instant(9), first.ticket, false), None);
-        assert_eq!(accounting.next_segment(Instant(9)), None);
-        let again = accounting.next_segment(accounting.next_deadline().unwrap()).unwrap();
-        assert_eq!((again.file, &again.content), (first.file, &first.content));
-        assert_eq!(accounting.stored(Instant(9), first.ticket, true), None, "an earlier answer");
-        assert!(accounting.stored(Instant(9), again.ticket, true).is_some());
     }
 
     #[test]
@@ -272,7 +214,7 @@ mod tests {
         while let Some(segment) = accounting.next_segment(now) {
             let read = Segment::open(&segment.content).unwrap();
             let count: usize = read.sections().iter().map(|section| section.entries.len()).sum();
-            let stored = accounting.stored(now, segment.ticket, true).unwrap();
+            let stored = accounting.stored().unwrap();
             let named: u64 = stored.runs.iter().map(|run| run.task_count).sum();
             assert_eq!(named, count as u64);
             assert!(count <= MOST && stored.runs.len() <= MOST_RUNS);

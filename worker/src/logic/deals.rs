@@ -153,6 +153,7 @@ impl Worker {
         }
         self.stop_at = Some(now + STOP_PATIENCE);
         self.accounting.hurry();
+        self.packing.hurry();
         let waiting = self.held.recall_all();
         let run = |run: &WaitingRun| task_run(run.spec.job, &run.tasks, run.attempt, 0);
         let returned: Vec<TaskRun> = waiting.iter().map(run).collect();

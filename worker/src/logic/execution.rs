@@ -4,14 +4,15 @@ use node::logic::network::NetworkEffect;
 use proto::ids::FileId;
 use proto::messages::task::TaskFree;
 use proto::record::encode;
-use proto::segment::AccountingEntry;
+use proto::segment::{AccountingEntry, Output};
 use proto::status::{Cause, TaskState};
 use proto::time::Duration;
 use proto::wire::bytes_of;
 
 use super::held::{WaitingRun, task_run};
+use super::packing::Written;
 use super::results::Outcome;
-use super::{Effect, MEANS, TaskEnd, Worker};
+use super::{CrashedTask, Effect, MEANS, Means, TaskEnd, Worker};
 
 /// Short tasks are handed to a slot in pieces that take about this long, so that the hand-over
 /// costs little and a recall still finds what has not begun.
@@ -20,11 +21,15 @@ pub const PIECE: Duration = Duration::from_millis(2);
 /// Most tasks of a piece.
 const PIECE_TASKS: u64 = 1_024;
 
-/// Weight of the newest task in a job's mean duration.
+/// Bytes of outputs that the tasks of a piece may be expected to make: no slot fills the worker's
+/// memory before it is asked again.
+const PIECE_BYTES: f64 = (1 << 20) as f64;
+
+/// Weight of the newest task in a job's means.
 const MEAN_WEIGHT: f64 = 0.1;
 
 impl Worker {
-    pub(super) fn on_end(&mut self, end: &TaskEnd) {
+    pub(super) fn on_end(&mut self, end: TaskEnd) {
         let Some(started) = self.held.started(end.slot) else { return };
         let (job, attempt, task) = (started.spec.job, started.attempt, started.tasks.start);
         let description = &started.spec.description;
@@ -41,7 +46,8 @@ impl Worker {
             peak_memory_bytes: end.peak_memory_bytes,
             node_uuid: self.setting.node.to_wire(),
         };
-        self.results.add(Outcome {
+        let output_bytes: usize = end.outputs.iter().map(Output::packed_bytes).sum();
+        let outcome = Outcome {
             job,
             tasks: task..task + 1,
             attempt,
@@ -50,11 +56,18 @@ impl Worker {
             cause: if is_shutdown { Cause::Shutdown } else { end.cause },
             segment: FileId(0),
             entries: vec![entry],
-        });
+        };
+        if end.state == TaskState::Lost || end.outputs.is_empty() {
+            self.results.add(outcome);
+        } else {
+            self.packing.add(Written { outcome, outputs: end.outputs });
+        }
         self.ended_count += 1;
         if end.state != TaskState::Lost {
-            let mean = self.means.entry(job).or_insert(wall_us as f64);
-            *mean += MEAN_WEIGHT * (wall_us as f64 - *mean);
+            let newest = Means { wall_us: wall_us as f64, output_bytes: output_bytes as f64 };
+            let means = self.means.entry(job).or_insert(newest);
+            means.wall_us += MEAN_WEIGHT * (newest.wall_us - means.wall_us);
+            means.output_bytes += MEAN_WEIGHT * (newest.output_bytes - means.output_bytes);
         }
         let (busy_us, runs) = self.freed.entry(job).or_default();
         *busy_us += wall_us;
@@ -71,6 +84,21 @@ impl Worker {
         if self.held.end(end.slot) {
             self.free(end.slot, needs);
         }
+    }
+
+    /// The masters count it against the task, once, whether they heard before that the attempt was
+    /// lost or not.
+    pub(super) fn on_crash(&mut self, CrashedTask { job, task, attempt }: CrashedTask) {
+        self.results.add(Outcome {
+            job,
+            tasks: task.0..task.0.saturating_add(1),
+            attempt,
+            state: TaskState::Crashed,
+            exit_code: 0,
+            cause: Cause::CutOff,
+            segment: FileId(0),
+            entries: Vec::new(),
+        });
     }
 
     fn free(&mut self, slot: u32, (cpu, memory): (u64, u64)) {
@@ -100,7 +128,9 @@ impl Worker {
 
     /// Fills the free slots with what waits, in the order in which it was dealt.
     pub(super) fn start_tasks(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(&slot) = self.free_slots.first() {
+        while !self.is_full()
+            && let Some(&slot) = self.free_slots.first()
+        {
             let Some(run) = self.held.next() else { break };
             let cpu = u64::from(run.spec.description.cpu_milli);
             let memory = run.spec.description.memory_bytes;
@@ -109,13 +139,13 @@ impl Worker {
             if !fits {
                 break;
             }
-            let piece = match self.means.get(&run.spec.job) {
-                Some(mean) => (PIECE.as_micros() as f64 / mean.max(1.0)) as u64,
-                None => 1,
-            };
+            let piece = self.means.get(&run.spec.job).map_or(1.0, |means| {
+                let by_time = PIECE.as_micros() as f64 / means.wall_us.max(1.0);
+                by_time.min(PIECE_BYTES / means.output_bytes.max(1.0))
+            });
             // What waits is shared by the free slots before one of them gets much of it.
             let share = self.held.waiting_count().div_ceil(self.free_slots.len() as u64);
-            let limit = piece.clamp(1, PIECE_TASKS).min(share);
+            let limit = (piece as u64).clamp(1, PIECE_TASKS).min(share);
             let Some(started) = self.held.start(slot, limit) else { break };
             self.free_slots.remove(&slot);
             self.cpu_used += cpu;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use node::logic::ranges::without;
 use proto::ids::JobId;
 use proto::messages::task::TaskRun;
 use proto::status::TaskState;
@@ -63,21 +64,6 @@ pub(super) fn task_run(job: JobId, tasks: &Range<u64>, attempt: u64, state: u8) 
 /// The tasks of a run that came in a message.
 pub(super) fn tasks_of(run: &TaskRun) -> Range<u64> {
     run.first_task..run.first_task.saturating_add(run.task_count)
-}
-
-/// The pieces of `whole` that none of `holes` covers.
-pub(super) fn without(whole: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut pieces = vec![whole];
-    for hole in holes {
-        let cut = |piece: Range<u64>| {
-            if hole.end <= piece.start || hole.start >= piece.end {
-                return [piece, 0..0];
-            }
-            [piece.start..hole.start.max(piece.start), hole.end.min(piece.end)..piece.end]
-        };
-        pieces = pieces.into_iter().flat_map(cut).filter(|piece| piece.start < piece.end).collect();
-    }
-    pieces
 }
 
 impl Held {
@@ -332,12 +318,5 @@ mod tests {
             let expected: Vec<u64> = (0..80).filter(|&task| plain[task as usize]).collect();
             prop_assert_eq!(listed_in_order, expected);
         }
-    }
-
-    #[test]
-    fn holes_are_cut_out() {
-        assert_eq!(without(0..10, &[2..4, 8..20]), [0..2, 4..8]);
-        assert!(without(0..10, &[0..4, 4..10]).is_empty());
-        assert_eq!(without(5..10, &[0..3, 6..7, 12..13]), [5..6, 7..10]);
     }
 }

@@ -3,7 +3,7 @@
 //! - `deals.rs`: what balancers say: deals, recalls, orders
 //! - `execution.rs`: which slot gets what, and what its ends mean
 //! - `reports.rs`: status frames to the masters, registration; `storing.rs`: segments to the ring
-//! - [`held`], [`job`], [`results`], [`accounting`]: what is remembered
+//! - [`held`], [`job`], [`results`], [`accounting`], [`packing`]: what is remembered
 //!
 //! Pure: no sockets, clock, threads or randomness of its own. It does not know how a task is
 //! executed, only when it starts and how it ended.
@@ -14,6 +14,7 @@ mod deals;
 mod execution;
 pub mod held;
 pub mod job;
+pub mod packing;
 mod reports;
 pub mod results;
 mod storing;
@@ -35,17 +36,20 @@ use proto::messages::task::{
     TaskRecall, TaskRun, WorkerHeartbeatReply, WorkerRequest, WorkerStatusReply,
 };
 use proto::record::{Message, Record, RecordError};
+use proto::segment::Output;
 use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
 use proto::wire::items_of;
 
-use self::accounting::{ACCOUNTING_BYTES, Accounting};
+use self::accounting::Accounting;
 use self::balancers::{Balancers, Heartbeat};
 pub use self::deals::EXIT_NOT_STARTED;
 pub use self::execution::PIECE;
 use self::held::Held;
 use self::job::JobSpec;
+use self::packing::{OUTPUT_BYTES, Packing};
 use self::results::{RESULT_BYTES, Results};
+pub use self::storing::NewSegment;
 use self::storing::Storing;
 
 /// The link to a master.
@@ -54,7 +58,7 @@ const MASTER_LINK: Link = Link(0);
 /// Most runs that a worker holds: what a heartbeat lists, less than a megabyte.
 const HELD_RUNS: usize = 20_000;
 
-/// Most jobs whose mean duration is remembered.
+/// Most jobs whose means are remembered.
 const MEANS: usize = 20_000;
 
 /// How long a stopping worker tries to deliver what it has.
@@ -86,7 +90,7 @@ pub struct Setting {
 }
 
 /// How a task ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskEnd {
     /// The slot that executed it.
     pub slot: u32,
@@ -106,6 +110,20 @@ pub struct TaskEnd {
     pub cpu: Duration,
     /// Largest resident memory that it had, in bytes.
     pub peak_memory_bytes: u64,
+    /// What it wrote: packed within the limits of one task, or durable on storage already. Nothing
+    /// is kept of a lost one.
+    pub outputs: Vec<Output>,
+}
+
+/// An attempt that ran when an earlier incarnation of this worker died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashedTask {
+    /// Its job.
+    pub job: JobId,
+    /// The task.
+    pub task: TaskIndex,
+    /// The attempt.
+    pub attempt: u64,
 }
 
 /// What happened.
@@ -119,6 +137,11 @@ pub enum Event<'a> {
         ends: Vec<TaskEnd>,
         /// Slots that were cancelled and do not begin what they have left beside these.
         given_up: Vec<u32>,
+    },
+    /// What an earlier incarnation left is known: evidence of which tasks it died with.
+    Crashed {
+        /// The tasks, in any order.
+        tasks: Vec<CrashedTask>,
     },
     /// A deadline passed.
     Tick,
@@ -156,6 +179,15 @@ pub enum Effect {
     Warn(String),
 }
 
+/// What is expected of a job's next task.
+#[derive(Clone, Copy, Debug)]
+struct Means {
+    /// How long one takes, in microseconds.
+    wall_us: f64,
+    /// Bytes that what it wrote takes in a segment.
+    output_bytes: f64,
+}
+
 /// A worker.
 #[derive(Debug)]
 pub struct Worker {
@@ -174,14 +206,15 @@ pub struct Worker {
     free_slots: BTreeSet<u32>,
     cpu_used: u64,
     memory_used: u64,
-    /// Mean duration of a job's tasks, in microseconds.
-    means: BTreeMap<JobId, f64>,
+    /// Of each job's tasks up to now.
+    means: BTreeMap<JobId, Means>,
     results: Results,
     /// When the frame under way is given up; `None` where it is to be sent.
     frame_due: Option<Instant>,
     /// A busy master is not sent the frame before this.
     frame_not_before: Option<Instant>,
     accounting: Accounting,
+    packing: Packing,
     storing: Storing,
     /// What became free since the balancers were last told: by job, with the time it took.
     freed: BTreeMap<JobId, (u64, Vec<TaskRun>)>,
@@ -220,6 +253,7 @@ impl Worker {
             frame_due: None,
             frame_not_before: None,
             accounting: Accounting::default(),
+            packing: Packing::default(),
             storing: Storing::new(),
             freed: BTreeMap::new(),
             told_refusing: 0,
@@ -237,16 +271,18 @@ impl Worker {
         match event {
             Event::Network(event) => self.on_network(now, event, effects, &mut network),
             Event::Ended { ends, given_up } => {
-                ends.iter().for_each(|end| self.on_end(end));
+                ends.into_iter().for_each(|end| self.on_end(end));
                 given_up.iter().for_each(|&slot| self.on_given_up(slot, &mut network));
             }
+            Event::Crashed { tasks } => tasks.into_iter().for_each(|task| self.on_crash(task)),
             Event::Tick => {}
             Event::Stop => self.stop(now, effects, &mut network),
         }
-        self.start_tasks(effects);
         self.tell_freed(&mut network);
         self.tick_masters(now, &mut network);
-        self.store_segments(now, &mut network);
+        self.store_segments(now, effects, &mut network);
+        // Behind the segments, which make room for more.
+        self.start_tasks(effects);
         self.send_frame(now, &mut network);
         self.tick_balancers(now, &mut network);
         effects.extend(network.into_iter().map(Effect::Network));
@@ -260,7 +296,7 @@ impl Worker {
         let frame = self.frame_not_before.or(self.frame_due);
         let balancers = self.balancers.next_deadline().filter(|_| self.assignment != 0);
         let storing = self.storing.next_deadline(now, has_master);
-        let segments = [self.accounting.next_deadline(), storing];
+        let segments = [self.accounting.next_deadline(), self.packing.next_deadline(), storing];
         let stop_at = self.stop_at.filter(|&stop_at| stop_at > now);
         let all = [self.masters.next_deadline(), register, frame, balancers, stop_at];
         all.into_iter().chain(segments).flatten().min()
@@ -271,6 +307,7 @@ impl Worker {
     pub fn is_finished(&self, now: Instant) -> bool {
         let is_delivered = self.results.is_empty()
             && self.accounting.is_empty()
+            && self.packing.is_empty()
             && self.free_slots.len() == self.setting.slot_count as usize;
         self.stop_at.is_some_and(|stop_at| is_delivered || now >= stop_at)
     }
@@ -293,10 +330,12 @@ impl Worker {
         self.ended_count
     }
 
-    /// Bytes of outcomes and accounting that are not acknowledged.
+    /// Bytes of outcomes that are not acknowledged, and of outputs and accounting that are not
+    /// durable.
     #[must_use]
     pub fn result_bytes(&self) -> usize {
-        self.results.bytes() + self.accounting.bytes()
+        let segments = self.storing.bytes();
+        self.results.bytes() + self.accounting.bytes() + self.packing.bytes() + segments
     }
 
     /// Why this worker executes nothing more than it does, in one sentence.
@@ -315,8 +354,13 @@ impl Worker {
             return format!("group {} has no balancer at present", self.group);
         }
         if self.is_refusing() {
-            let bytes = self.result_bytes();
-            return format!("{bytes} bytes of its results are not acknowledged yet");
+            let (bytes, tasks) = (self.result_bytes(), self.packing.task_count());
+            let trouble = self.storing.trouble().map(|text| format!(": {text}"));
+            let trouble = trouble.unwrap_or_default();
+            return format!(
+                "{bytes} bytes of its results are not acknowledged yet, outputs of {tasks} tasks \
+                 are not on storage{trouble}"
+            );
         }
         match self.held.next() {
             None => "it was dealt nothing more".into(),
@@ -332,6 +376,7 @@ impl Worker {
         self.held.check_invariants();
         self.results.check_invariants();
         self.accounting.check_invariants();
+        self.packing.check_invariants();
         self.storing.check_invariants();
         let busy = self.held.slots().count();
         assert_eq!(
@@ -376,6 +421,7 @@ impl Worker {
                 }
             }
             NetworkEvent::Connected { link, .. } => self.balancers.connected(now, link),
+            NetworkEvent::Masters { link: MASTER_LINK, masters } => self.masters.learn(&masters),
             NetworkEvent::Refused { link: MASTER_LINK, text, .. } => {
                 self.last_refusal = Some(text);
                 self.masters.fail(now, network);
@@ -393,7 +439,8 @@ impl Worker {
                     Ok(())
                 };
             }
-            NetworkEvent::Joined { .. }
+            NetworkEvent::Masters { .. }
+            | NetworkEvent::Joined { .. }
             | NetworkEvent::Gone { .. }
             | NetworkEvent::Overflowing { .. } => {}
         }
@@ -455,9 +502,14 @@ impl Worker {
     /// True where this worker takes no new tasks at present.
     fn is_refusing(&self) -> bool {
         self.stop_at.is_some()
-            || self.results.bytes() >= RESULT_BYTES
-            || self.accounting.bytes() >= ACCOUNTING_BYTES
+            || self.is_full()
+            || self.result_bytes() >= RESULT_BYTES
             || self.held.run_count() >= HELD_RUNS
+    }
+
+    /// True where what tasks wrote fills its room: more of them would only add to it.
+    fn is_full(&self) -> bool {
+        self.packing.bytes() >= OUTPUT_BYTES
     }
 
     fn tick_balancers(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {

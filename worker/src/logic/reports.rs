@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use node::logic::network::NetworkEffect;
+use node::logic::ranges::without;
 use node::logic::refusal::Refusal;
 use proto::ids::Epoch;
 use proto::messages::node::{NodeRegister, NodeRegistered, RingQuery};
@@ -12,9 +13,10 @@ use proto::status::{ErrorCode, Role, TaskState, Verdict};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
-use super::Worker;
-use super::held::{task_run, tasks_of, without};
+use super::held::{task_run, tasks_of};
 use super::results::Outcome;
+use super::storing::{SegmentKind, Stored};
+use super::{Effect, Worker};
 
 /// How long a status frame may stay unanswered before another master is asked.
 const FRAME_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -188,15 +190,36 @@ impl Worker {
         self.masters.tick(now, network);
     }
 
-    /// Hands the next segment to the storage nodes, and takes what became of the one before.
-    pub(super) fn store_segments(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+    /// Hands the next segments to the storage nodes, and takes what became of those before: what is
+    /// durable is reported from now on.
+    pub(super) fn store_segments(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+        network: &mut Vec<NetworkEffect>,
+    ) {
         self.storing.tick(now, network);
+        let is_busy = self.free_slots.len() < self.setting.slot_count as usize;
+        let is_idle = !is_busy && self.held.waiting_count() == 0;
         loop {
             if let Some(stored) = self.storing.take_stored(now, network) {
-                let segment = self.accounting.stored(now, stored.ticket, stored.is_durable);
-                segment.into_iter().for_each(|segment| self.results.add_segment(segment));
+                match stored {
+                    Stored::Durable(SegmentKind::Accounting) => {
+                        let segment = self.accounting.stored();
+                        segment.into_iter().for_each(|segment| self.results.add_segment(segment));
+                    }
+                    Stored::Durable(SegmentKind::Outputs) => {
+                        let outcomes = self.packing.stored();
+                        outcomes.into_iter().for_each(|outcome| self.results.add(outcome));
+                    }
+                    Stored::Failed(why) => effects.push(Effect::Warn(format!(
+                        "what tasks left is not on storage yet and is tried again: {why}"
+                    ))),
+                }
+            } else if let Some(segment) = self.packing.next_segment(now, is_idle) {
+                self.storing.store(now, SegmentKind::Outputs, segment, network);
             } else if let Some(segment) = self.accounting.next_segment(now) {
-                self.storing.store(now, segment, network);
+                self.storing.store(now, SegmentKind::Accounting, segment, network);
             } else {
                 break;
             }

@@ -14,8 +14,9 @@ use proto::wire::bytes_of;
 /// Bytes of the records of one status frame; a record that is larger alone has a frame of its own.
 const FRAME_BYTES: usize = 60 << 10;
 
-/// Bytes of unacknowledged outcomes at which the worker takes no new tasks. With its accounting a
-/// task costs 64 bytes, a run about a hundred: room for a million tasks without masters.
+/// Bytes of unacknowledged outcomes and of outputs and accounting that are not durable at which the
+/// worker takes no new tasks. A task that wrote nothing costs 64 bytes, a run about a hundred: room
+/// for a million tasks without masters.
 pub const RESULT_BYTES: usize = 64 << 20;
 
 /// What became of consecutive tasks.

@@ -1,17 +1,17 @@
 //! Segments on their way to the storage nodes, by the client library's transfers.
 //!
-//! Responsible for the one segment that is under way and for the question about the ring. How many
-//! replicas, which nodes and what to do about dead ones is the transfer's matter.
+//! Responsible for the segments that are under way, one of each kind, until they are durable, and
+//! for the question about the ring. How many replicas, which nodes and what to do about dead ones is
+//! the transfer's matter; what is in a segment, and when one is made, that of those who fill it.
 
 use client::logic::answers::RingAnswer;
 use client::logic::transfer::{Output, Pin, PutId, SourceBlock, Transfer};
 use node::logic::network::{NetworkEffect, NetworkEvent};
-use proto::ids::BlockId;
+use proto::ids::{BlockId, FileId};
 use proto::messages::node::RingQuery;
 use proto::status::BlockKind;
 use proto::time::{Duration, Instant};
 
-use super::accounting::NewSegment;
 use super::balancers::LINKS_END;
 
 /// Links to storage nodes: one for each member that a ring may have.
@@ -20,46 +20,109 @@ const LINKS: std::ops::Range<u32> = LINKS_END..LINKS_END + proto::limits::RING_M
 /// How long the question about the ring may stay unanswered before it is asked again.
 const RING_TIMEOUT: Duration = Duration::from_millis(1_000);
 
-/// What became of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) ticket: u64,
-    pub(super) is_durable: bool,
+/// How long to wait after a segment could not be stored, which the transfer tried for long.
+const REST: Duration = Duration::from_secs(1);
+
+/// A segment to be stored: a file of one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSegment {
+    /// Its name, made from its bytes.
+    pub file: FileId,
+    /// Its bytes.
+    pub content: Vec<u8>,
 }
 
-/// The segment that is under way, and the links to the storage nodes.
+/// What a segment holds. One of each kind is under way at a time, so that outcomes never wait for
+/// accounting that is in no hurry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SegmentKind {
+    /// What tasks used that wrote nothing.
+    Accounting,
+    /// What tasks wrote and used.
+    Outputs,
+}
+
+/// A segment that is not durable yet.
+#[derive(Debug)]
+struct Pending {
+    kind: SegmentKind,
+    segment: NewSegment,
+    /// The transfer that tries it; `None` while it rests.
+    put: Option<PutId>,
+    /// When it is tried again.
+    again_at: Instant,
+}
+
+/// What became of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// It is durable on as many nodes as there are replicas.
+    Durable(SegmentKind),
+    /// It could not be stored, as a sentence; it is tried again.
+    Failed(String),
+}
+
+/// The segments that are under way, and the links to the storage nodes.
 #[derive(Debug)]
 pub(super) struct Storing {
     transfer: Transfer,
-    under_way: Option<(PutId, NewSegment)>,
+    /// At most one of each kind.
+    pending: Vec<Pending>,
+    /// Why the last attempt failed, for people; `None` since one succeeded.
+    trouble: Option<String>,
     /// When to ask a master for the ring; `None` while that is not wanted.
     ask_at: Option<Instant>,
 }
 
 impl Storing {
     pub(super) fn new() -> Storing {
-        Storing { transfer: Transfer::new(LINKS), under_way: None, ask_at: None }
+        let transfer = Transfer::new(LINKS);
+        Storing { transfer, pending: Vec::new(), trouble: None, ask_at: None }
     }
 
-    /// Begins to store a segment.
+    /// Begins to store a segment, of a kind of which none is under way.
     pub(super) fn store(
         &mut self,
         now: Instant,
+        kind: SegmentKind,
         segment: NewSegment,
         network: &mut Vec<NetworkEffect>,
     ) {
-        // A file of one block is named as its block is.
-        let source = SourceBlock {
-            block: BlockId(segment.file.0),
-            kind: BlockKind::Content,
-            length: segment.content.len() as u64,
-        };
-        let put = self.transfer.put(now, vec![source], Pin::default(), network);
-        let put = put.expect("nothing else is under way");
-        self.under_way = Some((put, segment));
+        self.pending.push(Pending { kind, segment, put: None, again_at: now });
+        self.begin(now, network);
     }
 
-    /// Hands over what the transfer asks for, until there is nothing more or the segment is done.
+    /// Begins the transfers that are due.
+    fn begin(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+        for pending in &mut self.pending {
+            if pending.put.is_some() || now < pending.again_at {
+                continue;
+            }
+            // A file of one block is named as its block is.
+            let source = SourceBlock {
+                block: BlockId(pending.segment.file.0),
+                kind: BlockKind::Content,
+                length: pending.segment.content.len() as u64,
+            };
+            match self.transfer.put(now, vec![source], Pin::default(), network) {
+                Ok(put) => pending.put = Some(put),
+                Err(_) => pending.again_at = now + REST,
+            }
+        }
+    }
+
+    /// Bytes of the segments that are not durable.
+    pub(super) fn bytes(&self) -> usize {
+        self.pending.iter().map(|pending| pending.segment.content.len()).sum()
+    }
+
+    /// Why nothing could be stored lately.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Hands over what the transfer asks for, until there is nothing more or something became of a
+    /// segment.
     pub(super) fn take_stored(
         &mut self,
         now: Instant,
@@ -69,19 +132,24 @@ impl Storing {
             match output {
                 Output::FetchRing => self.ask_at = Some(now),
                 Output::ReadSource { put, index } => {
-                    let content = match &self.under_way {
-                        Some((under_way, segment)) if *under_way == put => {
-                            Ok(segment.content.as_slice())
-                        }
-                        _ => Err("the segment is gone".into()),
+                    let pending = self.pending.iter().find(|pending| pending.put == Some(put));
+                    let content = match pending {
+                        Some(pending) => Ok(pending.segment.content.as_slice()),
+                        None => Err("the segment is gone".into()),
                     };
                     self.transfer.source_read(now, put, index, content, network);
                 }
                 Output::Stored { put, result } => {
-                    let done = self.under_way.take_if(|(under_way, _)| *under_way == put);
-                    if let Some((_, segment)) = done {
-                        return Some(Stored { ticket: segment.ticket, is_durable: result.is_ok() });
+                    let at = self.pending.iter().position(|pending| pending.put == Some(put));
+                    let Some(at) = at else { continue };
+                    if let Err(error) = result {
+                        let pending = &mut self.pending[at];
+                        (pending.put, pending.again_at) = (None, now + REST);
+                        self.trouble = Some(error.to_string());
+                        return Some(Stored::Failed(error.to_string()));
                     }
+                    self.trouble = None;
+                    return Some(Stored::Durable(self.pending.remove(at).kind));
                 }
                 // Nothing is fetched.
                 Output::Opened { .. } | Output::Piece { .. } | Output::Fetched { .. } => {}
@@ -101,8 +169,9 @@ impl Storing {
     }
 
     pub(super) fn tick(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
-        // Without a segment nothing is asked of any node, and a tick looks at all of them.
-        if self.under_way.is_some() {
+        self.begin(now, network);
+        // Without a transfer nothing is asked of any node, and a tick looks at all of them.
+        if !self.transfer.is_idle() {
             self.transfer.tick(now, network);
         }
     }
@@ -142,12 +211,21 @@ impl Storing {
     /// When to tick; without a master nothing is asked.
     pub(super) fn next_deadline(&self, now: Instant, has_master: bool) -> Option<Instant> {
         let ask_at = self.ask_at.filter(|_| has_master);
-        let transfer = self.under_way.as_ref().and_then(|_| self.transfer.next_deadline(now));
-        transfer.into_iter().chain(ask_at).min()
+        let transfer = match self.transfer.is_idle() {
+            true => None,
+            false => self.transfer.next_deadline(now),
+        };
+        let resting = self.pending.iter().filter(|pending| pending.put.is_none());
+        let again_at = resting.map(|pending| pending.again_at).min();
+        [ask_at, transfer, again_at].into_iter().flatten().min()
     }
 
     pub(super) fn check_invariants(&self) {
         self.transfer.check_invariants();
-        assert_eq!(self.transfer.is_idle(), self.under_way.is_none(), "one segment at a time");
+        let is_idle = self.pending.iter().all(|pending| pending.put.is_none());
+        assert_eq!(self.transfer.is_idle(), is_idle, "transfers of segments only");
+        let kinds: Vec<SegmentKind> = self.pending.iter().map(|pending| pending.kind).collect();
+        let is_once = |kind| kinds.iter().filter(|&&other| other == kind).count() <= 1;
+        assert!(kinds.iter().all(|&kind| is_once(kind)), "two segments of one kind");
     }
 }

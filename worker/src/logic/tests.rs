@@ -1,20 +1,19 @@
 //! A worker among scripted masters, balancers and storage nodes.
 
+mod segments;
+
 use std::collections::BTreeSet;
 
 use node::logic::network::Sender;
 use node::logic::refusal::Refusal;
 use proptest::prelude::*;
 use proto::description::{JobDescription, Noop, Runtime};
-use proto::ids::{BlockId, FileId, LogIndex};
-use proto::messages::file::{BlockPresence, BlockPut, BlockQuery, BlockStored};
-use proto::messages::node::{NodeRegister, RingMember, RingQuery};
-use proto::messages::task::{
-    TaskFree, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerSegment, WorkerStatus,
-};
-use proto::record::{Records, encode, set_request_id};
-use proto::segment::{AccountingEntry, Segment};
-use proto::status::{ErrorCode, Order, ProgramKind, Role, Verdict};
+use proto::ids::{FileId, LogIndex};
+use proto::messages::node::NodeRegister;
+use proto::messages::task::{TaskFree, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerStatus};
+use proto::record::{Records, encode};
+use proto::segment::{AccountingEntry, OutputContent, Segment};
+use proto::status::{ErrorCode, Order, OutputKind, ProgramKind, Role, Verdict};
 use proto::wire::bytes_of;
 
 use super::held::{WaitingRun, task_run, tasks_of};
@@ -157,6 +156,15 @@ impl Bench {
     }
 
     fn end(&mut self, slot: u32, count: u64, state: TaskState) {
+        self.end_with(slot, count, state, 0);
+    }
+
+    /// Ends tasks of a slot that printed so many bytes each.
+    fn end_with(&mut self, slot: u32, count: u64, state: TaskState, printed: usize) {
+        let content = OutputContent::Packed(vec![b'x'; printed]);
+        let kind = OutputKind::Stdout;
+        let output = Output { kind, name: Vec::new(), mode: 0, is_cut: false, content };
+        let outputs = if printed == 0 { Vec::new() } else { vec![output] };
         let first = self.worker.held.started(slot).unwrap().tasks.start;
         let end = |task| TaskEnd {
             slot,
@@ -168,6 +176,7 @@ impl Bench {
             wall: Duration(10),
             cpu: Duration(3),
             peak_memory_bytes: 0,
+            outputs: outputs.clone(),
         };
         let ends = (first..first + count).map(end).collect();
         self.handle(Event::Ended { ends, given_up: Vec::new() });
@@ -528,61 +537,6 @@ fn settled_runs_are_final_or_again_before_the_inventory_lacks_them() {
 }
 
 #[test]
-fn accounting_is_stored_on_the_ring_and_then_reported() {
-    let mut bench = Bench::registered();
-    bench.hear(PRIMARY, &deal(0..1).record());
-    bench.end(0, 1, TaskState::Done);
-    bench.acknowledge(1, &[]);
-    bench.pass(Duration::from_secs(2));
-    assert_eq!(bench.sent::<RingQuery>(MASTER_LINK).len(), 1);
-    let member = RingMember {
-        node_uuid: NodeId(1).to_wire(),
-        store_uuid: NodeId(1).to_wire(),
-        weight: 1,
-        address_length: 2,
-        ..RingMember::default()
-    };
-    let reply = RingReply {
-        ring_version: 4,
-        partition_count: 16,
-        replica_count: 1,
-        ..RingReply::default()
-    };
-    bench.hear(MASTER_LINK, &encode(&reply, &[bytes_of(&[member]), b"s1"]));
-    let storage = Link(balancers::LINKS_END);
-    bench.connect(storage, "");
-    let hear_storage = |bench: &mut Bench, record: &[u8]| {
-        let record = Records::of(record).next().unwrap().unwrap();
-        let sender = Sender { node: NodeId(1), ..Bench::sender(storage) };
-        bench.handle(Event::Network(NetworkEvent::Record { sender, record }));
-    };
-    let queries = bench.sent::<BlockQuery>(storage);
-    let request = Records::of(&queries[0]).next().unwrap().unwrap().request_id();
-    let presence = BlockPresence { ring_version: 4, ..BlockPresence::default() };
-    let mut presence = encode(&presence, &[&[0u8]]);
-    set_request_id(&mut presence, request);
-    hear_storage(&mut bench, &presence);
-    let puts = bench.sent::<BlockPut>(storage);
-    let record = Records::of(&puts[0]).next().unwrap().unwrap();
-    let (put, [content]) = record.open::<BlockPut, 1>().unwrap();
-    let segment = Segment::open(content).unwrap();
-    assert_eq!(segment.sections()[0].job, JOB);
-    assert_eq!({ segment.sections()[0].entries[0].node_uuid }, NodeId(0xa).to_wire());
-    assert!(bench.sent::<WorkerSegment>(MASTER_LINK).is_empty(), "not before it is durable");
-    let stored = BlockStored { block_uuid: put.block_uuid, ..BlockStored::default() };
-    let mut stored = encode(&stored, &[]);
-    set_request_id(&mut stored, record.request_id());
-    hear_storage(&mut bench, &stored);
-    let reports = bench.sent::<WorkerSegment>(MASTER_LINK);
-    let (report, [runs]) =
-        Records::of(&reports[0]).next().unwrap().unwrap().open::<WorkerSegment, 1>().unwrap();
-    assert_eq!(FileId::from(report.segment_uuid).0, BlockId::from(put.block_uuid).0);
-    assert_eq!(items_of::<TaskRun>(runs).unwrap(), [task_run(JOB, &(0..1), 0, 0)]);
-    bench.acknowledge(2, &[]);
-    assert!(bench.worker.results.is_empty() && bench.worker.accounting.is_empty());
-}
-
-#[test]
 fn at_the_bound_of_its_results_it_takes_no_new_tasks_and_says_so() {
     let mut bench = Bench::registered();
     bench.sent::<WorkerHeartbeat>(PRIMARY);
@@ -664,7 +618,8 @@ fn a_stopping_worker_gives_back_what_waits_and_ends_when_all_is_delivered() {
 #[derive(Clone, Debug)]
 enum Step {
     Deal { first: u64, count: u64, is_old: bool },
-    End { slot: u32, count: u64, state: TaskState },
+    End { slot: u32, count: u64, state: TaskState, printed: usize },
+    Store,
     GiveUp { slot: u32 },
     Acknowledge { refused: Range<u64> },
     Recall { tasks: Range<u64> },
@@ -680,8 +635,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (0u64..300, 1u64..40, prop::bool::weighted(0.1))
             .prop_map(|(first, count, is_old)| Step::Deal { first, count, is_old }),
-        10 => (0u32..2, 1u64..20, state)
-            .prop_map(|(slot, count, state)| Step::End { slot, count, state }),
+        10 => (0u32..2, 1u64..20, state, prop::sample::select(vec![0, 0, 20, 400_000]))
+            .prop_map(|(slot, count, state, printed)| Step::End { slot, count, state, printed }),
+        4 => Just(Step::Store),
         1 => (0u32..2).prop_map(|slot| Step::GiveUp { slot }),
         5 => range.clone().prop_map(|refused| Step::Acknowledge { refused }),
         1 => range.clone().prop_map(|tasks| Step::Recall { tasks }),
@@ -714,15 +670,16 @@ fn live(steps: Vec<Step>) {
                 known.dealt.extend((first..first + count).map(|task| (task, attempt)));
                 bench.hear(PRIMARY, &dealt.record());
             }
-            Step::End { slot, count, state } => {
+            Step::End { slot, count, state, printed } => {
                 let Some((tasks, _)) = known.busy.get_mut(&slot) else { continue };
                 let count = count.min(tasks.end - tasks.start);
                 tasks.start += count;
                 if tasks.is_empty() {
                     known.busy.remove(&slot);
                 }
-                bench.end(slot, count, state);
+                bench.end_with(slot, count, state, printed);
             }
+            Step::Store => bench.serve_storage(),
             Step::GiveUp { slot } => {
                 if known.busy.remove(&slot).is_some() {
                     bench.handle(Event::Ended { ends: Vec::new(), given_up: vec![slot] });

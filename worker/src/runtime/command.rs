@@ -1,27 +1,26 @@
-//! The runtime that runs a program: chooses it, gives it a folder and an environment, watches its
-//! limits, and says how it ended.
+//! The runtime that runs a program: has its inputs brought, gives it a folder, watches its limits,
+//! and says how it ended.
 //!
 //! The process is started, waited for and killed by the spawn helper. A task whose end nobody saw,
 //! because the helper died, is lost, not failed. Deliberately not here: fetching programs and
-//! inputs from storage, and what becomes of what a task printed.
+//! inputs from storage (`inputs/`), what exactly is started (`invocation.rs`), and what becomes of
+//! what a task printed.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use node::clock::Clock;
-use proto::description::{Program, Runtime as RuntimeKind};
+use node::clock::{Clock, time_of_day};
 use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
 
 use super::folder::TaskFolder;
-use super::{Cancel, Ending, Runtime, Task};
+use super::invocation::{Invocation, progress};
+use super::{Cancel, Ending, Equipment, Runtime, Task, outputs};
+use crate::inputs::{Missing, Prepared};
 use crate::logic::EXIT_NOT_STARTED;
-use crate::spawn::processes::{OUTPUTS_VARIABLE, group_memory, kill_left_over};
-use crate::spawn::{Answer, Command, HelperDied, Running, Spawner};
+use crate::running::RunningTask;
+use crate::spawn::processes::group_memory;
+use crate::spawn::{Answer, HelperDied, Running};
 
 /// How often memory and the length of what is printed are looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
@@ -32,30 +31,42 @@ const REST: Duration = Duration::from_secs(1);
 /// Minus the number of SIGKILL, the signal that limits and cancellation send.
 const EXIT_KILLED: i32 = -9;
 
-/// The environment that tasks have of a worker, with what it is where the worker lacks it too.
-const OWN_VARIABLES: [(&str, &str); 3] =
-    [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
-
 /// Executes tasks that are processes.
 #[derive(Debug)]
 pub(super) struct CommandRuntime {
     clock: Clock,
-    spawner: Spawner,
+    equipment: Equipment,
+    /// Where the running program lies, which tasks may want to call.
+    programs: Option<PathBuf>,
 }
 
 /// Why a task is not, or not known to be, executed to its end.
 enum Obstacle {
     /// The task's own fault, as a sentence for its author.
     Task(Cause, String),
-    /// The machine's: another attempt may succeed.
-    Machine(io::Error),
+    /// The machine's or storage's: another attempt may succeed.
+    Machine(Cause, io::Error),
+    /// It was cancelled before it began.
+    Cancelled,
     /// Nobody knows how it ended.
     HelperDied,
 }
 
+impl From<Missing> for Obstacle {
+    fn from(missing: Missing) -> Obstacle {
+        match missing {
+            Missing::Job(cause, reason) => Obstacle::Task(cause, reason),
+            Missing::Trouble(reason) => {
+                Obstacle::Machine(Cause::InputFailed, io::Error::other(reason))
+            }
+            Missing::Cancelled => Obstacle::Cancelled,
+        }
+    }
+}
+
 impl From<io::Error> for Obstacle {
     fn from(error: io::Error) -> Obstacle {
-        Obstacle::Machine(error)
+        Obstacle::Machine(Cause::NotStarted, error)
     }
 }
 
@@ -66,27 +77,46 @@ impl From<HelperDied> for Obstacle {
 }
 
 impl CommandRuntime {
-    pub(super) fn new(clock: Clock, spawner: Spawner) -> CommandRuntime {
-        CommandRuntime { clock, spawner }
+    pub(super) fn new(equipment: Equipment) -> CommandRuntime {
+        let program = std::env::current_exe().ok();
+        let programs = program.and_then(|program| Some(program.parent()?.to_owned()));
+        CommandRuntime { clock: equipment.clock, equipment, programs }
     }
 
     fn run(
         &self,
         task: &Task<'_>,
         folder: &mut TaskFolder,
+        prepared: &Prepared,
         cancel: &Cancel,
     ) -> Result<Ending, Obstacle> {
-        let description = &task.spec.description;
-        if description.lines.is_some() {
-            let text = "this worker cannot read the lines of --each-line yet";
-            return Err(Obstacle::Task(Cause::InputFailed, text.to_owned()));
+        let inputs = &self.equipment.inputs;
+        let failures = inputs.failure_count();
+        let line = prepared.line(task.index, cancel)?;
+        let (view, cluster) = (prepared.view(), self.equipment.cluster.as_str());
+        let user = self.equipment.spawner.user();
+        let programs = self.programs.as_deref();
+        let command = Invocation { task, folder, view, line, cluster, user, programs }.command()?;
+        let running = self.equipment.spawner.spawn(command)?;
+        let ending = self.watch(task, folder, cancel, &running)?;
+        if let Err(error) = folder.unmark() {
+            // A task that may remove it may.
+            tracing::debug!(%error, "what tells that a task runs cannot be removed");
         }
-        if !description.inputs.is_empty() || !task.spec.input_files.is_empty() {
-            let text = "this worker cannot show inputs yet";
-            return Err(Obstacle::Task(Cause::InputFailed, text.to_owned()));
+        let may_be_ours = ending.state == TaskState::Failed
+            && matches!(ending.cause, Cause::None | Cause::Signal)
+            && prepared.view().is_some();
+        if !may_be_ours {
+            return Ok(ending);
         }
-        let running = self.spawner.spawn(command(task, folder)?)?;
-        self.watch(task, folder, cancel, &running)
+        inputs.mend();
+        if inputs.failure_count() == failures {
+            return Ok(ending);
+        }
+        tracing::warn!(job = %task.spec.job, task = %task.index,
+            "a task failed while its inputs could not be read: it is attempted again");
+        let (state, cause) = (TaskState::Lost, Cause::InputFailed);
+        Ok(Ending { state, cause, ..ending })
     }
 
     /// Waits for the end, which it hastens where a limit is reached or the task is cancelled.
@@ -98,7 +128,8 @@ impl CommandRuntime {
         running: &Running,
     ) -> Result<Ending, Obstacle> {
         let description = &task.spec.description;
-        let limit = description.time_limit.map(|limit| task.started + limit);
+        // Bringing the inputs is not the task's time.
+        let limit = description.time_limit.map(|limit| self.clock.now() + limit);
         let (mut group, mut killed, mut peak) = (None, None, 0);
         let mut sample_due = self.clock.now() + SAMPLE;
         loop {
@@ -173,7 +204,8 @@ fn park_until(clock: Clock, until: Instant) {
 
 impl Runtime for CommandRuntime {
     fn execute(&mut self, task: &Task<'_>, cancel: &Cancel) -> Ending {
-        let made = TaskFolder::make(self.spawner.folder(), task);
+        let spawner = &self.equipment.spawner;
+        let made = TaskFolder::make(spawner.folder(), task, spawner.user());
         let mut folder = match made {
             Ok(folder) => folder,
             Err(error) => {
@@ -183,8 +215,26 @@ impl Runtime for CommandRuntime {
                 return Ending::of(TaskState::Lost, 0, Cause::NotStarted);
             }
         };
-        let ending = match self.run(task, &mut folder, cancel) {
+        let listed = self.equipment.running.begin(RunningTask {
+            job: task.spec.job,
+            task: task.index,
+            attempt: task.attempt,
+            start_unix_us: time_of_day().as_micros(),
+            stdout: folder.stdout(),
+            stderr: folder.stderr(),
+            progress: progress(&folder),
+        });
+        let prepared = self.equipment.inputs.prepare(task.spec, cancel);
+        let view = prepared.as_ref().ok().and_then(Prepared::view);
+        // What stands in a description that is a file holds from here on.
+        let task = &Task { spec: view.map_or(task.spec, |view| &view.spec), ..*task };
+        let ended = match &prepared {
+            Ok(prepared) => self.run(task, &mut folder, prepared, cancel),
+            Err(missing) => Err(missing.clone().into()),
+        };
+        let ending = match ended {
             Ok(ending) => ending,
+            Err(Obstacle::Cancelled) => Ending::of(TaskState::Lost, 0, Cause::Cancelled),
             Err(Obstacle::Task(cause, reason)) => {
                 tracing::debug!(job = %task.spec.job, task = %task.index, reason,
                     "a task was not started");
@@ -193,141 +243,27 @@ impl Runtime for CommandRuntime {
                 }
                 Ending::of(TaskState::Failed, EXIT_NOT_STARTED, cause)
             }
-            Err(Obstacle::Machine(error)) => {
+            Err(Obstacle::Machine(cause, error)) => {
                 tracing::warn!(job = %task.spec.job, task = %task.index, %error,
                     "a task cannot be executed here");
                 cancel.wait(self.clock, self.clock.now() + REST);
-                Ending::of(TaskState::Lost, 0, Cause::NotStarted)
+                Ending::of(TaskState::Lost, 0, cause)
             }
             Err(Obstacle::HelperDied) => {
-                if let Err(error) = kill_left_over(folder.path()) {
+                if let Err(error) = self.equipment.spawner.kill_left_over(folder.path()) {
                     tracing::warn!(%error, "a task that nobody watches runs on");
                 }
                 Ending::of(TaskState::Lost, 0, Cause::CutOff)
             }
         };
+        let patterns = &task.spec.description.outputs;
+        let client = &self.equipment.client;
+        let ending = outputs::gather(ending, &mut folder, patterns, client, cancel);
+        drop(listed);
         if let Err(error) = folder.close(task.spec.description.keep_scratch) {
             tracing::warn!(job = %task.spec.job, task = %task.index, %error,
                 "the folder of a task cannot be cleared");
         }
         ending
-    }
-}
-
-/// What is to be started for a task.
-fn command(task: &Task<'_>, folder: &TaskFolder) -> Result<Command, Obstacle> {
-    let RuntimeKind::Command { program, arguments } = &task.spec.description.runtime else {
-        unreachable!("whoever chooses the runtime goes by the description");
-    };
-    let environment = environment(task, folder);
-    let (program, name) = match program {
-        Program::Path(path) => (look_up(path, environment.get(OsStr::new("PATH")))?, path.clone()),
-        Program::Inline if task.spec.program.is_empty() => {
-            return Err(not_started("the program of the job is empty"));
-        }
-        Program::Inline => {
-            let path = folder.write_program(&task.spec.program)?;
-            (path.clone(), into_bytes(path))
-        }
-        Program::File(file) => {
-            return Err(not_started(&format!(
-                "this worker cannot fetch programs such as {file} yet"
-            )));
-        }
-    };
-    let index = task.spec.description.array.number(task.index).to_string();
-    let arguments = arguments.iter().map(|argument| substitute(argument, index.as_bytes()));
-    let environment = environment.into_iter();
-    Ok(Command {
-        program: into_bytes(program),
-        name,
-        arguments: arguments.collect(),
-        environment: environment.map(|(key, it)| (key.into_vec(), it.into_vec())).collect(),
-        folder: into_bytes(folder.scratch()),
-        stdout: into_bytes(folder.stdout()),
-        stderr: into_bytes(folder.stderr()),
-        mark: into_bytes(folder.path().join(crate::spawn::processes::MARK)),
-    })
-}
-
-fn into_bytes(path: PathBuf) -> Vec<u8> {
-    path.into_os_string().into_vec()
-}
-
-fn not_started(reason: &str) -> Obstacle {
-    Obstacle::Task(Cause::NotStarted, reason.to_owned())
-}
-
-/// The worker's own, below the job's, below Remuda's.
-fn environment(task: &Task<'_>, folder: &TaskFolder) -> BTreeMap<OsString, OsString> {
-    let own = OWN_VARIABLES.iter().map(|&(name, default)| {
-        (name.into(), std::env::var_os(name).unwrap_or_else(|| default.into()))
-    });
-    let jobs = &task.spec.description.environment;
-    let jobs = jobs.iter().map(|(name, value)| (name.into(), value.into()));
-    let remudas: [(&str, OsString); 5] = [
-        ("REMUDA_JOB", task.spec.job.to_string().into()),
-        ("REMUDA_TASK", task.index.to_string().into()),
-        ("REMUDA_ATTEMPT", task.attempt.to_string().into()),
-        ("REMUDA_INPUTS", folder.inputs().into()),
-        (OUTPUTS_VARIABLE, folder.outputs().into()),
-    ];
-    let remudas = remudas.into_iter().map(|(name, value)| (name.into(), value));
-    own.chain(jobs).chain(remudas).collect()
-}
-
-/// The executable that an absolute path or a name means.
-fn look_up(program: &[u8], path: Option<&OsString>) -> Result<PathBuf, Obstacle> {
-    let name = OsStr::from_bytes(program);
-    if program.contains(&b'/') {
-        return Ok(name.into());
-    }
-    let folders = path.map(|path| std::env::split_paths(path).collect::<Vec<PathBuf>>());
-    let mut candidates = folders.unwrap_or_default().into_iter().map(|folder| folder.join(name));
-    candidates.find(|candidate| is_executable(candidate)).ok_or_else(|| {
-        not_started(&format!(
-            "there is no program {name:?} in the PATH of this worker; a program of your own is \
-             uploaded with the job"
-        ))
-    })
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.is_absolute()
-        && path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
-}
-
-/// An argument with every `{index}` replaced.
-fn substitute(argument: &[u8], index: &[u8]) -> Vec<u8> {
-    const PLACE: &[u8] = b"{index}";
-    let (mut result, mut rest) = (Vec::with_capacity(argument.len()), argument);
-    while let Some((&first, behind)) = rest.split_first() {
-        if let Some(behind) = rest.strip_prefix(PLACE) {
-            result.extend_from_slice(index);
-            rest = behind;
-        } else {
-            result.push(first);
-            rest = behind;
-        }
-    }
-    result
-}
-
-#[cfg(test)]
-mod substitution {
-    use super::substitute;
-
-    #[test]
-    fn every_place_is_replaced_and_nothing_else() {
-        for (argument, wanted) in [
-            ("{index}", "12"),
-            ("a{index}b{index}{index}", "a12b1212"),
-            ("{{index}}", "{12}"),
-            ("{index", "{index"),
-            ("{line} {Index}", "{line} {Index}"),
-            ("", ""),
-        ] {
-            assert_eq!(substitute(argument.as_bytes(), b"12"), wanted.as_bytes());
-        }
     }
 }

@@ -1,24 +1,30 @@
-//! The folder of one task: its scratch folder, what it prints, its program where the job brought
-//! one.
+//! The folder of one task: its scratch folder and what it prints.
 //!
 //! Below `tasks` of the data folder while it runs; removed afterwards, or moved to `kept` beside
 //! that. Deliberately not here: what runs in it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::Task;
+use proto::ids::TaskIndex;
+use proto::limits::STREAM_BYTES;
 
-/// Longest standard output, and longest standard error, that is kept of a task: the first bytes.
-pub(super) const OUTPUT_BYTES: u64 = 16 << 20;
+use super::Task;
+use crate::logic::CrashedTask;
+use crate::spawn::TaskUser;
+use crate::spawn::processes::MARK;
 
 /// What stands behind an output that was longer.
 const CUT: &str = "\n[remuda: only the first 16 MiB are kept]\n";
 
 /// Permissions of what its owner may do everything with, others nothing.
 const PRIVATE: u32 = 0o700;
+
+/// As above, but others may pass through.
+const PASSABLE: u32 = 0o711;
 
 /// The folder of a task that is being executed.
 #[derive(Debug)]
@@ -29,19 +35,39 @@ pub(super) struct TaskFolder {
 }
 
 impl TaskFolder {
-    /// Makes it, below the folder of all of them.
-    pub(super) fn make(tasks: &Path, task: &Task<'_>) -> io::Result<TaskFolder> {
+    /// Makes it, below the folder of all of them. A task that runs as another user gets what it
+    /// writes to as its own, but not the folder around that: what the worker reads there as root is
+    /// not to be replaced by a link.
+    pub(super) fn make(
+        tasks: &Path,
+        task: &Task<'_>,
+        user: Option<TaskUser>,
+    ) -> io::Result<TaskFolder> {
         let name = format!("{}-{}-{}", task.spec.job, task.index, task.attempt);
         let folder = TaskFolder { path: tasks.join(name), was_cut: [false; 2] };
         if folder.path.exists() {
             remove_folder(&folder.path)?;
         }
         fs::create_dir(&folder.path)?;
-        fs::set_permissions(&folder.path, Permissions::from_mode(PRIVATE))?;
-        fs::create_dir(folder.inputs())?;
-        fs::create_dir(folder.scratch())?;
-        fs::create_dir(folder.outputs())?;
+        let mode = if user.is_some() { PASSABLE } else { PRIVATE };
+        fs::set_permissions(&folder.path, Permissions::from_mode(mode))?;
+        let folders = [folder.inputs(), folder.scratch(), folder.outputs(), folder.told()];
+        folders.iter().try_for_each(fs::create_dir)?;
+        if let Some(TaskUser { uid, gid }) = user {
+            let files = [folder.stdout(), folder.stderr(), folder.path.join(MARK)];
+            for file in &files {
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+            }
+            for path in folders.iter().chain(&files) {
+                std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+            }
+        }
         Ok(folder)
+    }
+
+    /// Notes that nothing runs here any more: who dies from now on did not interrupt the task.
+    pub(super) fn unmark(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(MARK))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -63,6 +89,11 @@ impl TaskFolder {
         self.path.join("scratch/outputs")
     }
 
+    /// Where the task tells something while it runs.
+    pub(super) fn told(&self) -> PathBuf {
+        self.path.join("told")
+    }
+
     pub(super) fn stdout(&self) -> PathBuf {
         self.path.join("stdout")
     }
@@ -71,27 +102,25 @@ impl TaskFolder {
         self.path.join("stderr")
     }
 
-    /// Writes the program that the job brought, executable.
-    pub(super) fn write_program(&self, bytes: &[u8]) -> io::Result<PathBuf> {
-        let path = self.path.join("program");
-        fs::write(&path, bytes)?;
-        fs::set_permissions(&path, Permissions::from_mode(PRIVATE))?;
-        Ok(path)
+    /// Tells whoever reads what the task printed why it did not run, or what is wrong with it.
+    pub(super) fn explain(&mut self, reason: &str) -> io::Result<()> {
+        let line = format!("remuda: {reason}\n");
+        // Where the task printed as much as is kept, the end of that makes room.
+        self.was_cut[1] |= cut(&self.stderr(), STREAM_BYTES.saturating_sub(line.len() as u64))?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true);
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options.open(self.stderr())?.write_all(line.as_bytes())
     }
 
-    /// Tells whoever reads what the task printed why it did not run.
-    pub(super) fn explain(&self, reason: &str) -> io::Result<()> {
-        let mut file = OpenOptions::new().append(true).create(true).open(self.stderr())?;
-        writeln!(file, "remuda: {reason}")
-    }
-
-    /// Cuts what it printed back to [`OUTPUT_BYTES`]. A task that runs goes on behind that, so this
-    /// is done again and again, and what stays is the beginning.
-    pub(super) fn cut_outputs(&mut self) -> io::Result<()> {
+    /// Cuts what it printed back to [`STREAM_BYTES`]. A task that runs goes on behind that, so this
+    /// is done again and again, and what stays is the beginning. Tells whether standard output and
+    /// standard error were ever longer.
+    pub(super) fn cut_outputs(&mut self) -> io::Result<[bool; 2]> {
         for (path, was_cut) in [self.stdout(), self.stderr()].iter().zip(&mut self.was_cut) {
-            *was_cut |= cut(path)?;
+            *was_cut |= cut(path, STREAM_BYTES)?;
         }
-        Ok(())
+        Ok(self.was_cut)
     }
 
     /// After its end: says where an output was cut, and removes the folder unless it is to be kept.
@@ -118,11 +147,23 @@ impl TaskFolder {
     }
 }
 
-/// Cuts a file to [`OUTPUT_BYTES`]; true where it was longer.
-fn cut(path: &Path) -> io::Result<bool> {
+/// The task whose folder has such a name.
+pub(crate) fn task_of(name: &OsStr) -> Option<CrashedTask> {
+    let mut parts = name.to_str()?.rsplitn(3, '-');
+    let (attempt, task, job) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(CrashedTask {
+        job: job.parse().ok()?,
+        task: TaskIndex(task.parse().ok()?),
+        attempt: attempt.parse().ok()?,
+    })
+}
+
+/// Cuts a file to a length; true where it was longer.
+fn cut(path: &Path, length: u64) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() > OUTPUT_BYTES => {
-            File::options().write(true).open(path)?.set_len(OUTPUT_BYTES)?;
+        Ok(metadata) if metadata.is_file() && metadata.len() > length => {
+            let mut options = File::options();
+            options.write(true).custom_flags(libc::O_NOFOLLOW).open(path)?.set_len(length)?;
             Ok(true)
         }
         Ok(_) => Ok(false),
@@ -149,4 +190,22 @@ fn allow_removal(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::ids::JobId;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_tells_its_task() {
+        let (job, task) = (JobId(u128::MAX / 3), TaskIndex(70));
+        let name = format!("{job}-{task}-4294967297");
+        let wanted = CrashedTask { job, task, attempt: 4_294_967_297 };
+        assert_eq!(task_of(OsStr::new(&name)), Some(wanted));
+        for other in ["", "process", "a-b-c", "1-2", &name[1..], &name[..40]] {
+            assert_eq!(task_of(OsStr::new(other)), None, "{other}");
+        }
+    }
 }

@@ -6,7 +6,10 @@
 
 mod command;
 mod folder;
+mod invocation;
 mod noop;
+mod outputs;
+mod pattern;
 #[cfg(test)]
 mod tests;
 
@@ -14,17 +17,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
 
+use client::Client;
 use node::clock::Clock;
 use proto::description::Runtime as RuntimeKind;
 use proto::ids::TaskIndex;
+use proto::segment::Output;
 use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
 
+use crate::inputs::Inputs;
 use crate::logic::TaskEnd;
 use crate::logic::job::JobSpec;
+use crate::running::Running;
 use crate::spawn::Spawner;
 use command::CommandRuntime;
-pub(crate) use folder::remove_folder;
+pub(crate) use folder::{remove_folder, task_of};
 use noop::NoopRuntime;
 
 /// Asks a slot's task to end. Shared by the loop, which asks, and the slot, which looks.
@@ -80,7 +87,7 @@ pub struct Task<'a> {
 }
 
 /// How a task ended, before it is put beside its times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     /// Done, failed or lost.
     pub state: TaskState,
@@ -92,14 +99,23 @@ pub struct Ending {
     pub cpu: Duration,
     /// Largest resident memory that it had, in bytes.
     pub peak_memory_bytes: u64,
+    /// What it wrote: packed within the limits of one task, or durable on storage already.
+    pub outputs: Vec<Output>,
 }
 
 impl Ending {
-    /// Of a task that ended by itself.
+    /// Of a task that ended by itself and wrote nothing.
     #[must_use]
     pub fn exit(exit_code: i32) -> Ending {
         let state = if exit_code == 0 { TaskState::Done } else { TaskState::Failed };
-        Ending { state, exit_code, cause: Cause::None, cpu: Duration::ZERO, peak_memory_bytes: 0 }
+        Ending {
+            state,
+            exit_code,
+            cause: Cause::None,
+            cpu: Duration::ZERO,
+            peak_memory_bytes: 0,
+            outputs: Vec::new(),
+        }
     }
 
     /// Of a task that did not end by itself.
@@ -115,6 +131,38 @@ pub trait Runtime: Send {
     fn execute(&mut self, task: &Task<'_>, cancel: &Cancel) -> Ending;
 }
 
+/// What the runtimes of all slots of a worker share.
+#[derive(Clone, Debug)]
+pub struct Equipment {
+    /// The worker's clock.
+    pub clock: Clock,
+    /// Starts processes.
+    pub spawner: Spawner,
+    /// Reaches storage.
+    pub client: Arc<Client>,
+    /// Where they tell what runs.
+    pub running: Running,
+    /// Brings what tasks need.
+    pub inputs: Inputs,
+    /// Addresses of masters, as tasks that are clients too are told them.
+    pub cluster: String,
+}
+
+impl Equipment {
+    /// With nothing running yet, for a cluster with masters at these addresses.
+    #[must_use]
+    pub fn new(
+        clock: Clock,
+        spawner: Spawner,
+        client: Arc<Client>,
+        inputs: Inputs,
+        masters: &[String],
+    ) -> Equipment {
+        let (running, cluster) = (Running::default(), masters.join(","));
+        Equipment { clock, spawner, client, running, inputs, cluster }
+    }
+}
+
 /// The runtimes of one slot.
 #[derive(Debug)]
 pub struct Runtimes {
@@ -124,10 +172,11 @@ pub struct Runtimes {
 }
 
 impl Runtimes {
-    /// All that this worker has. Processes are started through `spawner`.
+    /// All that this worker has.
     #[must_use]
-    pub fn new(clock: Clock, spawner: Spawner) -> Runtimes {
-        let command = CommandRuntime::new(clock, spawner);
+    pub fn new(equipment: Equipment) -> Runtimes {
+        let clock = equipment.clock;
+        let command = CommandRuntime::new(equipment);
         Runtimes { clock, command, noop: NoopRuntime::new(clock) }
     }
 
@@ -160,6 +209,7 @@ impl Runtimes {
             wall: self.clock.now().since(started),
             cpu: ending.cpu,
             peak_memory_bytes: ending.peak_memory_bytes,
+            outputs: ending.outputs,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The runtime that does nothing, for measuring: outcome and duration of each task follow from its
-//! index and the job's seed.
+//! The runtime that does nothing, for measuring: outcome, duration and what is printed follow from
+//! the task's index and the job's seed.
 
 use node::clock::Clock;
 use proto::description::Runtime as RuntimeKind;
-use proto::status::{Cause, TaskState};
+use proto::segment::{Output, OutputContent};
+use proto::status::{Cause, OutputKind, TaskState};
 use proto::time::Duration;
 
 use super::{Cancel, Ending, Runtime, Task};
@@ -32,6 +33,14 @@ impl Runtime for NoopRuntime {
                 return Ending::of(TaskState::Lost, 0, Cause::Cancelled);
             }
         }
-        Ending::exit(outcome.exit_code)
+        let printed = noop.printed(task.index);
+        let outputs = (!printed.is_empty()).then(|| Output {
+            kind: OutputKind::Stdout,
+            name: Vec::new(),
+            mode: 0,
+            is_cut: false,
+            content: OutputContent::Packed(printed),
+        });
+        Ending { outputs: outputs.into_iter().collect(), ..Ending::exit(outcome.exit_code) }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! - [`helper_main`] is the helper; the program starts itself again with [`ENTRY`] for it
 //! - [`Spawner`] is the worker's end: starts the helper, asks it, hands its answers to the slots
+//! - [`TaskUser`] is who the helper becomes, and with it all tasks
 //! - `processes.rs` finds what a predecessor left running
 //!
 //! `docs/decisions/spawn-helper.md` says why. Deliberately not here: what a task is.
 
 pub(crate) mod processes;
 mod starter;
+mod user;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +30,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use processes::MARK;
 pub use starter::helper_main;
+pub use user::TaskUser;
 pub(crate) use wire::{Answer, Command};
 use wire::{Incoming, Request, encode};
 
@@ -45,13 +48,15 @@ pub struct HelperProgram {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Who it becomes; `None` where it stays who the worker is.
+    pub user: Option<TaskUser>,
 }
 
 impl HelperProgram {
     /// The running program with [`ENTRY`], also when its file was replaced since.
     #[must_use]
-    pub fn this_one() -> HelperProgram {
-        HelperProgram { program: "/proc/self/exe".into(), arguments: vec![ENTRY.into()] }
+    pub fn this_one(user: Option<TaskUser>) -> HelperProgram {
+        HelperProgram { program: "/proc/self/exe".into(), arguments: vec![ENTRY.into()], user }
     }
 }
 
@@ -66,6 +71,7 @@ pub struct Spawner {
 struct Shared {
     program: HelperProgram,
     folder: PathBuf,
+    left: Vec<OsString>,
     state: Mutex<State>,
 }
 
@@ -87,15 +93,26 @@ impl Spawner {
     /// # Errors
     /// Where something does not end, or the folder cannot be made.
     pub fn open(data: &Path, program: HelperProgram) -> io::Result<Spawner> {
+        let data = &data.canonicalize()?;
         let folder = data.join("tasks");
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
+        let user = program.user;
+        if let Some(user) = user {
+            user.admit(data)?;
+            user.admit(&folder)?;
+        }
         // The helper first, which the mark of this folder tells: it could start something more.
-        let mut killed = processes::kill_left_over(&folder)?;
+        let mut killed = processes::kill_left_over(&folder, user)?;
+        let mut left = Vec::new();
         for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
+            let entry = entry?;
+            let path = entry.path();
             if path.is_dir() {
-                killed += processes::kill_left_over(&path)?;
+                if processes::was_running(&path) {
+                    left.push(entry.file_name());
+                }
+                killed += processes::kill_left_over(&path, user)?;
                 crate::runtime::remove_folder(&path)?;
             }
         }
@@ -103,12 +120,27 @@ impl Spawner {
             tracing::info!(killed, "the worker ended what its predecessor left running");
         }
         let state = Mutex::default();
-        Ok(Spawner { shared: Arc::new(Shared { program, folder, state }) })
+        Ok(Spawner { shared: Arc::new(Shared { program, folder, left, state }) })
     }
 
     /// Where the folders of tasks are; absolute.
     pub(crate) fn folder(&self) -> &Path {
         &self.shared.folder
+    }
+
+    /// Names of the folders in which a process ran when a predecessor of this worker died.
+    pub(crate) fn left(&self) -> &[OsString] {
+        &self.shared.left
+    }
+
+    /// Who processes run as, where that is another user than the worker's.
+    pub(crate) fn user(&self) -> Option<TaskUser> {
+        self.shared.program.user
+    }
+
+    /// Kills what runs in the folder of a task that nobody watches any more.
+    pub(crate) fn kill_left_over(&self, folder: &Path) -> io::Result<usize> {
+        processes::kill_left_over(folder, self.user())
     }
 
     /// Starts a process on behalf of this thread, which is unparked when it ended.
@@ -222,7 +254,12 @@ struct Connection {
 impl Connection {
     fn start(program: &HelperProgram, folder: &Path) -> io::Result<Connection> {
         let (stream, theirs) = UnixStream::pair()?;
-        let child = std::process::Command::new(&program.program)
+        let mut command = std::process::Command::new(&program.program);
+        if let Some(user) = program.user {
+            // Other groups are given up as well: a root that names a user does that.
+            command.uid(user.uid).gid(user.gid);
+        }
+        let child = command
             .arg0("remuda-spawn-helper")
             .args(&program.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))

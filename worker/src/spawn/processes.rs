@@ -11,6 +11,8 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
+use super::user::TaskUser;
+
 /// Name of the file in a folder that tells the process that runs there.
 pub(crate) const MARK: &str = "process";
 
@@ -79,12 +81,29 @@ pub(super) fn mark(pid: Pid) -> io::Result<String> {
     Ok(format!("{pid} {} {}\n", process.start, boot.trim()))
 }
 
-/// The process that a folder's mark tells, if it still runs.
-fn marked(folder: &Path) -> Option<Process> {
+/// The process that a folder's mark tells, if it still runs. Where tasks have a user of their own,
+/// a task could have written the mark: only that user's processes are believed to be meant.
+fn marked(folder: &Path, user: Option<TaskUser>) -> Option<Process> {
     let text = std::fs::read_to_string(folder.join(MARK)).ok()?;
     let pid = Pid::from_raw(text.split(' ').next()?.parse().ok()?)?;
     let process = Process::read(pid).filter(|process| !process.is_ended)?;
-    (mark(pid).ok()? == text).then_some(process)
+    let is_theirs = user.is_none_or(|user| user_of(pid) == Some(user.uid));
+    (is_theirs && mark(pid).ok()? == text).then_some(process)
+}
+
+/// Whether a folder's mark tells a process of this boot, whatever became of it since: it ran when
+/// its worker died. After a boot nobody knows, and the task is not blamed for the machine's end.
+pub(super) fn was_running(folder: &Path) -> bool {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let text = std::fs::read_to_string(folder.join(MARK)).unwrap_or_default();
+    text.ends_with('\n') && text.trim_end().rsplit(' ').next() == Some(boot.trim())
+}
+
+/// Who a process runs as.
+fn user_of(pid: Pid) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Bytes of memory that the processes of a group have resident together; what they share counts
@@ -101,10 +120,10 @@ pub(crate) fn group_memory(group: u32) -> u64 {
 ///
 /// # Errors
 /// Where `/proc` cannot be read or something does not end.
-pub(crate) fn kill_left_over(folder: &Path) -> io::Result<usize> {
+pub(super) fn kill_left_over(folder: &Path, user: Option<TaskUser>) -> io::Result<usize> {
     let mut killed = 0;
     for _ in 0..ROUNDS {
-        let marked = marked(folder);
+        let marked = marked(folder, user);
         let mut found: Vec<Process> = Process::all()?
             .into_iter()
             .filter(|process| !process.is_ended && process.is_task_of(folder))
@@ -143,12 +162,23 @@ mod tests {
         let own = rustix::process::getpid();
         let text = mark(own).unwrap();
         std::fs::write(folder.path().join(MARK), &text).unwrap();
-        assert_eq!(marked(folder.path()).unwrap().pid, own);
+        assert_eq!(marked(folder.path(), None).unwrap().pid, own);
+        let uid = rustix::process::getuid().as_raw();
+        let of = |uid| marked(folder.path(), Some(TaskUser { uid, gid: 0 }));
+        assert!(of(uid).is_some() && of(uid + 1).is_none());
+        assert!(was_running(folder.path()));
         let earlier = text.replacen(' ', " 1", 1);
         for other in [earlier.as_str(), "", "1", "x y z", &text[..text.len() - 3]] {
             std::fs::write(folder.path().join(MARK), other).unwrap();
-            assert!(marked(folder.path()).is_none(), "{other:?}");
+            assert!(marked(folder.path(), None).is_none(), "{other:?}");
         }
+        for (text, was) in [(earlier.as_str(), true), ("", false), (&text[..text.len() - 1], false)]
+        {
+            std::fs::write(folder.path().join(MARK), text).unwrap();
+            assert_eq!(was_running(folder.path()), was, "{text:?}");
+        }
+        std::fs::write(folder.path().join(MARK), "7 9 another-boot\n").unwrap();
+        assert!(!was_running(folder.path()));
     }
 
     #[test]

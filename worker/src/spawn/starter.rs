@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -20,6 +21,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::processes;
 use super::wire::{Answer, Command, Incoming, Request, encode};
+
+/// How often a busy program is tried again (eyeballed: such a moment takes microseconds).
+const BUSY_TRIES: usize = 5;
+
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs the helper over the socket that is its standard input, until that is closed.
 #[must_use]
@@ -176,7 +182,8 @@ fn damaged() -> io::Error {
 /// would copy tables as large as this process.
 fn start(command: &Command) -> io::Result<Child> {
     let environment = command.environment.iter();
-    let child = std::process::Command::new(OsStr::from_bytes(&command.program))
+    let mut process = std::process::Command::new(OsStr::from_bytes(&command.program));
+    process
         .arg0(OsStr::from_bytes(&command.name))
         .args(command.arguments.iter().map(|argument| OsStr::from_bytes(argument)))
         .env_clear()
@@ -185,8 +192,8 @@ fn start(command: &Command) -> io::Result<Child> {
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(append_to(&command.stdout)?)
-        .stderr(append_to(&command.stderr)?)
-        .spawn()?;
+        .stderr(append_to(&command.stderr)?);
+    let child = spawn(&mut process)?;
     let pid = Pid::from_child(&child);
     let marked = || {
         std::fs::write(OsStr::from_bytes(&command.mark), processes::mark(pid)?)?;
@@ -197,6 +204,20 @@ fn start(command: &Command) -> io::Result<Child> {
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = wait(pid);
     })
+}
+
+/// A program that was written moments ago is busy for as long as a process that its writer was just
+/// starting has a copy of the descriptor: until that executes something.
+fn spawn(process: &mut std::process::Command) -> io::Result<std::process::Child> {
+    for _ in 0..BUSY_TRIES {
+        match process.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::park_timeout(BUSY_PAUSE);
+            }
+            spawned => return spawned,
+        }
+    }
+    process.spawn()
 }
 
 fn append_to(path: &[u8]) -> io::Result<File> {

@@ -1,0 +1,130 @@
+//! The inputs of all jobs as one mounted file system, of which only what is read is fetched.
+//!
+//! A mount whose connection broke is made again, with the same jobs in it; what a dead predecessor
+//! left at its place is cleaned away by whoever mounts. Deliberately not here: what a file system
+//! is (the package `mount`), and when a job is shown.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use client::Client;
+use mount::{InputShown, Mount, MountConfig, MountError, THREADS};
+use proto::ids::JobId;
+
+/// The inputs of a job, each with its name.
+pub(super) type Shown = Vec<(String, InputShown)>;
+
+/// A mount that lasts as long as its worker.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    at: PathBuf,
+    cache: PathBuf,
+    cache_bytes: u64,
+    client: Arc<Client>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` where it could not be made again, and at the end.
+    mount: Option<Mount>,
+    /// The jobs in it, with the number under which each was shown last.
+    jobs: BTreeMap<JobId, (u64, Shown)>,
+    has_ended: bool,
+    /// How often the connection broke, and what mounts before this one could not give.
+    failed_before: u64,
+}
+
+impl Mounted {
+    /// Mounts at a folder, with a cache of at most so many bytes in another one.
+    pub(super) fn start(
+        at: PathBuf,
+        cache: PathBuf,
+        cache_bytes: u64,
+        client: Arc<Client>,
+    ) -> Result<Mounted, MountError> {
+        let jobs = BTreeMap::new();
+        let state = Mutex::new(State { mount: None, jobs, has_ended: false, failed_before: 0 });
+        let mounted = Mounted { at, cache, cache_bytes, client, state };
+        let mount = mounted.mount()?;
+        mounted.state().mount = Some(mount);
+        Ok(mounted)
+    }
+
+    fn mount(&self) -> Result<Mount, MountError> {
+        let (at, cache, cache_bytes) = (self.at.as_path(), self.cache.as_path(), self.cache_bytes);
+        let config = MountConfig { at, cache, cache_bytes, threads: THREADS };
+        Mount::start(config, self.client.clone())
+    }
+
+    /// Shows a job under a number; where its inputs stand then.
+    pub(super) fn show(&self, job: JobId, number: u64, inputs: Shown) -> Result<PathBuf, String> {
+        self.mend();
+        let mut state = self.state();
+        let Some(mount) = &state.mount else {
+            return Err("the mount that shows inputs is gone".to_owned());
+        };
+        mount.add_job(job, &inputs).map_err(|error| error.to_string())?;
+        let path = mount.path_of_inputs(job);
+        state.jobs.insert(job, (number, inputs));
+        Ok(path)
+    }
+
+    /// Ends that, unless the job was shown under another number since.
+    pub(super) fn hide(&self, job: JobId, number: u64) {
+        let mut state = self.state();
+        if state.jobs.get(&job).is_some_and(|(shown, _)| *shown == number) {
+            state.jobs.remove(&job);
+            if let Some(mount) = &state.mount {
+                mount.remove_job(job);
+            }
+        }
+    }
+
+    /// Mounts again where the connection broke. Tasks that were reading got errors; those that come
+    /// find it as it was.
+    pub(super) fn mend(&self) {
+        let mut state = self.state();
+        if state.has_ended || state.mount.as_ref().is_some_and(Mount::is_alive) {
+            return;
+        }
+        // Dropped first, so that the place is free.
+        let failed = state.mount.take().map_or(0, |mount| mount.counters().failed);
+        state.failed_before += failed + 1;
+        match self.mount() {
+            Ok(mount) => {
+                tracing::warn!(at = %self.at.display(), "the mount was gone and is made again");
+                for (job, (_, inputs)) in &state.jobs {
+                    if let Err(error) = mount.add_job(*job, inputs) {
+                        tracing::warn!(%job, %error, "inputs are not shown any more");
+                    }
+                }
+                state.mount = Some(mount);
+            }
+            Err(error) => {
+                let error = super::chain(&error);
+                tracing::warn!(at = %self.at.display(), error, "the mount cannot be made again");
+            }
+        }
+    }
+
+    /// How often a reader got an error that was no fault of his, since the start. A connection
+    /// that broke counts once it was mended.
+    pub(super) fn failure_count(&self) -> u64 {
+        let state = self.state();
+        state.failed_before + state.mount.as_ref().map_or(0, |mount| mount.counters().failed)
+    }
+
+    /// Unmounts.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.has_ended = true;
+        state.mount = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing is half done where a holder panics, so the state is good.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
