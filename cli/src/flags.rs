@@ -2,12 +2,17 @@
 //!
 //! Syntax only. What a value means, and whether it goes with the others, is the command's matter.
 
+mod live;
+mod submit;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use proto::ids::JobId;
 use proto::status::Role;
+
+pub(crate) use live::{Logs, Progress};
+pub(crate) use submit::Submit;
 
 /// Runs many tasks on many machines and loses none of them.
 #[derive(Debug, Parser)]
@@ -23,7 +28,7 @@ pub(crate) struct Flags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Submit a job and print its UUID
-    Submit(Submit),
+    Submit(Box<Submit>),
     /// Wait until a job is done; exit code 1 where it failed or was cancelled
     Wait(OneJob),
     /// Show the state of a job
@@ -32,6 +37,10 @@ pub(crate) enum Command {
     Jobs(Jobs),
     /// List what became of a job's tasks
     Tasks(Tasks),
+    /// Show what tasks print
+    Logs(Logs),
+    /// Tell how far a task is, inside of it
+    Progress(Progress),
     /// Cancel what has no outcome of a job
     Cancel(Cancel),
     /// Store a file or folder and print what it is called there
@@ -44,6 +53,8 @@ pub(crate) enum Command {
     Ls(Ls),
     /// Remove a name; what it points to stays
     Rm(Rm),
+    /// Show files, names and the inputs of jobs as a read-only folder, until interrupted
+    Mount(Mount),
     /// List the nodes of the cluster
     Nodes(Nodes),
     /// Run a whole cluster on this machine
@@ -67,40 +78,6 @@ pub(crate) struct Where {
     pub(crate) cluster: Option<String>,
 }
 
-/// `remuda submit`.
-#[derive(Debug, Args)]
-pub(crate) struct Submit {
-    /// Name of the job, for people
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Numbers of the tasks, both ends included [default: a single task]
-    #[arg(long, value_name = "A-B[:STEP]", allow_hyphen_values = true)]
-    pub(crate) array: Option<String>,
-    /// Wait until it is done, as `remuda wait` does
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// UUID of the job: submitting the same under it again is harmless [default: a new one]
-    #[arg(long, value_name = "UUID")]
-    pub(crate) job: Option<JobId>,
-    /// Tasks that do nothing, for measuring; their outcomes follow from the seed
-    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "0")]
-    pub(crate) noop: Option<u64>,
-    /// Shortest duration of a noop task in microseconds
-    #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
-    pub(crate) noop_shortest: u64,
-    /// Longest duration of a noop task in microseconds
-    #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
-    pub(crate) noop_longest: u64,
-    /// Noop tasks of a million that fail
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
-    pub(crate) noop_failed: u32,
-    /// Bytes that a noop task prints
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
-    pub(crate) noop_printed: u32,
-    #[command(flatten)]
-    pub(crate) place: Where,
-}
-
 /// A command about one job.
 #[derive(Debug, Args)]
 pub(crate) struct OneJob {
@@ -115,11 +92,8 @@ pub(crate) struct OneJob {
 pub(crate) struct Cancel {
     /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
     pub(crate) job: String,
-    /// Print its state then as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) listing: Listing,
 }
 
 /// `remuda status`.
@@ -128,11 +102,8 @@ pub(crate) struct Status {
     /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
     #[arg(default_value = "last")]
     pub(crate) job: String,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) listing: Listing,
 }
 
 /// `remuda jobs`.
@@ -141,11 +112,8 @@ pub(crate) struct Jobs {
     /// At most this many
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: u32,
-    /// Print one JSON array
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) listing: Listing,
 }
 
 /// `remuda tasks`.
@@ -157,17 +125,17 @@ pub(crate) struct Tasks {
     /// Only tasks in this state
     #[arg(long, value_parser = ["queued", "running", "done", "failed", "cancelled"])]
     pub(crate) state: Option<String>,
-    /// Print one JSON array of runs of consecutive tasks with the same outcome
-    #[arg(long)]
-    pub(crate) json: bool,
+    /// Only tasks that run at present: since when, on which worker, and how far they say they are
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) running: bool,
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) listing: Listing,
 }
 
-/// A listing without choice.
+/// How and from where something is listed.
 #[derive(Debug, Args)]
 pub(crate) struct Listing {
-    /// Print one JSON array
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -201,7 +169,8 @@ pub(crate) struct Put {
 /// `remuda get`.
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// What: name:NAME[/PATH] or file:UUID[/PATH]
+    /// What: name:NAME[/PATH] or file:UUID[/PATH]; job:JOB for all that its tasks wrote, a folder
+    /// for each task with its stdout and stderr; job:JOB/TASK[/PATH] for one task, from 0 on
     pub(crate) source: OsString,
     /// Where to: a new file or folder, or a folder to put it into [default: this folder]
     pub(crate) to: Option<PathBuf>,
@@ -212,7 +181,7 @@ pub(crate) struct Get {
 /// `remuda cat`.
 #[derive(Debug, Args)]
 pub(crate) struct Cat {
-    /// The file: name:NAME[/PATH] or file:UUID[/PATH]
+    /// The file: name:NAME[/PATH], file:UUID[/PATH], or job:JOB/TASK/stdout and the like
     pub(crate) source: OsString,
     #[command(flatten)]
     pub(crate) place: Where,
@@ -221,7 +190,8 @@ pub(crate) struct Cat {
 /// `remuda ls`.
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// What the names begin with, or a folder: name:NAME[/PATH] or file:UUID[/PATH]
+    /// What the names begin with, or a folder: name:NAME[/PATH], file:UUID[/PATH], or what tasks
+    /// wrote: job:JOB[/TASK[/PATH]]
     #[arg(default_value = "")]
     pub(crate) source: OsString,
     #[command(flatten)]
@@ -233,6 +203,22 @@ pub(crate) struct Ls {
 pub(crate) struct Rm {
     /// The name
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// `remuda mount`.
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// An empty folder: files/UUID, names/NAME and jobs/JOB/inputs appear in it
+    pub(crate) dir: PathBuf,
+    /// Folder for what was fetched; it is used again the next time [default: one of the user's
+    /// own caches]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Bytes that it may take, such as 512M or 20G
+    #[arg(long, value_name = "BYTES", default_value = "4G", value_parser = crate::quantity::bytes)]
+    pub(crate) cache_size: u64,
     #[command(flatten)]
     pub(crate) place: Where,
 }
@@ -334,10 +320,20 @@ pub(crate) struct Serve {
 pub(crate) enum Cluster {
     /// Make a new cluster whose first master has this configuration, and print its UUID
     ///
-    /// Only this makes a cluster. Every other master joins: its configuration names one that is
-    /// there already under `masters`.
+    /// Only this makes a cluster. Every other master joins one.
     Init {
         /// Configuration file of the first master
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Make an empty data folder that of another master of a cluster that runs, and print the
+    /// cluster's UUID
+    ///
+    /// The master takes part once it is started with `remuda serve master`. That does the same
+    /// where the folder is empty and its configuration names `masters`; here you learn at once
+    /// whether they answer.
+    Join {
+        /// Configuration file of the new master; its `masters` are those of the cluster
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -371,6 +367,9 @@ pub(crate) struct DevStart {
     /// Slots of each worker [default: as many as cores, shared among the workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) slots: Option<u32>,
+    /// How tasks see their inputs: through a mount, as files fetched before [default: auto]
+    #[arg(long, value_name = "WAY", value_parser = ["auto", "mount", "materialise"])]
+    pub(crate) inputs: Option<String>,
     #[command(flatten)]
     pub(crate) folder: DevFolder,
     /// Return when the cluster answers, and leave it running

@@ -10,6 +10,7 @@ mod failure;
 mod flags;
 mod identity;
 mod output;
+mod quantity;
 
 use std::process::ExitCode;
 

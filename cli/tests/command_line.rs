@@ -43,6 +43,7 @@ fn help_and_version_are_data() {
         (&["--help"][..], "Exit codes: 0 success, 1 the job or the command failed"),
         (&["--version"], "remuda 0."),
         (&["submit", "--help"], "A-B[:STEP]"),
+        (&["submit", "--help"], "{line} for its line"),
         (&["dev", "--help"], "--no-restart"),
     ] {
         let output = remuda(folder.path(), arguments);
@@ -60,6 +61,13 @@ fn wrong_usage_is_2() {
         (&["submit", "--noop", "--array", "5-4"], "it is empty"),
         (&["submit", "--noop", "--array", "0-4294967296"], "a job has at most 4294967296 tasks"),
         (&["submit"], "nothing says what the tasks are"),
+        (&["submit", "true"], "unexpected argument 'true'"),
+        (&["submit", "--", "./absent"], "the program ./absent cannot be read"),
+        (&["submit", "--input", "absent", "--", "true"], "the input absent cannot be read"),
+        (&["submit", "--each-line", "-", "--", "true"], "there would be no task"),
+        (&["submit", "--each-line", "-", "--script", "-"], "both ask for standard input"),
+        (&["submit", "--script", "x", "--upload"], "--upload goes with a program"),
+        (&["get", "job:x/y"], "is no task of a job"),
         (&["submit", "--noop", "--name", "a\nb"], "name"),
         (&["dev", "--masters", "2"], "1, 3 or 5 masters"),
         (&["dev", "status"], ".remuda holds no local cluster"),
@@ -135,7 +143,8 @@ fn a_cluster_is_made_once_in_a_folder() {
     let path = config(folder.path(), "other.toml", &other);
     let said = fails(folder.path(), &["serve", "master", "--config", &path], 1);
     assert!(said.contains(&format!("belongs to cluster {}", cluster.trim())), "{said}");
-    let path = config(folder.path(), "worker.toml", &text.replace("listen", "telemetry"));
+    let text = "[node]\ndata = \"master\"\nmasters = [\"tcp://127.0.0.1:7000\"]\n";
+    let path = config(folder.path(), "worker.toml", text);
     let said = fails(folder.path(), &["serve", "worker", "--config", &path], 1);
     assert!(said.contains("belongs to a master, this is a worker"), "{said}");
 }

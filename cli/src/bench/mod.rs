@@ -7,8 +7,13 @@
 mod accounting;
 mod cluster;
 mod disk;
+mod files;
 mod latency;
+mod native;
 mod noop;
+mod processes;
+mod spawn;
+mod speedup;
 mod submit;
 
 use proto::time::Duration;
@@ -17,7 +22,7 @@ use serde::Serialize;
 use crate::failure::{During, Failure};
 use crate::flags::{Bench, Figure};
 use crate::output;
-use cluster::BenchCluster;
+use cluster::{BenchCluster, Room, Shape};
 
 /// One figure, as it is printed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,6 +71,10 @@ fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
@@ -92,21 +101,46 @@ impl Printer {
     }
 }
 
-/// Runs what the flags ask for.
+/// All figures, in the order in which they are taken.
+const ALL: [Figure; 6] =
+    [Figure::Noop, Figure::Spawn, Figure::Latency, Figure::Submit, Figure::Speedup, Figure::Files];
+
+/// Runs what the flags ask for, each figure on a new cluster.
 pub(crate) fn run(flags: &Bench) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is not a release build; measure with target/release/remuda");
     }
     let printer = Printer { json: flags.json };
-    let cluster = BenchCluster::start(flags)?;
-    let sync = disk::sync_p50(cluster.folder())?;
-    printer.line(&Line::new("disk", "fdatasync_p50_ms", ms(sync), "ms"))?;
+    let room = Room::open(flags)?;
     match flags.figure {
+        Figure::All => ALL.iter().try_for_each(|figure| take(*figure, &room, flags, printer)),
+        figure => take(figure, &room, flags, printer),
+    }
+}
+
+fn take(figure: Figure, room: &Room<'_>, flags: &Bench, printer: Printer) -> Result<(), Failure> {
+    if figure == Figure::Speedup {
+        return speedup::run(room, printer);
+    }
+    let shape = Shape::of(flags);
+    let cluster = room.start(shape)?;
+    let sync = print_sync(&cluster, printer)?;
+    match figure {
         Figure::Noop => noop::run(&cluster, flags, printer)?,
-        Figure::Submit => submit::run(&cluster, printer)?,
+        Figure::Spawn => spawn::run(&cluster, shape, flags, printer)?,
         Figure::Latency => latency::run(&cluster, sync, printer)?,
+        Figure::Submit => submit::run(&cluster, printer)?,
+        Figure::Files => files::run(&cluster, printer)?,
+        Figure::Speedup | Figure::All => unreachable!("it was taken above"),
     }
     cluster.end().during(|| "end the cluster".into())
+}
+
+/// Prints the disk's median time of a sync, which every figure lives on.
+fn print_sync(cluster: &BenchCluster, printer: Printer) -> Result<Duration, Failure> {
+    let sync = disk::sync_p50(cluster.folder())?;
+    printer.line(&Line::new("disk", "fdatasync_p50_ms", ms(sync), "ms"))?;
+    Ok(sync)
 }
 
 #[cfg(test)]

@@ -18,19 +18,23 @@ use crate::flags::Bench;
 /// One task of a thousand fails, with one of three exit codes: nobody can foresee which.
 const FAILED_PER_MILLION: u32 = 1_000;
 
+/// Tasks of a job, unless told otherwise.
+const TASKS: u64 = 1_000_000;
+
 /// A small job first, so that connections and grants are as in a cluster that works already.
 const WARM_UP_TASKS: u64 = 10_000;
 
 /// Takes the figure.
 pub(super) fn run(cluster: &BenchCluster, flags: &Bench, printer: Printer) -> Result<(), Failure> {
+    let task_count = flags.tasks.unwrap_or(TASKS);
     job(cluster, WARM_UP_TASKS)?;
     let mut times = Vec::new();
     for _ in 0..flags.repeat {
-        times.push(job(cluster, flags.tasks)?);
+        times.push(job(cluster, task_count)?);
     }
     times.sort_unstable();
     let median = super::quantile(&times, 0.5).ok_or_else(|| Failure::usage("--repeat 0"))?;
-    let rate = flags.tasks as f64 / median.as_secs_f64();
+    let rate = task_count as f64 / median.as_secs_f64();
     printer.line(&Line::new("noop", "tasks_per_s", rate, "tasks/s"))
 }
 

@@ -9,7 +9,7 @@ use proto::time::Duration;
 
 use super::cluster::{BenchCluster, resident_memory};
 use super::noop::new_job;
-use super::{Line, Printer, ms, quantile};
+use super::{Line, Printer, mib, ms, quantile};
 use crate::commands::connect::Asked;
 use crate::failure::{During, Failure};
 
@@ -47,8 +47,7 @@ pub(super) fn run(cluster: &BenchCluster, printer: Printer) -> Result<(), Failur
         printer.line(&Line::new("submit", acknowledged, ms(time), "ms"))?;
         if let Some(metric) = memory {
             let growth = growths.get(ROUNDS / 2).copied().unwrap_or_default();
-            let mib = growth as f64 / f64::from(1 << 20);
-            printer.line(&Line::new("submit", metric, mib, "MiB"))?;
+            printer.line(&Line::new("submit", metric, mib(growth), "MiB"))?;
         }
     }
     if cluster.leader()? != leader {

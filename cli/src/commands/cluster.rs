@@ -1,4 +1,4 @@
-//! `remuda cluster`: makes the data folder of a new cluster's first master.
+//! `remuda cluster`: makes the data folder of a master, of a new cluster's first or of another one.
 
 use std::path::Path;
 
@@ -7,21 +7,45 @@ use master::MasterError;
 use node::config::Loaded;
 use proto::ids::ClusterId;
 
-use crate::failure::{During, Failure};
+use crate::failure::{During, Failure, chain};
 use crate::flags::Cluster;
 use crate::identity::identity_of;
 use crate::output;
 
 /// Does what is asked of clusters.
 pub(crate) fn run(flags: &Cluster) -> Result<(), Failure> {
-    let Cluster::Init { config } = flags;
-    match found(config.as_deref())? {
-        Founding::Now(cluster) => output::print(&format!("{cluster}\n")),
-        Founding::Before(cluster) => {
-            let text = format!("the data folder holds a master of cluster {cluster} already");
-            Err(Failure::usage(text).hint("start it: remuda serve master --config FILE"))
+    match flags {
+        Cluster::Init { config } => match found(config.as_deref())? {
+            Founding::Now(cluster) => output::print(&format!("{cluster}\n")),
+            Founding::Before(cluster) => Err(is_made(cluster)),
+        },
+        Cluster::Join { config } => {
+            let config: Loaded<master::Config> = super::serve::load(config.as_deref(), &[])?;
+            output::print(&format!("{}\n", join(&config.settings)?))
         }
     }
+}
+
+fn is_made(cluster: ClusterId) -> Failure {
+    Failure::usage(format!("the data folder holds a master of cluster {cluster} already"))
+        .hint("start it: remuda serve master --config FILE")
+}
+
+/// Makes a data folder that of a master of an existing cluster.
+fn join(config: &master::Config) -> Result<ClusterId, Failure> {
+    master::join(config).map_err(|error| {
+        let cluster = identity_of(&config.node.data).and_then(|identity| identity.cluster);
+        let text = format!("join a cluster: {}", chain(&error));
+        match (&error, cluster) {
+            (MasterError::Disk(DiskError::AlreadyMade(_)), Some(cluster)) => is_made(cluster),
+            (MasterError::NoAnswer(_), _) => Failure::unreachable(text)
+                .hint("see whether the masters run that the configuration names"),
+            (MasterError::NoCluster(_), _) => Failure::usage("nothing says which cluster to join")
+                .hint("name its masters in table [node]: masters = [\"tcp://HOST:PORT\"]"),
+            (MasterError::NoFixedPort, _) => Failure::usage(text),
+            _ => Failure::failed(text),
+        }
+    })
 }
 
 /// When a master's folder became that of its cluster's first.

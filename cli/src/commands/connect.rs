@@ -67,6 +67,15 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         | ClientError::Name(NameError::Name { .. })
         | ClientError::Path { .. } => Failure::usage(text),
         ClientError::NoName { .. } => Failure::failed(text).hint("see what there is: remuda ls"),
+        ClientError::NotEnded { .. } => {
+            Failure::failed(text).hint("see what it prints meanwhile: remuda logs JOB/TASK")
+        }
+        ClientError::NoOutput { .. } => {
+            Failure::failed(text).hint("see what there is: remuda ls job:JOB/TASK")
+        }
+        ClientError::IsLink { .. } => {
+            Failure::failed(text).hint("name what it leads to, or the whole folder")
+        }
         ClientError::NoEntry { .. } => {
             Failure::failed(text).hint("see what there is: remuda ls name:NAME[/PATH]")
         }

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use client::{Client, Resolved, Times, TreeProgress};
+use client::{Client, FileProgress, Resolved, Times};
 use proto::ids::FileId;
-use proto::name::{self, Pointer};
+use proto::name;
 
 use super::connect::{Asked, connect};
+use super::outputs;
 use super::source::Source;
-use crate::failure::{During, Failure};
+use crate::failure::Failure;
 use crate::flags::{Cat, Get, Put};
 use crate::output;
 use crate::output::progress::Progress;
+
+/// Larger files than this are worth a bar of their own (eyeballed: about a second).
+const LARGE_BYTES: u64 = 64 << 20;
 
 /// `remuda put`: the source goes to standard output.
 pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
@@ -26,12 +30,11 @@ pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
     let client = connect(&flags.place)?;
     let pointer = if metadata.is_dir() {
         let times = if flags.times { Times::Keep } else { Times::Without };
-        let mut bar = Progress::on_terminal();
-        client.put_tree(path, times, &mut |so_far| show(&mut bar, so_far)).asked()?
+        let mut bar = Progress::files();
+        client.put_tree(path, times, &mut |so_far| bar.count(so_far)).asked()?
     } else {
-        let (file, length, begun) = client.begin_put_file(path).asked()?;
-        begun.wait().during(|| format!("store {}", path.display()))?.asked()?;
-        Pointer { is_tree: false, file, length }
+        let mut bar = None;
+        client.put_file_with(path, &mut |so_far| show(&mut bar, so_far)).asked()?
     };
     if let Some(name) = &flags.name {
         client.set_name(name, pointer).asked()?;
@@ -39,9 +42,10 @@ pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
     output::print(&format!("file:{}\n", pointer.file))
 }
 
-fn show(bar: &mut Option<Progress>, so_far: TreeProgress) {
-    if let Some(bar) = bar {
-        bar.count(so_far.files, so_far.bytes);
+/// Shows how far a file is, where it is one that takes long.
+fn show(bar: &mut Option<Progress>, so_far: FileProgress) {
+    if so_far.whole > LARGE_BYTES {
+        bar.get_or_insert_with(|| Progress::bytes(so_far.whole)).show(so_far.done);
     }
 }
 
@@ -55,19 +59,35 @@ pub(crate) fn get(flags: &Get) -> Result<(), Failure> {
     };
     refuse_missing_folder(&to)?;
     let client = connect(&flags.place)?;
-    match source.resolve(&client)? {
-        Resolved::File { file, .. } => client.get_file(file, &to).asked().map(|_| ()),
+    let stored = match source {
+        Source::Stored(stored) => stored,
+        Source::Written(written) => return outputs::get(&client, &written, &to),
+    };
+    match stored.resolve(&client)? {
+        Resolved::File { file, .. } => get_file(&client, file, &to),
         Resolved::Folder(folder) => {
-            if to.symlink_metadata().is_ok() {
-                return Err(Failure::usage(format!("{} exists already", to.display()))
-                    .hint("name a new folder: remuda get SOURCE TO"));
-            }
-            let mut bar = Progress::on_terminal();
-            client.get_folder(&folder, &to, &mut |so_far| show(&mut bar, so_far)).asked()?;
+            refuse_used(&to)?;
+            let mut bar = Progress::files();
+            client.get_folder(&folder, &to, &mut |so_far| bar.count(so_far)).asked()?;
             Ok(())
         }
         Resolved::Link(target) => Err(is_link(&target)),
     }
+}
+
+/// Fetches a file to a path.
+pub(super) fn get_file(client: &Client, file: FileId, to: &Path) -> Result<(), Failure> {
+    let mut bar = None;
+    client.get_file_with(file, to, &mut |so_far| show(&mut bar, so_far)).asked().map(|_| ())
+}
+
+/// Refuses to put a folder where something is.
+pub(super) fn refuse_used(to: &Path) -> Result<(), Failure> {
+    if to.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{} exists already", to.display()))
+        .hint("name a new folder: remuda get SOURCE TO"))
 }
 
 fn refuse_missing_folder(to: &Path) -> Result<(), Failure> {
@@ -79,7 +99,8 @@ fn refuse_missing_folder(to: &Path) -> Result<(), Failure> {
     }
 }
 
-fn is_link(target: &[u8]) -> Failure {
+/// What is said of a link where a file is wanted.
+pub(super) fn is_link(target: &[u8]) -> Failure {
     let target = String::from_utf8_lossy(target);
     Failure::failed(format!("it is a link to {target:?}: links in a tree are not followed"))
         .hint("name what it leads to, or get the whole folder")
@@ -89,7 +110,11 @@ fn is_link(target: &[u8]) -> Failure {
 pub(crate) fn cat(flags: &Cat) -> Result<(), Failure> {
     let source = Source::parse(&flags.source)?;
     let client = connect(&flags.place)?;
-    match source.resolve(&client)? {
+    let stored = match source {
+        Source::Stored(stored) => stored,
+        Source::Written(written) => return outputs::cat(&client, &written),
+    };
+    match stored.resolve(&client)? {
         Resolved::File { file, .. } => print(&client, file),
         Resolved::Folder(_) => Err(Failure::failed(format!("{:?} is a folder", flags.source))
             .hint("list it: remuda ls SOURCE; or fetch it: remuda get SOURCE")),
@@ -99,7 +124,7 @@ pub(crate) fn cat(flags: &Cat) -> Result<(), Failure> {
 
 /// Writes a file to standard output as it arrives. Pieces that overtook others wait for them; how
 /// many can is bounded by what the client has under way.
-fn print(client: &Client, file: FileId) -> Result<(), Failure> {
+pub(super) fn print(client: &Client, file: FileId) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let mut pieces = client.stream(file, 0..u64::MAX);
     let mut early: BTreeMap<u64, Vec<u8>> = BTreeMap::new();

@@ -9,6 +9,7 @@ use proto::time::Duration;
 use serde::Serialize;
 
 use super::connect::{Asked, connect};
+use super::progress;
 use crate::failure::{During, Failure};
 use crate::flags::{Cancel, Jobs, OneJob, Status, Tasks};
 use crate::output::human::Table;
@@ -36,28 +37,26 @@ pub(crate) fn wait(flags: &OneJob) -> Result<(), Failure> {
 
 /// Waits until a job's state is final; a failure where it is not *done*. Shows a bar on a terminal.
 pub(crate) fn wait_for(client: &Client, job: &JobSelector) -> Result<(), Failure> {
-    let ended = match Progress::on_terminal() {
-        None => client.wait(job.clone()).asked()?,
-        Some(mut progress) => {
-            // The name may mean another job later: the bar and the end are about one.
-            let first = client.status(job.clone()).asked()?;
-            let job = JobSelector::Id(first.job);
-            let mut ended = client.begin(Request::Job { job: job.clone(), until: Until::Final });
-            let mut shown = first;
-            loop {
-                progress.show(shown.done_count + shown.failed_count, shown.task_count);
-                if let Some(answer) = ended.try_take().during(|| "wait for the job".into())? {
-                    answer.asked()?;
-                    break;
-                }
-                std::thread::park_timeout(PROGRESS_INTERVAL.to_std());
-                shown = client.status(job.clone()).asked()?;
-            }
-            let ended = client.status(job).asked()?;
-            progress.show(ended.done_count + ended.failed_count, ended.task_count);
-            ended
+    // The name may mean another job later: the bar and the end are about one.
+    let first = client.status(job.clone()).asked()?;
+    let job = JobSelector::Id(first.job);
+    let mut progress = Progress::tasks(first.task_count);
+    if !progress.is_seen() {
+        return verdict(&client.wait(job).asked()?);
+    }
+    let mut ended = client.begin(Request::Job { job: job.clone(), until: Until::Final });
+    let mut shown = first;
+    loop {
+        let count = shown.done_count + shown.failed_count;
+        progress.show_tasks(count, shown.failed_count, shown.running_count);
+        if let Some(answer) = ended.wait_for(PROGRESS_INTERVAL).during(|| "wait for it".into())? {
+            answer.asked()?;
+            break;
         }
-    };
+        shown = client.status(job.clone()).asked()?;
+    }
+    drop(progress);
+    let ended = client.status(job).asked()?;
     verdict(&ended)
 }
 
@@ -118,18 +117,18 @@ impl From<&JobSummary> for Shown {
 
 /// `remuda status`.
 pub(crate) fn status(flags: &Status) -> Result<(), Failure> {
-    let job = connect(&flags.place)?.status(selector(&flags.job)).asked()?;
-    show(&job, flags.json)
+    let job = connect(&flags.listing.place)?.status(selector(&flags.job)).asked()?;
+    show(&job, flags.listing.json)
 }
 
 /// `remuda cancel`.
 pub(crate) fn cancel(flags: &Cancel) -> Result<(), Failure> {
-    let client = connect(&flags.place)?;
+    let client = connect(&flags.listing.place)?;
     let job = match selector(&flags.job) {
         JobSelector::Id(job) => job,
         text @ JobSelector::Text(_) => client.status(text).asked()?.job,
     };
-    show(&client.cancel(job).asked()?, flags.json)
+    show(&client.cancel(job).asked()?, flags.listing.json)
 }
 
 fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
@@ -156,7 +155,7 @@ fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
 
 /// `remuda jobs`.
 pub(crate) fn list(flags: &Jobs) -> Result<(), Failure> {
-    let client = connect(&flags.place)?;
+    let client = connect(&flags.listing.place)?;
     let mut jobs: Vec<JobSummary> = Vec::new();
     let mut before = LogIndex(0);
     loop {
@@ -170,7 +169,7 @@ pub(crate) fn list(flags: &Jobs) -> Result<(), Failure> {
         }
     }
     let shown: Vec<Shown> = jobs.iter().map(Shown::from).collect();
-    if flags.json {
+    if flags.listing.json {
         return json::print(&shown);
     }
     let mut table = Table::new(&["job", "name", "state", "tasks", "done", "failed", "running"]);
@@ -213,7 +212,11 @@ pub(crate) fn outcomes(
 
 /// `remuda tasks`.
 pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
-    let client = connect(&flags.place)?;
+    let client = connect(&flags.listing.place)?;
+    // The masters do not know which of the dealt tasks run.
+    if flags.running || flags.state.as_deref() == Some(TaskState::Running.name()) {
+        return progress::list_running(&client, selector(&flags.job), flags.listing.json);
+    }
     let wanted = |state: TaskState| flags.state.as_deref().is_none_or(|it| it == state.name());
     let mut shown = Vec::new();
     outcomes(&client, &selector(&flags.job), |run| {
@@ -228,7 +231,7 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
         }
         Ok(())
     })?;
-    if flags.json {
+    if flags.listing.json {
         return json::print(&shown);
     }
     let mut table = Table::new(&["tasks", "count", "state", "exit code", "cause"]);

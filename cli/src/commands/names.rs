@@ -3,11 +3,12 @@
 use std::ffi::OsStr;
 
 use client::Resolved;
-use proto::tree::{Entry, Node};
 use serde::Serialize;
 
 use super::connect::{Asked, connect};
-use super::source::Source;
+use super::entries::{self, ShownEntry};
+use super::outputs;
+use super::source::{Source, Stored};
 use crate::failure::Failure;
 use crate::flags::{Listing, Ls, Rm};
 use crate::output::human::Table;
@@ -25,24 +26,17 @@ struct ShownName {
     bytes: u64,
 }
 
-/// Something in a folder as it is shown to programs; names that are not UTF-8 have replacement
-/// characters.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct ShownEntry {
-    name: String,
-    kind: &'static str,
-    mode: Option<u16>,
-    file: Option<String>,
-    bytes: Option<u64>,
-    target: Option<String>,
-}
-
 /// `remuda ls`.
 pub(crate) fn list(flags: &Ls) -> Result<(), Failure> {
-    if Source::is_meant(&flags.source) {
-        return list_folder(&Source::parse(&flags.source)?, &flags.listing);
+    if !Source::is_meant(&flags.source) {
+        return list_names(&flags.source, &flags.listing);
     }
-    list_names(&flags.source, &flags.listing)
+    match Source::parse(&flags.source)? {
+        Source::Stored(stored) => list_folder(&stored, &flags.listing),
+        Source::Written(written) => {
+            outputs::list(&connect(&flags.listing.place)?, &written, flags.listing.json)
+        }
+    }
 }
 
 fn list_names(prefix: &OsStr, flags: &Listing) -> Result<(), Failure> {
@@ -76,64 +70,22 @@ fn list_names(prefix: &OsStr, flags: &Listing) -> Result<(), Failure> {
     output::print(&table.render())
 }
 
-fn list_folder(source: &Source, flags: &Listing) -> Result<(), Failure> {
+fn list_folder(source: &Stored, flags: &Listing) -> Result<(), Failure> {
     let client = connect(&flags.place)?;
-    let shown: Vec<ShownEntry> = match source.resolve(&client)? {
-        Resolved::Folder(folder) => folder.entries().iter().map(shown).collect(),
-        Resolved::File { file, length } => vec![ShownEntry {
-            name: printable(&source.file_name()),
-            kind: "file",
-            mode: None,
-            file: Some(file.to_string()),
-            bytes: length,
-            target: None,
-        }],
-        Resolved::Link(target) => vec![ShownEntry {
-            name: printable(&source.file_name()),
-            kind: "link",
-            mode: None,
-            file: None,
-            bytes: None,
-            target: Some(String::from_utf8_lossy(&target).into_owned()),
-        }],
-    };
-    if flags.json {
-        return json::print(&shown);
-    }
-    let mut table = Table::new(&["name", "kind", "mode", "bytes", "source"]);
-    for it in shown {
-        let mode = it.mode.map(|mode| format!("{mode:04o}")).unwrap_or_default();
-        let bytes = it.bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
-        let source = match (it.file, it.target) {
-            (Some(file), _) => format!("file:{file}"),
-            (None, Some(target)) => format!("-> {}", plain(&target)),
-            (None, None) => String::new(),
-        };
-        table.row(vec![plain(&it.name), it.kind.to_owned(), mode, bytes, source]);
-    }
-    output::print(&table.render())
-}
-
-fn shown(entry: &Entry) -> ShownEntry {
-    let (kind, file, bytes, target) = match &entry.node {
-        Node::File { file, length } => ("file", Some(file.to_string()), Some(*length), None),
-        Node::Folder(_) => ("folder", None, None, None),
-        Node::Tree { tree, .. } => ("folder", Some(tree.to_string()), None, None),
-        Node::Link { target } => {
-            ("link", None, None, Some(String::from_utf8_lossy(target).into_owned()))
+    let name = source.file_name().to_string_lossy().into_owned();
+    let alone = |kind| ShownEntry { name, kind, ..ShownEntry::default() };
+    let shown = match source.resolve(&client)? {
+        Resolved::Folder(folder) => folder.entries().iter().map(ShownEntry::of_tree).collect(),
+        Resolved::File { file, length, mode } => {
+            let file = Some(file.to_string());
+            vec![ShownEntry { mode, file, bytes: length, ..alone("file") }]
+        }
+        Resolved::Link(target) => {
+            let target = Some(String::from_utf8_lossy(&target).into_owned());
+            vec![ShownEntry { target, ..alone("link") }]
         }
     };
-    let name = String::from_utf8_lossy(&entry.name).into_owned();
-    ShownEntry { name, kind, mode: Some(entry.mode), file, bytes, target }
-}
-
-fn printable(name: &OsStr) -> String {
-    name.to_string_lossy().into_owned()
-}
-
-/// A name for a terminal: what would move the cursor or break the line is a question mark.
-fn plain(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { '?' } else { it }).collect()
+    entries::print(shown, flags.json)
 }
 
 /// `remuda rm`.
@@ -141,23 +93,4 @@ pub(crate) fn remove(flags: &Rm) -> Result<(), Failure> {
     // What `ls` and `put` print as a source is taken too.
     let name = flags.name.strip_prefix("name:").unwrap_or(&flags.name);
     connect(&flags.place)?.remove_name(name).asked()
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::ids::FileId;
-
-    use super::*;
-
-    #[test]
-    fn entries_are_shown_as_what_they_are() {
-        let entry = |node| Entry { name: b"a\n\xff".to_vec(), mode: 0o755, modified: None, node };
-        let file = shown(&entry(Node::File { file: FileId(1), length: 5 }));
-        assert_eq!((file.kind, file.bytes, file.mode), ("file", Some(5), Some(0o755)));
-        assert_eq!(plain(&file.name), "a?\u{fffd}");
-        let link = shown(&entry(Node::Link { target: b"../x".to_vec() }));
-        assert_eq!((link.kind, link.target.as_deref()), ("link", Some("../x")));
-        let tree = shown(&entry(Node::Tree { tree: FileId(2), length: 9 }));
-        assert_eq!((tree.kind, tree.bytes, tree.file.is_some()), ("folder", None, true));
-    }
 }

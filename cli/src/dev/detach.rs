@@ -47,6 +47,9 @@ fn arguments(flags: &DevStart) -> Vec<OsString> {
             arguments.extend([flag.into(), count.to_string().into()]);
         }
     }
+    if let Some(inputs) = &flags.inputs {
+        arguments.extend(["--inputs".into(), inputs.into()]);
+    }
     if flags.no_restart {
         arguments.push("--no-restart".into());
     }
@@ -84,7 +87,8 @@ mod tests {
 
     #[test]
     fn the_supervisor_gets_what_the_caller_asked_for() {
-        let line = "remuda dev --detach --masters 1 --storage 2 --slots 4 --no-restart --dir a/b";
+        let line = "remuda dev --detach --masters 1 --storage 2 --slots 4 --inputs mount \
+                    --no-restart --dir a/b";
         let parse = |arguments: Vec<OsString>| {
             let Command::Dev(flags) = Flags::try_parse_from(arguments).unwrap().command else {
                 panic!("another command");

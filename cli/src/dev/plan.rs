@@ -34,6 +34,9 @@ const DRAWS: u32 = 1_000;
 pub(crate) struct Plan {
     /// Slots of each worker.
     pub(crate) slots: u32,
+    /// How workers show inputs, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inputs: Option<String>,
     /// The processes.
     #[serde(rename = "process")]
     pub(crate) processes: Vec<Planned>,
@@ -90,6 +93,8 @@ impl Plan {
         let workers = count(Role::Worker, flags.workers, 2);
         let slots = flags.slots.or(before.as_ref().map(|plan| plan.slots));
         let slots = slots.unwrap_or_else(|| (cores() / workers.max(1)).max(1));
+        let inputs = before.as_ref().and_then(|plan| plan.inputs.clone());
+        let inputs = flags.inputs.clone().or(inputs);
         let wanted = [
             (Role::Master, count(Role::Master, flags.masters, 3)),
             (Role::Storage, count(Role::Storage, flags.storage, 3)),
@@ -110,7 +115,7 @@ impl Plan {
                 });
             }
         }
-        Ok(Plan { slots, processes })
+        Ok(Plan { slots, inputs, processes })
     }
 
     /// The processes of a tier.

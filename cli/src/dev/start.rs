@@ -71,9 +71,20 @@ pub(crate) fn start(flags: &DevStart) -> Result<(), Failure> {
     let programs = programs(&made)?;
     let report = report(&made, &programs, restart);
     Supervisor::new(programs, restart, PATIENCE, report).run(&stop);
+    clean_mounts(&made);
     drop(entry);
     let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     failure.map_or(Ok(()), Err)
+}
+
+/// Takes away the mounts of workers that were killed, so that the folder can be removed.
+fn clean_mounts(made: &Made) {
+    for planned in made.plan.of(Role::Worker) {
+        let at = Plan::folder_of(&made.folder, planned).join(worker::inputs::MOUNT);
+        if let Err(error) = mount::clean(&at) {
+            eprintln!("warning: {} stays mounted: {error}", at.display());
+        }
+    }
 }
 
 /// A local cluster whose folder is ready to be started.
@@ -194,6 +205,12 @@ fn write_config(
     if planned.tier == Role::Worker {
         let mut worker = toml::Table::new();
         worker.insert("slots".into(), i64::from(plan.slots).into());
+        // Whoever starts a local cluster runs tasks in it, also where that is root.
+        let user = rustix::process::geteuid().as_raw();
+        worker.insert("user".into(), user.to_string().into());
+        if let Some(inputs) = &plan.inputs {
+            worker.insert("inputs".into(), inputs.clone().into());
+        }
         tables.insert("worker".into(), worker.into());
     }
     let text = toml::to_string(&tables).during(|| "write a configuration".into())?;

@@ -14,9 +14,17 @@ use crate::failure::Failure;
 
 /// Writes data to standard output at once.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes data that need not be text to standard output at once.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::output(&error))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::output(&error))
+}
+
+/// Says something on standard error that is no failure.
+pub(crate) fn note(text: &str) {
+    // Nobody who reads it is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "note: {text}");
 }

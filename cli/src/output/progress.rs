@@ -1,49 +1,84 @@
 //! A bar on a terminal for work that takes long. Elsewhere there is none.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write;
 
-/// Characters of a full bar.
-const WIDTH: u64 = 40;
+use client::TreeProgress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// A bar in the last line of the terminal; the line ends when this is dropped.
+/// How often the bar is drawn (eyeballed: smooth enough to see that it moves).
+const DRAWN_PER_S: u8 = 10;
+
+const FILES: &str = "{spinner} {msg} files, {bytes} ({bytes_per_sec})";
+const BYTES: &str = "[{bar:40}] {percent:>3} %  {bytes} of {total_bytes} ({bytes_per_sec})";
+const TASKS: &str = "[{bar:40}] {percent:>3} %  {pos} of {len} tasks ({rate}){msg}";
+
+/// A bar in the last line of a terminal; it is gone when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    is_shown: bool,
+    bar: ProgressBar,
 }
 
 impl Progress {
-    /// A bar, where standard error is a terminal.
-    pub(crate) fn on_terminal() -> Option<Progress> {
-        std::io::stderr().is_terminal().then_some(Progress { is_shown: false })
+    /// Files and bytes of which nobody knows how many there are.
+    pub(crate) fn files() -> Progress {
+        Progress::new(ProgressBar::no_length(), FILES)
+    }
+
+    /// Bytes of a known number.
+    pub(crate) fn bytes(whole: u64) -> Progress {
+        Progress::new(ProgressBar::new(whole), BYTES)
+    }
+
+    /// Tasks of a job.
+    pub(crate) fn tasks(whole: u64) -> Progress {
+        Progress::new(ProgressBar::new(whole), TASKS)
+    }
+
+    fn new(bar: ProgressBar, template: &str) -> Progress {
+        // It draws nothing where standard error is no terminal.
+        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWN_PER_S));
+        // A wrong template would cost its looks only; a test reads them all.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            // Its own rate has four digits behind the point.
+            let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+                // A text in memory takes whatever is written.
+                let _ = write!(text, "{:.1}/s", state.per_sec());
+            });
+            bar.set_style(style.progress_chars("## "));
+        }
+        Progress { bar }
+    }
+
+    /// True where somebody sees it: else nobody need ask how far the work is.
+    pub(crate) fn is_seen(&self) -> bool {
+        !self.bar.is_hidden()
     }
 
     /// Shows what is done of a whole that nobody knows yet.
-    pub(crate) fn count(&mut self, files: u64, bytes: u64) {
-        let _ = write!(std::io::stderr(), "\r{files} files, {} MiB", bytes >> 20);
-        self.is_shown = true;
+    pub(crate) fn count(&mut self, so_far: TreeProgress) {
+        if self.is_seen() {
+            self.bar.set_message(so_far.files.to_string());
+            self.bar.set_position(so_far.bytes);
+        }
     }
 
     /// Shows how much of the whole is done.
-    pub(crate) fn show(&mut self, done: u64, whole: u64) {
-        // A terminal that went away is no reason to stop the work.
-        let _ = write!(std::io::stderr(), "\r{}", bar(done, whole));
-        self.is_shown = true;
+    pub(crate) fn show(&mut self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// Shows how many tasks have an outcome, how many of them failed, and how many run.
+    pub(crate) fn show_tasks(&mut self, ended: u64, failed: u64, running: u64) {
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        self.bar.set_message(format!("{failed}, {running} running"));
+        self.bar.set_position(ended);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.is_shown {
-            let _ = writeln!(std::io::stderr());
-        }
+        self.bar.finish_and_clear();
     }
-}
-
-fn bar(done: u64, whole: u64) -> String {
-    let part = |of: u64| (u128::from(done.min(whole)) * u128::from(of)) / u128::from(whole.max(1));
-    let full = usize::try_from(part(WIDTH)).unwrap_or(0);
-    let bar = "#".repeat(full);
-    format!("[{bar:width$}] {:3} %  {done} of {whole}", part(100), width = WIDTH as usize)
 }
 
 #[cfg(test)]
@@ -51,10 +86,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_fills_and_never_overflows() {
-        assert_eq!(bar(0, 0), format!("[{}]   0 %  0 of 0", " ".repeat(40)));
-        assert!(bar(1, 4).starts_with("[##########  "));
-        assert!(bar(u64::MAX, u64::MAX).contains("] 100 %"));
-        assert!(bar(9, 4).contains("] 100 %"));
+    fn the_templates_can_be_read() {
+        for template in [FILES, BYTES, TASKS] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+        assert!(ProgressStyle::with_template("{bar:x").is_err(), "it refuses what is wrong");
     }
 }
