@@ -298,6 +298,52 @@ impl SimFiles {
         Ok(())
     }
 
+    /// Flips some bit of some file below a folder, where there is one.
+    pub(crate) fn rot(&self, rng: &mut Rng, folder: &Path) {
+        let state = self.lock();
+        let files = state.present.files.iter().filter(|(path, _)| path.starts_with(folder));
+        let lengths = files.filter_map(|(path, inode)| {
+            let length = state.inodes.get(inode)?.present.length;
+            (length > 0).then(|| (path.clone(), length))
+        });
+        let lengths: Vec<(PathBuf, u64)> = lengths.collect();
+        drop(state);
+        if lengths.is_empty() {
+            return;
+        }
+        let (path, length) = &lengths[rng.usize(0..lengths.len())];
+        let (offset, bit) = (rng.u64(0..*length), rng.u8(0..8));
+        self.flip_bit(path, offset, bit).expect("the file was listed");
+    }
+
+    /// Whether a power loss would leave `content`, which some file holds: neither was it written
+    /// without a sync of its file, nor lies it in a file whose name was not synced. What is too
+    /// short to be told from anything else counts as durable.
+    pub(crate) fn is_durable(&self, content: &[u8]) -> bool {
+        const TOO_SHORT: usize = 32;
+        let state = self.lock();
+        if content.len() < TOO_SHORT {
+            return true;
+        }
+        let holds = |bytes: &[u8]| bytes.windows(content.len()).any(|window| window == content);
+        let is_unsynced = state.inodes.values().any(|inode| {
+            inode.unsynced.iter().any(|write| match write {
+                Write::Bytes { bytes, .. } => holds(bytes),
+                Write::Length(_) => false,
+            })
+        });
+        let is_unnamed = state.present.files.iter().any(|(path, number)| {
+            state.durable.files.get(path) != Some(number)
+                && state.inodes.get(number).is_some_and(|inode| {
+                    let length = usize::try_from(inode.present.length).unwrap_or(usize::MAX);
+                    let mut bytes = vec![0; length];
+                    inode.present.read(&mut bytes, 0);
+                    holds(&bytes)
+                })
+        });
+        !is_unsynced && !is_unnamed
+    }
+
     /// Every file that is there at present.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.lock().present.files.keys().cloned().collect()
@@ -549,6 +595,33 @@ mod tests {
         replace(&files, &path, b"new").unwrap();
         files.lose_power(&mut Rng::with_seed(1), 0);
         assert_eq!(read_all(&files, &path).unwrap(), b"");
+    }
+
+    #[test]
+    fn durable_is_what_was_synced_with_its_name() {
+        let files = SimFiles::default();
+        let path = folder(&files).join("log");
+        let file = files.open(&path, Open::New).unwrap();
+        file.write_all_at(&[7; 100], 50).unwrap();
+        assert!(!files.is_durable(&[7; 100]));
+        file.sync_data().unwrap();
+        assert!(!files.is_durable(&[7; 100]), "the name is not");
+        files.sync_dir(Path::new("/data")).unwrap();
+        assert!(files.is_durable(&[7; 100]));
+        file.write_all_at(&[8; 100], 150).unwrap();
+        assert!(files.is_durable(&[7; 100]) && !files.is_durable(&[8; 100]));
+    }
+
+    #[test]
+    fn rot_changes_one_bit_below_the_folder() {
+        let files = SimFiles::default();
+        let path = folder(&files).join("state");
+        replace(&files, &path, &[0; 9]).unwrap();
+        files.rot(&mut Rng::with_seed(1), Path::new("/elsewhere"));
+        assert_eq!(read_all(&files, &path).unwrap(), [0; 9]);
+        files.rot(&mut Rng::with_seed(1), Path::new("/data"));
+        let bits: u32 = read_all(&files, &path).unwrap().iter().map(|byte| byte.count_ones()).sum();
+        assert_eq!(bits, 1);
     }
 
     #[test]

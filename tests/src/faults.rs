@@ -7,6 +7,7 @@
 use fastrand::Rng;
 use node::logic::network::NetworkLimits;
 use proto::time::Duration;
+use storage::logic::{Bounds, StorageLimits};
 
 use crate::network::Weather;
 use crate::process::ProcessId;
@@ -28,8 +29,13 @@ enum Kind {
     SlowDisk,
     FullDisk,
     EmptyDisk,
+    /// Of the pipeline's storage nodes only.
+    BitRot,
+    /// Of the pipeline only: what a balancer dealt reaches the workers when its epoch is over.
+    LateDeals,
 }
 
+/// Those of the bank.
 const KINDS: [Kind; 12] = [
     Kind::Kill,
     Kind::KillThenPowerLoss,
@@ -54,6 +60,8 @@ pub(crate) enum Death {
     PowerLoss,
     /// The disk is lost as a whole; the process comes back with an empty one.
     DiskLoss,
+    /// The machine is gone for good.
+    Gone,
 }
 
 /// One fault. Those that end by themselves carry how long they last.
@@ -74,6 +82,8 @@ pub(crate) enum Fault {
     /// A bit of a file is not what was written; the file is the first one whose name contains
     /// `file`.
     BitRot { process: ProcessId, file: &'static str, offset: u64 },
+    /// Some bit below a folder is not what was written.
+    Rot { process: ProcessId, folder: &'static str },
     /// A disk has room for so many bytes more.
     FullDisk { process: ProcessId, room: u64, lasts: Duration },
 }
@@ -91,6 +101,8 @@ pub(crate) struct Swarm {
     pub(crate) limits: NetworkLimits,
     /// How members behave.
     pub(crate) tuning: Tuning,
+    /// Bounds of a storage node's work.
+    pub(crate) storage: StorageLimits,
     /// How long a disk takes for one batch, at least and at most.
     pub(crate) disk: (Duration, Duration),
     /// How much of what was not synced survives a power loss, per mille of each write.
@@ -99,6 +111,26 @@ pub(crate) struct Swarm {
     pub(crate) drift: u64,
     /// How often a process that starts dies again while it reads its disk, per mille.
     pub(crate) recovery_crashes: u32,
+}
+
+/// Whom faults may strike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Targets<'a> {
+    /// Those whose promises stand on their disks.
+    pub(crate) members: &'a [ProcessId],
+    /// All others.
+    pub(crate) others: &'a [ProcessId],
+    /// Masters, or members of the bank.
+    pub(crate) masters: &'a [ProcessId],
+    /// Balancers.
+    pub(crate) balancers: &'a [ProcessId],
+    /// Workers.
+    pub(crate) workers: &'a [ProcessId],
+    /// Storage nodes, whose disks alone may be full, lost or rotten; `None` where it is the
+    /// members' disks.
+    pub(crate) storage: Option<&'a [ProcessId]>,
+    /// Of the storage nodes the one whose disk may be lost or rot.
+    pub(crate) weak: Option<ProcessId>,
 }
 
 impl Swarm {
@@ -128,6 +160,7 @@ impl Swarm {
                 snapshot_after: [2_000, 20_000, 200_000][rng.usize(0..3)],
                 trailing: [0, 1_000, 20_000][rng.usize(0..3)],
             },
+            storage: StorageLimits::default(),
             disk: (disk, disk.times([1, 4, 30][rng.usize(0..3)])),
             survival: [0, 300, 500, 900][rng.usize(0..4)],
             drift: [0, 100, 20_000][rng.usize(0..3)],
@@ -135,11 +168,13 @@ impl Swarm {
         }
     }
 
-    /// The options of a seed for a cluster of all tiers. No disk is lost or full: replacing a
-    /// master is the bank's, moving blocks is not there yet.
+    /// The options of a seed for a cluster of all tiers. Only storage nodes have full, lost and
+    /// rotten disks: replacing a master is the bank's.
     pub(crate) fn draw_pipeline(rng: &mut Rng) -> Swarm {
         let mut swarm = Swarm::draw(rng);
         swarm.kinds.retain(|kind| !matches!(kind, Kind::FullDisk | Kind::EmptyDisk));
+        let own = [Kind::FullDisk, Kind::EmptyDisk, Kind::BitRot, Kind::LateDeals];
+        swarm.kinds.extend(own.into_iter().filter(|_| chance(rng, 300)));
         if swarm.kinds.is_empty() {
             swarm.kinds.push(Kind::Kill);
         }
@@ -147,6 +182,12 @@ impl Swarm {
         // Frames of results and snapshots fit; the smallest bounds are the bank's.
         swarm.limits.queued_bytes = swarm.limits.queued_bytes.max(1 << 20);
         swarm.tuning.log_file_bytes = swarm.tuning.log_file_bytes.max(256 << 10);
+        if chance(rng, 500) {
+            // So little that ordinary work is too much.
+            let few = |count| Bounds { peer_count: 1, count, ..StorageLimits::default().puts };
+            let files = Bounds { count: 1, ..StorageLimits::default().files };
+            swarm.storage = StorageLimits { puts: few(2), reads: few(2), files };
+        }
         swarm
     }
 
@@ -163,6 +204,7 @@ impl Swarm {
             },
             limits: NetworkLimits::NODE,
             tuning: Tuning { log_file_bytes: 32 << 10, snapshot_after: 20_000, trailing: 1_000 },
+            storage: StorageLimits::default(),
             disk: (Duration(200), Duration(400)),
             survival: 500,
             drift: 0,
@@ -175,14 +217,9 @@ impl Swarm {
         interval(rng, self.mean)
     }
 
-    /// Draws faults that belong together, each with how long after now it begins. `members` keep
-    /// state on disks, `others` do not.
-    pub(crate) fn faults(
-        &self,
-        rng: &mut Rng,
-        members: &[ProcessId],
-        others: &[ProcessId],
-    ) -> Vec<(Duration, Fault)> {
+    /// Draws faults that belong together, each with how long after now it begins.
+    pub(crate) fn faults(&self, rng: &mut Rng, targets: Targets<'_>) -> Vec<(Duration, Fault)> {
+        let Targets { members, others, masters, balancers, workers, storage, weak } = targets;
         let Some(&kind) = self.kinds.get(rng.usize(0..self.kinds.len().max(1))) else {
             return Vec::new();
         };
@@ -223,11 +260,47 @@ impl Swarm {
                 let by = span(rng, Duration::from_millis(1), Duration::from_millis(600));
                 Fault::SlowDisk { process: member, by, lasts }
             }
-            Kind::EmptyDisk => crash(&member, Death::DiskLoss),
-            Kind::FullDisk => Fault::FullDisk { process: member, room: rng.u64(0..200_000), lasts },
+            Kind::LateDeals => return late_deals(masters, balancers, workers),
+            Kind::EmptyDisk | Kind::FullDisk | Kind::BitRot => {
+                let process = match storage {
+                    None => Some(member),
+                    Some(storage) if kind == Kind::FullDisk => rng.choice(storage).copied(),
+                    Some(_) => weak,
+                };
+                let Some(process) = process else { return Vec::new() };
+                match kind {
+                    // Of two storage nodes no single one can keep two replicas.
+                    Kind::EmptyDisk if storage.is_some_and(|all| all.len() > 2) && rng.bool() => {
+                        crash(&process, Death::Gone)
+                    }
+                    Kind::EmptyDisk => crash(&process, Death::DiskLoss),
+                    Kind::FullDisk => Fault::FullDisk { process, room: rng.u64(0..200_000), lasts },
+                    _ => Fault::Rot { process, folder: "/data/storage" },
+                }
+            }
         };
         vec![(Duration::ZERO, fault)]
     }
+}
+
+/// What the balancers deal is on its way for long, meanwhile they are started again and so get a
+/// higher epoch, of which the workers hear from masters that were started again, too.
+fn late_deals(
+    masters: &[ProcessId],
+    balancers: &[ProcessId],
+    workers: &[ProcessId],
+) -> Vec<(Duration, Fault)> {
+    let (by, lasts) = (Duration::from_millis(2_500), Duration::from_millis(320));
+    let ways = balancers.iter().flat_map(|&from| workers.iter().map(move |&to| (from, to)));
+    let mut faults: Vec<(Duration, Fault)> =
+        ways.map(|way| (Duration::ZERO, Fault::SlowLink { way, by, lasts })).collect();
+    for (processes, after) in [(balancers, 300), (masters, 700)] {
+        let (death, down) = (Death::Killed, Duration::from_millis(20));
+        let crash = |&process| Fault::Crash { process, death, down };
+        let after = Duration::from_millis(after);
+        faults.extend(processes.iter().map(|process| (after, crash(process))));
+    }
+    faults
 }
 
 /// A direction between a process and another one.

@@ -14,6 +14,7 @@ mod machine;
 pub mod needs;
 mod network;
 mod pipeline;
+pub mod planted;
 mod process;
 mod random;
 pub mod report;

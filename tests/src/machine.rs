@@ -76,6 +76,8 @@ pub(crate) struct Machine {
     pub(crate) slow_disk: Duration,
     /// Whether its disk has no room at present.
     pub(crate) is_full: bool,
+    /// Disks that it lost.
+    pub(crate) lost_disks: u64,
     /// Whether a process made its folder there.
     pub(crate) has_folder: bool,
     /// Since when the member that lives there has a vote.
@@ -103,6 +105,7 @@ impl Machine {
             doom: None,
             slow_disk: Duration::ZERO,
             is_full: false,
+            lost_disks: 0,
             has_folder: false,
             votes_since: None,
             is_successor: false,

@@ -18,6 +18,8 @@ pub enum Need {
     Netns,
     /// Watching another process's system calls with `strace`.
     Strace,
+    /// Seeing the bytes of each connection with `ss`.
+    Ss,
 }
 
 impl Need {
@@ -29,6 +31,7 @@ impl Need {
             Need::Root => "root",
             Need::Netns => "netns",
             Need::Strace => "strace",
+            Need::Ss => "ss",
         }
     }
 
@@ -43,6 +46,7 @@ impl Need {
             Need::Root => rustix::process::geteuid().is_root(),
             Need::Netns => runs("unshare", &["--net", "true"]),
             Need::Strace => runs("strace", &["-o", "/dev/null", "true"]),
+            Need::Ss => runs("ss", &["-t", "-i", "-n"]),
         }
     }
 }

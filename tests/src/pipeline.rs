@@ -6,12 +6,14 @@
 use fastrand::Rng;
 use proto::description::Noop;
 use proto::ids::{ClusterId, JobId};
+use proto::limits::BLOCK_BYTES;
 use proto::record::Records;
 use proto::time::Duration;
 
+use crate::process::files::FileWish;
 use crate::process::jobs::JobPlan;
 use crate::process::{Recipe, Start};
-use crate::random::span;
+use crate::random::{chance, span};
 
 /// The cluster that all processes of a run belong to.
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x5e1f);
@@ -29,16 +31,62 @@ pub(crate) fn cluster_of(start: &Start<'_>) -> ClusterId {
 /// The processes of a cluster.
 pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
-    recipes.extend((0..rng.usize(0..=3)).map(|place| Recipe::Storage { place }));
+    let storage_count = [0, 1, 2, 2, 3, 3, 3, 3][rng.usize(0..8)];
+    recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
     recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
     for place in 0..rng.usize(2..=4) {
         recipes.push(Recipe::Worker { place, slot_count: [1, 2, 4][rng.usize(0..3)] });
     }
     for place in 0..2 {
-        let jobs = (0..2).map(|number| plan(rng, place, number)).collect();
-        recipes.push(Recipe::JobClient { place, jobs });
+        let jobs = (0..2).map(|number| plan(rng, place, number, storage_count > 0)).collect();
+        recipes.push(Recipe::JobClient { place, jobs, is_curious: false });
+    }
+    if storage_count > 0 {
+        recipes.extend(readers(wishes(rng), storage_count));
     }
     recipes
+}
+
+/// A small cluster of storage nodes and somebody who stores two files.
+pub(crate) fn storing(rng: &mut Rng, storage_count: usize) -> Vec<Recipe> {
+    let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
+    recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
+    recipes.extend(readers(two_files(rng), storage_count));
+    recipes
+}
+
+/// Who puts the files and reads them, and somebody else who reads them.
+fn readers(files: Vec<FileWish>, node_count: usize) -> [Recipe; 2] {
+    let foreign = Recipe::ForeignClient { place: 0, files: files.clone(), node_count };
+    [Recipe::FileClient { place: 0, files }, foreign]
+}
+
+/// One early, one later.
+fn two_files(rng: &mut Rng) -> Vec<FileWish> {
+    let wish = |(seconds, length)| FileWish {
+        after: Duration::from_secs(seconds),
+        seed: rng.u64(..),
+        length,
+    };
+    [(5, 40_000), (15, 400_000)].map(wish).to_vec()
+}
+
+/// Files of all sizes that matter: none, one block in a volume, one with a file of its own, and in
+/// some runs more than one block.
+fn wishes(rng: &mut Rng) -> Vec<FileWish> {
+    let mut lengths: Vec<usize> = (0..8)
+        .map(|_| {
+            let most = [1, 500, 20_000, 200_000][rng.usize(0..4)];
+            rng.usize(0..most)
+        })
+        .collect();
+    lengths.push(rng.usize(300_000..600_000));
+    if chance(rng, 250) {
+        lengths.push(BLOCK_BYTES + rng.usize(1..200_000));
+    }
+    let (low, high) = (Duration::from_secs(1), Duration::from_secs(55));
+    let wish = |length| FileWish { after: span(rng, low, high), seed: rng.u64(..), length };
+    lengths.into_iter().map(wish).collect()
 }
 
 /// A cluster in which every part of the pipeline is used, with jobs of this many tasks.
@@ -57,16 +105,29 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
     let job = |place: usize| JobPlan {
         job: JobId(7 << 64 | place as u128),
         after: Duration::from_secs(6 + 2 * place as u64),
-        noop,
+        // What the tasks of the other one wrote is accounting alone.
+        noop: Noop { output_bytes: [20, 0][place], ..noop },
         retries: 1,
         task_count,
     };
-    let clients = (0..2).map(|place| Recipe::JobClient { place, jobs: vec![job(place)] });
-    recipes.extend(clients);
+    // So short that several wait in a worker, and alone, so that another one idles at its end and
+    // some are taken back.
+    let short = JobPlan {
+        job: JobId(7 << 64 | 2),
+        after: Duration::from_secs(40),
+        noop: Noop { shortest: Duration(100), longest: Duration::from_millis(4), ..noop },
+        retries: 1,
+        task_count: 4 * task_count,
+    };
+    for (place, jobs) in [vec![job(0)], vec![job(1), short]].into_iter().enumerate() {
+        recipes.push(Recipe::JobClient { place, jobs, is_curious: place == 0 });
+    }
+    recipes.extend(readers(two_files(rng), 2));
     recipes
 }
 
-fn plan(rng: &mut Rng, place: usize, number: u128) -> JobPlan {
+/// A job; its tasks may write something where there is somebody to store it.
+fn plan(rng: &mut Rng, place: usize, number: u128, may_write: bool) -> JobPlan {
     // Of some jobs the tasks take no time, of others so long that they outlast the faults.
     // Four thousand tasks in as few as two slots must fit the time after healing.
     let longest = Duration::from_millis([0, 5, 40, 80][rng.usize(0..4)]);
@@ -78,7 +139,7 @@ fn plan(rng: &mut Rng, place: usize, number: u128) -> JobPlan {
             shortest: Duration(longest.0 / 10),
             longest,
             failed_per_million: [0, 0, 10_000, 300_000][rng.usize(0..4)],
-            output_bytes: 0,
+            output_bytes: if may_write { [0, 0, 0, 20, 300][rng.usize(0..5)] } else { 0 },
         },
         retries: rng.u32(0..3),
         task_count: 1_000,

@@ -7,31 +7,42 @@
 mod balancer;
 pub(crate) mod client;
 mod edge;
+pub(crate) mod files;
+mod foreign;
+mod gather;
 pub(crate) mod jobs;
 mod master;
 pub(crate) mod member;
-mod storage;
+pub(crate) mod storage;
+mod witness;
 mod worker;
+
+use std::collections::BTreeSet;
 
 use ::client::logic::answers::JobSummary;
 use ::master::logic::cluster::Cluster;
+use ::storage::logic::StorageLimits;
 use node::logic::network::NetworkLimits;
-use proto::ids::{JobId, NodeId, TaskIndex};
+use proto::ids::{BlockId, FileId, JobId, NodeId, TaskIndex};
 use proto::time::Instant;
 
 use crate::bank::{Answer, Transfer};
+use crate::checkers::Violation;
 use crate::checkers::history::Applied;
 use crate::disk::SimFiles;
 use crate::network::Source;
+use crate::planted::Planted;
 use crate::process::balancer::BalancerProcess;
 use crate::process::client::{ClientProcess, Plan};
 use crate::process::edge::Edge;
+use crate::process::files::{FileClient, FileWish};
+use crate::process::foreign::ForeignClient;
 use crate::process::jobs::{JobClient, JobPlan};
 use crate::process::master::MasterProcess;
 use crate::process::member::{MemberProcess, Tuning};
 use crate::process::storage::StorageProcess;
 use crate::process::worker::WorkerProcess;
-use crate::report::Happening;
+use crate::report::{Happening, Report};
 
 /// Which machine of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +91,24 @@ pub(crate) enum Recipe {
         place: usize,
         /// Its jobs.
         jobs: Vec<JobPlan>,
+        /// Whether it asks the masters everything else, too.
+        is_curious: bool,
+    },
+    /// A client that puts files and reads them.
+    FileClient {
+        /// From 0.
+        place: usize,
+        /// Its files.
+        files: Vec<FileWish>,
+    },
+    /// A client that reads the same files without the client library.
+    ForeignClient {
+        /// From 0.
+        place: usize,
+        /// Files that somebody else puts.
+        files: Vec<FileWish>,
+        /// Number of storage nodes.
+        node_count: usize,
     },
 }
 
@@ -90,6 +119,8 @@ impl Recipe {
             Recipe::Client { place, .. } | Recipe::JobClient { place, .. } => {
                 format!("c{}", place + 1)
             }
+            Recipe::FileClient { place, .. } => format!("f{}", place + 1),
+            Recipe::ForeignClient { place, .. } => format!("x{}", place + 1),
             Recipe::Balancer { place } => format!("b{}", place + 1),
             Recipe::Worker { place, .. } => format!("w{}", place + 1),
             Recipe::Storage { place } => format!("s{}", place + 1),
@@ -99,7 +130,10 @@ impl Recipe {
     /// Where others reach it; empty for one that nobody connects to.
     pub(crate) fn address(&self) -> String {
         match self {
-            Recipe::Client { .. } | Recipe::JobClient { .. } => String::new(),
+            Recipe::Client { .. }
+            | Recipe::JobClient { .. }
+            | Recipe::FileClient { .. }
+            | Recipe::ForeignClient { .. } => String::new(),
             _ => format!("sim://{}", self.name()),
         }
     }
@@ -143,6 +177,25 @@ pub(crate) struct Start<'a> {
     pub(crate) has_folder: bool,
     /// Whether it begins the cluster where it has no folder.
     pub(crate) is_founder: bool,
+    /// Disks that its machine lost before this one.
+    pub(crate) disk: u64,
+    /// Bounds of a storage node's work.
+    pub(crate) storage: StorageLimits,
+    /// Files that a client was told are stored.
+    pub(crate) stored_files: &'a BTreeSet<FileId>,
+    /// The mistake that is built in.
+    pub(crate) planted: Option<Planted>,
+}
+
+/// Something that a process keeps waiting, against the bound that is stated for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    /// What waits.
+    pub(crate) name: &'static str,
+    /// How much.
+    pub(crate) length: usize,
+    /// How much at most.
+    pub(crate) bound: usize,
 }
 
 /// What happens to a process.
@@ -240,6 +293,34 @@ pub(crate) enum Note {
         /// The state.
         summary: Box<JobSummary>,
     },
+    /// A client was told that a file is stored.
+    Stored {
+        /// The file.
+        file: FileId,
+        /// All of its blocks.
+        blocks: Vec<BlockId>,
+    },
+    /// The process saw a promise broken.
+    Broken(Violation),
+    /// A file that is stored was not found, or could not be read although everything is mended.
+    Unreadable {
+        /// The file.
+        file: FileId,
+        /// What the client was told.
+        why: String,
+    },
+    /// A client asks one storage node for a file.
+    Asked {
+        /// The file.
+        file: FileId,
+    },
+    /// That node answered that there is no such file.
+    NotFound {
+        /// The file.
+        file: FileId,
+    },
+    /// A master's state names segments that it did not name before.
+    Segments(Vec<FileId>),
     /// Something to count.
     Count(Happening, u64),
 }
@@ -291,6 +372,17 @@ pub(crate) trait Tier {
 
     fn check_invariants(&self);
 
+    /// Shows each of its queues that may have grown in the last step.
+    fn queues(&self, each: &mut dyn FnMut(Queue));
+
+    /// Adds what the logic counted in this life.
+    fn report(&self, _report: &mut Report) {}
+
+    /// The first of these blocks that is not on its disk.
+    fn missing(&self, _blocks: &[BlockId]) -> Option<BlockId> {
+        None
+    }
+
     /// Whether it has nothing left to do.
     fn is_settled(&self) -> bool {
         true
@@ -329,8 +421,15 @@ impl Process {
             Recipe::Storage { place } => {
                 Process::Tier(Box::new(StorageProcess::start(*place, start, requests)?))
             }
-            Recipe::JobClient { place, jobs } => {
-                Process::Tier(Box::new(JobClient::start(*place, jobs, start, requests)))
+            Recipe::JobClient { place, jobs, is_curious } => {
+                let client = JobClient::start(*place, jobs, *is_curious, start, requests);
+                Process::Tier(Box::new(client))
+            }
+            Recipe::FileClient { place, files } => {
+                Process::Tier(Box::new(FileClient::start(*place, files, start, requests)))
+            }
+            Recipe::ForeignClient { place, files, node_count } => {
+                Process::Tier(Box::new(ForeignClient::start((*place, *node_count), files, start)))
             }
         })
     }
@@ -380,6 +479,31 @@ impl Process {
             Process::Member(member) => member.check_invariants(),
             Process::Client(client) => client.check_invariants(),
             Process::Tier(tier) => tier.check_invariants(),
+        }
+    }
+
+    /// Shows each of its queues that may have grown in the last step.
+    pub(crate) fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        match self {
+            Process::Member(member) => member.queues(each),
+            Process::Client(client) => client.queues(each),
+            Process::Tier(tier) => tier.queues(each),
+        }
+    }
+
+    /// Adds what was counted in this life.
+    pub(crate) fn report(&mut self, report: &mut Report) {
+        self.edge().report(report);
+        if let Process::Tier(tier) = self {
+            tier.report(report);
+        }
+    }
+
+    /// The first of these blocks that is not on its disk.
+    pub(crate) fn missing(&self, blocks: &[BlockId]) -> Option<BlockId> {
+        match self {
+            Process::Tier(tier) => tier.missing(blocks),
+            Process::Member(_) | Process::Client(_) => None,
         }
     }
 

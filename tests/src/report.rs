@@ -57,7 +57,7 @@ happenings! {
     /// Unsynced writes of which nothing was left after a power loss.
     LostWrites = "lost writes",
     /// Unsynced writes of which a part was left.
-    TornWrites = "torn writes",
+    TornWrites = "torn tails",
     /// Unsynced creations, renames and removals that were undone.
     LostNames = "lost names",
     /// Members that were given a snapshot instead of entries.
@@ -84,9 +84,37 @@ happenings! {
     SlowLinks = "slow links",
     /// Disks that were slow for a while.
     SlowDisks = "slow disks",
+    /// Files that a client was told are stored.
+    FilesStored = "files stored",
+    /// Reads of files that came to an end, every byte compared.
+    FilesRead = "files read",
+    /// Files that one storage node answered as a whole, every byte compared.
+    WholeFiles = "whole files read",
+    /// Reads of files that a client was told failed.
+    ReadsFailed = "reads failed",
+    /// Files that the storage nodes' full disks kept from being stored for a while.
+    FilesRefused = "files refused",
+    /// Blocks that a full disk refused.
+    PutsRefused = "blocks refused",
+    /// Requests that a storage node refused because too much was going on.
+    Busy = "busy refusals",
+    /// Segments that a committed entry names, each found durable on every replica.
+    Segments = "segments committed",
+    /// Tasks whose accounting and outputs were read back and compared.
+    Results = "results read back",
+    /// Tasks that went back to a balancer's queue.
+    Requeues = "tasks re-queued",
+    /// Tasks that two attempts finished, of which the masters refused the later one.
+    SecondCompletions = "duplicate completions",
+    /// Deals that reached a worker when their epoch was over.
+    RefusedEpochs = "refused epochs",
+    /// Bits that flipped on a disk.
+    BitRot = "flipped bits",
+    /// Blocks that a storage node found to have another digest than they should.
+    DamagedBlocks = "damaged blocks",
     /// Disks that were full for a while.
     FullDisks = "full disks",
-    /// Members that came back with an empty disk.
+    /// Members and storage nodes whose disk was lost.
     EmptyDisks = "empty disks",
     /// Members that took the place of one whose disk was lost, and vote.
     Replacements = "members replaced",
@@ -98,12 +126,22 @@ happenings! {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     counts: BTreeMap<Happening, u64>,
+    /// How full each kind of queue was at most, and its bound.
+    fills: BTreeMap<&'static str, (usize, usize)>,
 }
 
 impl Report {
     pub(crate) fn add(&mut self, happening: Happening, count: u64) {
         if count > 0 {
             *self.counts.entry(happening).or_default() += count;
+        }
+    }
+
+    /// Notes how full a queue is. Of several bounds the one that was nearest is kept.
+    pub(crate) fn fill(&mut self, queue: &'static str, length: usize, bound: usize) {
+        let most = self.fills.entry(queue).or_insert((0, bound));
+        if length * most.1 >= most.0 * bound {
+            *most = (length, bound);
         }
     }
 
@@ -169,6 +207,20 @@ impl fmt::Display for Summary {
             let (median, total) = (self.median(happening), self.total(happening));
             let most = most.unwrap_or(0);
             writeln!(f, "{:>24} {median:>9} {most:>9} {total:>9}", happening.name())?;
+        }
+        if self.total(Happening::States) > 0 {
+            writeln!(
+                f,
+                "whole states of masters are looked through every 200 ms of virtual time and at \
+                 each new job, everything else after each step"
+            )?;
+        }
+        let mut fullest = Report::default();
+        for (queue, (length, bound)) in self.reports.iter().flat_map(|report| &report.fills) {
+            fullest.fill(queue, *length, *bound);
+        }
+        for (queue, (length, bound)) in fullest.fills {
+            writeln!(f, "fullest queue: {length} of {bound} {queue}")?;
         }
         Ok(())
     }

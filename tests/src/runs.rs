@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::planted::Planted;
 use crate::report::{Report, Summary};
 use crate::trace::Print;
 use crate::world::World as Simulated;
@@ -74,14 +75,14 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Runs one seed of the bank on disks that say "synced" and have not: what the checkers must find, since
-/// otherwise their silence about the shipped logic would mean nothing.
+/// Runs one seed with a mistake that the checkers must find.
 #[must_use]
-pub fn run_on_lying_disks(seed: u64) -> Outcome {
-    let world = Simulated::of_seed(seed, Print::Nothing);
-    for member in world.members() {
-        world.files(member).lie_about_syncs();
-    }
+pub fn run_with(mistake: Planted, seed: u64, print: Print) -> Outcome {
+    let mut world = match mistake {
+        Planted::LyingSync => Simulated::of_seed(seed, print),
+        _ => Simulated::pipeline_of_seed(seed, print),
+    };
+    world.plant(mistake);
     world.run()
 }
 

@@ -45,6 +45,59 @@ pub fn one_record_is_lost(seed: u64, message_type: u8, nth: u64) -> Outcome {
     world.run()
 }
 
+fn stored(
+    seed: u64,
+    storage_count: usize,
+    faults: impl Fn(&[ProcessId]) -> Vec<(u64, Fault)>,
+) -> Outcome {
+    let recipes = pipeline::storing(&mut stream(seed, Stream::Workload), storage_count);
+    let mut world = World::of(seed, Swarm::calm(), Print::Nothing, recipes);
+    for (at, fault) in faults(&world.storage()) {
+        world.enter(second(at), fault);
+    }
+    world.run()
+}
+
+/// The disks of both storage nodes have no room while the second of two files is to be stored.
+#[must_use]
+pub fn all_disks_are_full(seed: u64) -> Outcome {
+    let lasts = Duration::from_secs(20);
+    let full = |&process: &ProcessId| (10, Fault::FullDisk { process, room: 0, lasts });
+    stored(seed, 2, |nodes| nodes.iter().map(full).collect())
+}
+
+/// Between two files the disk of the storage node that may lose it is lost, and an empty one put in
+/// its place.
+#[must_use]
+pub fn a_storage_disk_is_lost(seed: u64) -> Outcome {
+    // Which of them may be lost is the seed's; the others ignore it.
+    let (death, down) = (Death::DiskLoss, Duration::from_secs(2));
+    let lost = |&process: &ProcessId| (10, Fault::Crash { process, death, down });
+    stored(seed, 2, |nodes| nodes.iter().map(lost).collect())
+}
+
+/// Between two files a storage node is gone for good.
+#[must_use]
+pub fn a_storage_node_is_gone(seed: u64) -> Outcome {
+    let (death, down) = (Death::Gone, Duration::ZERO);
+    let gone = |&process: &ProcessId| (10, Fault::Crash { process, death, down });
+    stored(seed, 3, |nodes| nodes.iter().map(gone).collect())
+}
+
+/// Many bits of one storage node's disk flip after both files were stored, once before and once
+/// after it was started again.
+#[must_use]
+pub fn a_storage_disk_rots(seed: u64) -> Outcome {
+    stored(seed, 2, |nodes| {
+        let (process, folder) = (nodes[0], "/data/storage");
+        let (death, down) = (Death::Killed, Duration::from_secs(1));
+        let flips = [20, 40].into_iter().flat_map(|at| std::iter::repeat_n(at, 60));
+        let mut faults: Vec<_> = flips.map(|at| (at, Fault::Rot { process, folder })).collect();
+        faults.push((30, Fault::Crash { process, death, down }));
+        faults
+    })
+}
+
 /// One member after the other dies and is started again only when the next one died; the last one
 /// stays dead until the end. So each of them led or followed a leader that stayed dead.
 #[must_use]

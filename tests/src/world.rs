@@ -16,6 +16,7 @@ use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
 use crate::bank::{Effect, Transfer};
+use crate::checkers::blocks::{Blocks, DiskId};
 use crate::checkers::history::{Applied, History, Seen};
 use crate::checkers::jobs::Jobs;
 use crate::checkers::leaders::{Change, Leaders};
@@ -26,7 +27,8 @@ use crate::faults::{Fault, Swarm};
 use crate::machine::Machine;
 use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
 use crate::pipeline::Loss;
-use crate::process::{Done, Event, Note, Process, ProcessId, Recipe, Request, name_of};
+use crate::planted::Planted;
+use crate::process::{Done, Event, Note, Process, ProcessId, Queue, Recipe, Request, name_of};
 use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
 use crate::runs::Outcome;
@@ -103,6 +105,12 @@ pub(crate) struct World {
     disks: Vec<ProcessId>,
     /// All others.
     others: Vec<ProcessId>,
+    balancers: Vec<ProcessId>,
+    workers: Vec<ProcessId>,
+    storage: Vec<ProcessId>,
+    /// The storage node whose disk may be lost or rot: no other one, so that a second replica is
+    /// always good.
+    weak: Option<ProcessId>,
     clients: Vec<ProcessId>,
     swarm: Swarm,
     disk_rng: Rng,
@@ -118,7 +126,9 @@ pub(crate) struct World {
     transfers: Transfers,
     /// What is known of jobs; `None` for a bank.
     jobs: Option<Jobs>,
+    blocks: Blocks,
     loss: Option<Loss>,
+    planted: Option<Planted>,
     report: Report,
     trace: Trace,
     requests: Vec<Request>,
@@ -162,6 +172,10 @@ impl World {
             members: Vec::new(),
             disks: Vec::new(),
             others: Vec::new(),
+            balancers: Vec::new(),
+            workers: Vec::new(),
+            storage: Vec::new(),
+            weak: None,
             clients: Vec::new(),
             swarm,
             disk_rng: stream(seed, Stream::Disk),
@@ -175,13 +189,20 @@ impl World {
             leaders: Leaders::default(),
             transfers: Transfers::default(),
             jobs: (!is_bank).then(Jobs::default),
+            blocks: Blocks::default(),
             loss: None,
+            planted: None,
             report: Report::default(),
             trace: Trace::new(print),
             requests: Vec::new(),
         };
         for recipe in recipes {
             world.place(recipe);
+        }
+        // Of a single replica nothing is left when its disk is lost.
+        if world.storage.len() > 1 {
+            let weak = world.faults_rng.usize(0..world.storage.len());
+            world.weak = Some(world.storage[weak]);
         }
         world.agenda.after(SAFETY, Delivery::Heal);
         world
@@ -191,14 +212,18 @@ impl World {
         let id = ProcessId(self.machines.len());
         match &recipe {
             Recipe::Member { .. } | Recipe::Master { .. } => self.members.push(id),
-            Recipe::Client { .. } => self.clients.push(id),
+            Recipe::Client { .. } | Recipe::FileClient { .. } | Recipe::ForeignClient { .. } => {
+                self.clients.push(id);
+            }
+            Recipe::Storage { .. } => self.storage.push(id),
             Recipe::JobClient { jobs, .. } => {
                 self.clients.push(id);
                 for plan in jobs {
                     self.jobs.get_or_insert_default().planned(plan);
                 }
             }
-            Recipe::Balancer { .. } | Recipe::Worker { .. } | Recipe::Storage { .. } => {}
+            Recipe::Balancer { .. } => self.balancers.push(id),
+            Recipe::Worker { .. } => self.workers.push(id),
         }
         if recipe.has_disk() {
             self.disks.push(id)
@@ -219,6 +244,14 @@ impl World {
         self.loss = Some(loss);
     }
 
+    /// Builds a mistake into the processes.
+    pub(crate) fn plant(&mut self, mistake: Planted) {
+        self.planted = Some(mistake);
+        if mistake == Planted::LyingSync {
+            self.members.iter().for_each(|member| self.files(*member).lie_about_syncs());
+        }
+    }
+
     /// The process of a name.
     pub(crate) fn named(&self, name: &str) -> Option<ProcessId> {
         self.machines.iter().position(|machine| machine.name == name).map(ProcessId)
@@ -227,6 +260,11 @@ impl World {
     /// The members' processes, in the order of their names.
     pub(crate) fn members(&self) -> Vec<ProcessId> {
         self.members.clone()
+    }
+
+    /// The storage nodes' processes, in the order of their names.
+    pub(crate) fn storage(&self) -> Vec<ProcessId> {
+        self.storage.clone()
     }
 
     /// The files of a process's machine.
@@ -247,7 +285,7 @@ impl World {
         }
         for machine in &mut self.machines {
             if let Some(process) = &mut machine.process {
-                process.edge().report(&mut self.report);
+                process.report(&mut self.report);
             }
         }
         if failure.is_none() && self.loss.is_some_and(|loss| !loss.is_over) {
@@ -352,10 +390,31 @@ impl World {
             process.handle(local, event, &mut requests);
             process.check_invariants();
         }
-        let result = self.perform(process, &mut requests);
+        let result = self.check_queues(process).and_then(|()| self.perform(process, &mut requests));
         requests.clear();
         self.requests = requests;
         result
+    }
+
+    /// Whatever waits in a process stays within its bound.
+    fn check_queues(&mut self, process: ProcessId) -> Result<(), Violation> {
+        let Some(running) = &self.machines[process.0].process else { return Ok(()) };
+        let (mut worst, report) = (None, &mut self.report);
+        running.queues(&mut |queue: Queue| {
+            report.fill(queue.name, queue.length, queue.bound);
+            if queue.length > queue.bound {
+                worst = Some(queue);
+            }
+        });
+        let name = &self.machines[process.0].name;
+        check(worst.is_none(), "invariant 9: every queue is bounded", || {
+            format!("{name}: {worst:?}")
+        })
+    }
+
+    /// The disk that a machine has at present.
+    fn disk_of(&self, process: ProcessId) -> DiskId {
+        DiskId { process: process.0, number: self.machines[process.0].lost_disks }
     }
 
     fn perform(
@@ -463,6 +522,12 @@ impl World {
         }
         let Some(running) = &mut machine.process else { return Ok(()) };
         let done = running.work(machine.disk.jobs.drain(..));
+        if let Done::Storage(done) = &done {
+            let disk = self.disk_of(process);
+            for &(block, version) in &done.durable {
+                self.blocks.durable(disk, block, version);
+            }
+        }
         let (low, _) = self.swarm.disk;
         self.agenda.after(low, Delivery::Worked { process, life, done });
         Ok(())
@@ -536,9 +601,30 @@ impl World {
                     cluster.applied.to_string()
                 });
                 self.report.add(Happening::States, 1);
+                let nodes = &cluster.nodes;
+                self.blocks.ring(nodes.ring_version, nodes.storage().count());
                 if let Some(jobs) = &mut self.jobs {
                     jobs.state(process.0, &cluster)?;
                 }
+            }
+            Note::Segments(segments) => {
+                for segment in segments {
+                    if self.blocks.committed(segment)? {
+                        self.report.add(Happening::Segments, 1);
+                    }
+                }
+            }
+            Note::Stored { file, blocks } => {
+                self.trace(process, "stored", &[file.0 as u64], || file.to_string());
+                self.report.add(Happening::FilesStored, 1);
+                self.blocks.acknowledged(file, blocks)?;
+            }
+            Note::Broken(violation) => return Err(violation),
+            Note::Asked { file } => self.blocks.asked(file),
+            Note::NotFound { file } => self.blocks.not_found(file)?,
+            Note::Unreadable { file, why } => {
+                self.trace(process, "no file", &[file.0 as u64], || format!("{file}: {why}"));
+                self.blocks.unreadable(file, &why)?;
             }
             Note::Accepted { job, index } => {
                 self.trace(process, "accepted", &[index], || format!("{job} at {index}"));

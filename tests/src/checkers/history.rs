@@ -75,9 +75,11 @@ impl History {
         check(known.log_time == log_time, "log time is the same for all", || {
             format!("entry {index} has log time {log_time} and {}", known.log_time)
         })?;
-        check(known.state == entry.state, "equal applied index, equal state", || {
-            format!("the state of member {member} at {index} differs from that of others")
-        })?;
+        check(
+            known.state == entry.state,
+            "invariant 10: equal applied index, equal state",
+            || format!("the state of member {member} at {index} differs from that of others"),
+        )?;
         Ok(Seen::Again)
     }
 

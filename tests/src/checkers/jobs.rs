@@ -48,7 +48,7 @@ pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Known>,
     digests: BTreeMap<u64, [u8; 32]>,
     /// Outcomes that a master had of a job when it was last looked through.
-    looked: BTreeMap<(usize, JobId), (u64, JobState)>,
+    looked: BTreeMap<(usize, JobId), (u64, JobState, usize)>,
     told: BTreeMap<(NodeId, JobId), (u64, JobState)>,
 }
 
@@ -92,7 +92,7 @@ impl Jobs {
         let applied = cluster.applied.0;
         let digest = cluster.digest();
         let known = *self.digests.entry(applied).or_insert(digest);
-        check(known == digest, "equal applied index, equal state", || {
+        check(known == digest, "invariant 10: equal applied index, equal state", || {
             format!("the state of master {master} at {applied} differs from that of others")
         })?;
         check(
@@ -107,7 +107,7 @@ impl Jobs {
             {
                 check(
                     found.is_some_and(|job| job.index.0 == entry),
-                    "a committed job stays, with one entry",
+                    "invariants 1 and 11: a committed job stays, with one entry",
                     || {
                         let index = found.map(|job| job.index);
                         format!("job {id} of entry {entry}: master {master} has {index:?}")
@@ -116,7 +116,7 @@ impl Jobs {
             }
             let Some(job) = found else { continue };
             known.entry.get_or_insert(job.index.0);
-            let look = (job.finished_count(), job.state);
+            let look = (job.finished_count(), job.state, job.segments.len());
             if self.looked.insert((master, *id), look) != Some(look) {
                 known.compare(*id, applied, job)?;
             }
@@ -129,7 +129,7 @@ impl Jobs {
         let known = self.jobs.get_mut(&job);
         check(
             known.as_ref().is_some_and(|known| known.entry == Some(index)),
-            "what is acknowledged is committed, once",
+            "invariants 1 and 11: what is acknowledged is committed, once",
             || format!("job {job} was acknowledged at {index}, the masters know {known:?}"),
         )?;
         Ok(known.is_some_and(|known| !std::mem::replace(&mut known.is_accepted, true)))
@@ -141,7 +141,7 @@ impl Jobs {
         let before = self.told.insert((client, job), (index.0, state));
         check(
             before.is_none_or(|(at, before)| at <= index.0 && follows(before, state)),
-            "a client never sees a job's state go back",
+            "invariant 3: a client never sees a job's state go back",
             || format!("job {job}: {before:?}, then {state:?} at {index}"),
         )?;
         let Some(known) = self.jobs.get(&job) else { return Ok(()) };
@@ -182,7 +182,7 @@ impl Known {
                 for (task, (&expected, is_found)) in (start..).zip(tasks) {
                     check(
                         exit_code == expected && cause == Cause::None,
-                        "a recorded outcome is what the task did",
+                        "invariant 2: a recorded outcome is what the task did",
                         || {
                             let seen = format!("{exit_code} {cause:?}, not {expected}");
                             format!("task {task} of job {id} at {applied}: {seen}")
@@ -193,16 +193,26 @@ impl Known {
                 from = end;
             }
         }
+        let mut named = vec![false; found.len()];
+        for range in job.segments.iter().flat_map(|segment| &segment.tasks) {
+            for task in range.clone() {
+                let before = std::mem::replace(&mut named[task as usize], true);
+                let promise = "invariant 2: a task's result is recorded exactly once";
+                check(!before && found[task as usize], promise, || {
+                    format!("task {task} of job {id} at {applied}: two segments have it, or none")
+                })?;
+            }
+        }
         let is_newer = applied >= self.newest;
         let (old, new) =
             if is_newer { (&self.has_outcome, &found) } else { (&found, &self.has_outcome) };
         let gone = (0..found.len()).find(|&task| old[task] && !new[task]);
-        check(gone.is_none(), "a task keeps its outcome", || {
+        check(gone.is_none(), "invariant 2: a task keeps its outcome", || {
             format!("task {gone:?} of job {id} has none at {applied}, or had one too early")
         })?;
         let (before, after) =
             if is_newer { (self.state, job.state) } else { (job.state, self.state) };
-        check(follows(before, after), "a job's state never goes back", || {
+        check(follows(before, after), "invariant 3: a job's state never goes back", || {
             format!("job {id}: {before:?}, then {after:?}, around {applied}")
         })?;
         let is_settled = rank(job.state) < 2 || job.state == self.final_state();
@@ -218,6 +228,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use ::master::logic::submissions::Resolved;
     use ::master::logic::tasks::TaskSet;
     use proto::description::{JobDescription, Noop, Runtime};
     use proto::ids::LogIndex;
@@ -238,7 +249,8 @@ mod tests {
 
     fn cluster(applied: u64, done: Range<u64>, state: JobState) -> Cluster {
         let description = JobDescription::new(Runtime::Noop(Noop::default()));
-        let mut job = Job::new(Vec::new().into(), 10, &description, LogIndex(1), 0);
+        let resolved = Resolved { record: Vec::new().into(), task_count: 10, description };
+        let mut job = Job::new(resolved, [0; 32], LogIndex(1), 0);
         let mut set = TaskSet::default();
         set.insert(done);
         (job.done, job.state) = (set, state);

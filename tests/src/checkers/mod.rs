@@ -1,6 +1,7 @@
 //! What must be true in every run, whatever goes wrong. Each checker is a few sentences of the
 //! promises that are made to users, and says in its text what it saw.
 
+pub(crate) mod blocks;
 pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod leaders;

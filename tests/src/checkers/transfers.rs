@@ -56,7 +56,7 @@ impl Transfers {
         let key = (transfer.client, transfer.number);
         if effect == Effect::Now && answer.verdict != Verdict::TooOld {
             let before = self.answers.insert(key, answer);
-            check(before.is_none(), "a request has its effect at most once", || {
+            check(before.is_none(), "invariant 11: a request has its effect at most once", || {
                 format!("{transfer:?} had it at {before:?} and {answer:?}")
             })?;
         }
@@ -72,9 +72,15 @@ impl Transfers {
     ) -> Result<(), Violation> {
         let key = (client, number);
         let known = self.answers.get(&key);
-        check(known == Some(&answer), "an answer is what the committed log says", || {
-            format!("client {client} was told {answer:?} for request {number}, the log: {known:?}")
-        })?;
+        check(
+            known == Some(&answer),
+            "invariant 1: an answer is what the committed log says",
+            || {
+                format!(
+                    "client {client} was told {answer:?} for request {number}, the log: {known:?}"
+                )
+            },
+        )?;
         let after = self.sent.get(&key).map_or(0, |(_, after)| *after);
         check(after < answer.index, "what is asked later takes effect later", || {
             format!(

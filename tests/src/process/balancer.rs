@@ -8,8 +8,9 @@ use proto::limits;
 use proto::status::Role;
 use proto::time::Instant;
 
-use super::{Edge, Event, Recipe, Request, Start, Tier, node_id};
+use super::{Edge, Event, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{cluster_of, masters};
+use crate::report::{Happening, Report};
 
 /// A running balancer.
 pub(crate) struct BalancerProcess {
@@ -106,6 +107,14 @@ impl Tier for BalancerProcess {
     fn check_invariants(&self) {
         self.logic.check_invariants();
         self.edge.check_invariants();
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        self.edge.queues(each);
+    }
+
+    fn report(&self, report: &mut Report) {
+        report.add(Happening::Requeues, self.logic.counters().requeued);
     }
 
     fn describe(&self) -> String {

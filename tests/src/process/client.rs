@@ -17,7 +17,7 @@ use proto::time::{Duration, Instant};
 
 use crate::bank::{Answer, Audit, Transfer};
 use crate::process::edge::Edge;
-use crate::process::{Event, Note, Recipe, Request, Start, node_id};
+use crate::process::{Event, Note, Queue, Recipe, Request, Start, node_id};
 use crate::random::{chance, interval};
 use crate::report::Happening;
 use crate::workload;
@@ -217,6 +217,12 @@ impl ClientProcess {
         assert!(self.open.len() as u64 <= self.plan.window);
         assert_eq!(self.is_idle(), self.retry_at.is_none());
         self.edge.check_invariants();
+    }
+
+    pub(crate) fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        let (length, bound) = (self.open.len(), self.plan.window as usize);
+        each(Queue { name: "requests of one client", length, bound });
+        self.edge.queues(each);
     }
 
     pub(crate) fn is_idle(&self) -> bool {

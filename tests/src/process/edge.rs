@@ -1,16 +1,18 @@
 //! The sockets' side of a process: the shipped `Sessions` and what a socket owner does around it.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use node::logic::network::{
     Greeting, Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, Peer,
 };
 use node::logic::sessions::{Route, Sessions, SocketChange, Source as From};
 use proto::ids::{ClusterId, Generation};
+use proto::limits;
 use proto::time::Instant;
 
 use crate::network::Source;
-use crate::process::Request;
+use crate::process::{Queue, Request};
 use crate::report::{Happening, Report};
 
 /// The connections of one process.
@@ -19,12 +21,24 @@ pub(crate) struct Edge {
     /// Peers whose socket took no more, by the route on which that showed.
     blocked: BTreeMap<Vec<u8>, Peer>,
     repeated_hellos: u64,
+    /// Bytes that may wait for one peer.
+    queued_bytes: usize,
+    /// Bytes of the longest record that was sent.
+    longest: usize,
+    /// Peers to which something was sent since the queues were last shown.
+    grown: RefCell<BTreeSet<Peer>>,
 }
 
 impl Edge {
     pub(crate) fn new(identity: Identity, limits: NetworkLimits) -> Edge {
-        let sessions = Sessions::new(identity, limits);
-        Edge { sessions, blocked: BTreeMap::new(), repeated_hellos: 0 }
+        Edge {
+            sessions: Sessions::new(identity, limits),
+            blocked: BTreeMap::new(),
+            repeated_hellos: 0,
+            queued_bytes: limits.queued_bytes,
+            longest: 0,
+            grown: RefCell::default(),
+        }
     }
 
     /// Carries out what the logic wants of the network.
@@ -34,6 +48,11 @@ impl Edge {
         effect: NetworkEffect,
         requests: &mut Vec<Request>,
     ) {
+        if let NetworkEffect::Send { to, record } = &effect {
+            self.grown.get_mut().insert(*to);
+            // A queue that is empty takes any record, however long.
+            self.longest = self.longest.max(record.len());
+        }
         match self.sessions.perform(now, effect) {
             None => {}
             Some(SocketChange::Open { link, generation, address }) => {
@@ -119,6 +138,15 @@ impl Edge {
 
     pub(crate) fn check_invariants(&self) {
         self.sessions.check_invariants();
+    }
+
+    /// Shows the queues to which something was added.
+    pub(crate) fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        let bound = self.queued_bytes + self.longest.max(limits::PACKED_FRAME_BYTES);
+        for peer in std::mem::take(&mut *self.grown.borrow_mut()) {
+            let length = self.sessions.queued_bytes(peer);
+            each(Queue { name: "bytes for one peer", length, bound });
+        }
     }
 
     /// Adds what the sessions counted in this life.

@@ -1,4 +1,5 @@
-//! A client that submits jobs through the shipped client logic and waits until they are final.
+//! A client that submits jobs through the shipped client logic, waits until they are final and reads
+//! back what their tasks wrote.
 //!
 //! Whatever comes back but an answer, it asks again under the same job UUID; so does the next life
 //! of its machine, which knows the same jobs. Each life is another client node.
@@ -7,16 +8,18 @@ use std::collections::BTreeMap;
 
 use ::client::logic::answers::Answer;
 use ::client::logic::client::{Client, Done};
-use ::client::logic::jobs::{JobSelector, Request as Question, Submission, Until};
+use ::client::logic::jobs::{JobSelector, Request as Question, Submission, Until, Write};
 use ::client::logic::session::{CallFailure, CallId};
+use ::client::logic::transfer::Output;
 use fastrand::Rng;
 use node::logic::network::{Identity, NetworkEffect, NetworkLimits};
 use proto::description::{JobDescription, Noop, Runtime};
-use proto::ids::{ClusterId, Incarnation, JobId, NodeId, TaskIndex};
+use proto::ids::{ClusterId, Incarnation, JobId, LogIndex, NodeId, TaskIndex};
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
-use super::{Edge, Event, Note, Request, Start, Tier, node_id};
+use super::gather::Gather;
+use super::{Edge, Event, Note, Queue, Request, Start, Tier, node_id};
 use crate::pipeline::masters;
 use crate::report::Happening;
 
@@ -27,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(700);
 
 /// Links that the client logic may use.
-const LINKS: std::ops::Range<u32> = 0..16;
+pub(super) const LINKS: std::ops::Range<u32> = 0..16;
 
 /// A job that a client wants done.
 #[derive(Clone, Debug)]
@@ -59,7 +62,9 @@ impl JobPlan {
 enum Stage {
     Planned,
     Accepted,
+    /// What its tasks wrote is being read back.
     Final,
+    Gathered,
 }
 
 /// What a call is about.
@@ -68,6 +73,9 @@ enum Purpose {
     Submit,
     Wait,
     Look,
+    List,
+    /// One of the client's other questions.
+    Ask,
 }
 
 /// A running client.
@@ -82,11 +90,17 @@ pub(crate) struct JobClient {
     nodes: u64,
     jobs: Vec<(JobPlan, Instant, Stage)>,
     calls: BTreeMap<CallId, (usize, Purpose)>,
+    /// Jobs that are final and what is read back of them.
+    gathers: BTreeMap<usize, Gather>,
+    /// What it still wants to know beside its jobs, the last one first.
+    questions: Vec<Question>,
+    /// Since when it is to come to an end.
+    finishing: Option<Instant>,
     look_at: Instant,
     now: Instant,
 }
 
-fn edge_of(node: NodeId, nodes: u64, limits: NetworkLimits) -> Edge {
+pub(super) fn edge_of(node: NodeId, nodes: u64, limits: NetworkLimits) -> Edge {
     let identity = Identity {
         node,
         role: Role::Client,
@@ -99,16 +113,34 @@ fn edge_of(node: NodeId, nodes: u64, limits: NetworkLimits) -> Edge {
     Edge::new(identity, limits)
 }
 
+/// Everything that the masters answer beside what jobs need.
+fn questions(job: JobId) -> Vec<Question> {
+    let (prefix, key) = (b"simulated/".to_vec(), b"simulated/key".to_vec());
+    let writes = vec![Write { key, value: Some(b"value".to_vec()) }];
+    vec![
+        Question::Cancel(job),
+        Question::Keys { prefix, after: Vec::new(), limit: 10 },
+        Question::Transaction { compares: Vec::new(), writes, pin: 0 },
+        Question::Nodes,
+        Question::Outcomes { job, first_task: 0, limit: 10 },
+        Question::Describe(JobSelector::Id(job)),
+        Question::Jobs { before: LogIndex(0), limit: 10 },
+    ]
+}
+
 impl JobClient {
     pub(crate) fn start(
         place: usize,
         jobs: &[JobPlan],
+        is_curious: bool,
         start: &Start<'_>,
         requests: &mut Vec<Request>,
     ) -> JobClient {
         let mut rng = Rng::with_seed(start.seed);
         let node = node_id(b'c', place, start.life << 16);
-        let logic = Client::new(LINKS, masters(start.member_count), rng.fork());
+        let mut logic = Client::new(LINKS, masters(start.member_count), rng.fork());
+        logic.transfer_mut().set_give_up_after(PATIENCE);
+        let questions = if is_curious { questions(jobs[0].job) } else { Vec::new() };
         let jobs = jobs
             .iter()
             .map(|plan| (plan.clone(), start.now + plan.after, Stage::Planned))
@@ -123,6 +155,9 @@ impl JobClient {
             nodes: 1,
             jobs,
             calls: BTreeMap::new(),
+            gathers: BTreeMap::new(),
+            questions,
+            finishing: None,
             look_at: start.now + LOOK,
             now: start.now,
         };
@@ -140,6 +175,15 @@ impl JobClient {
         if is_looking {
             self.look_at = now + LOOK;
         }
+        // About a job that is over, so that every question has an answer.
+        if is_looking
+            && self.jobs[0].2 == Stage::Gathered
+            && let Some(question) = self.questions.last()
+            && !self.is_calling(0, Purpose::Ask)
+            && let Ok(call) = self.logic.call(now, question.clone(), PATIENCE, effects)
+        {
+            self.calls.insert(call, (0, Purpose::Ask));
+        }
         for index in 0..self.jobs.len() {
             let (plan, due, stage) = &self.jobs[index];
             let selector = JobSelector::Id(plan.job);
@@ -156,7 +200,13 @@ impl JobClient {
                         wanted.push((Purpose::Look, look));
                     }
                 }
-                Stage::Planned | Stage::Final => {}
+                Stage::Final => {
+                    let after = self.gathers.get(&index).and_then(Gather::next_page);
+                    let job = plan.job;
+                    let list = |after| (Purpose::List, Question::Segments { job, after });
+                    wanted.extend(after.map(list));
+                }
+                Stage::Planned | Stage::Gathered => {}
             }
             for (purpose, question) in wanted {
                 if self.is_calling(index, purpose) {
@@ -169,22 +219,49 @@ impl JobClient {
         }
     }
 
+    /// What the logic did, after everything that is to be read was begun.
+    fn next_done(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) -> Option<Done> {
+        let done = self.logic.next_done(now, effects);
+        if done.is_some() {
+            return done;
+        }
+        for (&place, gather) in &mut self.gathers {
+            gather.read(now, &mut self.logic, effects);
+            if gather.is_done() {
+                self.jobs[place].2 = Stage::Gathered;
+            }
+        }
+        self.gathers.retain(|_, gather| !gather.is_done());
+        self.logic.next_done(now, effects)
+    }
+
     fn answered(
         &mut self,
         call: CallId,
         result: Result<Answer, CallFailure>,
         requests: &mut Vec<Request>,
     ) {
-        let Some((index, _)) = self.calls.remove(&call) else { return };
-        let (plan, _, stage) = &mut self.jobs[index];
+        let Some((place, purpose)) = self.calls.remove(&call) else { return };
+        let (plan, _, stage) = &mut self.jobs[place];
         match result {
+            Ok(_) if purpose == Purpose::Ask => {
+                self.questions.pop();
+            }
+            Ok(Answer::Segments { ranges, next }) => {
+                let Some(gather) = self.gathers.get_mut(&place) else { return };
+                let ranges = ranges.into_iter().map(|range| (range.segment, range.tasks));
+                if let Err(broken) = gather.listed(ranges, next) {
+                    requests.push(Request::Note(Note::Broken(broken)));
+                }
+            }
             Ok(Answer::Accepted { job, index }) => {
                 *stage = (*stage).max(Stage::Accepted);
                 requests.push(Request::Note(Note::Accepted { job, index: index.0 }));
             }
             Ok(Answer::Job(summary)) => {
-                if summary.state.is_final() {
+                if summary.state.is_final() && *stage < Stage::Final {
                     *stage = Stage::Final;
+                    self.gathers.insert(place, Gather::new(plan.clone()));
                 }
                 let (client, summary) = (self.node, Box::new(summary));
                 requests.push(Request::Note(Note::Told { client, summary }));
@@ -222,11 +299,23 @@ impl Tier for JobClient {
                 });
             }
             Event::Worked(_) => unreachable!("a client has no disk thread"),
-            Event::Finish => self.jobs.iter_mut().for_each(|(_, due, _)| *due = now.min(*due)),
+            Event::Finish => {
+                self.finishing = Some(now);
+                self.jobs.iter_mut().for_each(|(_, due, _)| *due = now.min(*due));
+            }
         }
-        while let Some(done) = self.logic.next_done(now, &mut effects) {
-            if let Done::Call(ended) = done {
-                self.answered(ended.call, ended.result, requests);
+        while let Some(done) = self.next_done(now, &mut effects) {
+            match done {
+                Done::Call(ended) => self.answered(ended.call, ended.result, requests),
+                Done::Transfer(output) => {
+                    if let Output::Piece { get, content, .. } = &output {
+                        let (get, count) = (*get, content.len() as u64);
+                        self.logic.transfer_mut().consumed(now, get, count, &mut effects);
+                    }
+                    for gather in self.gathers.values_mut() {
+                        gather.transferred(now, self.finishing, &output, requests);
+                    }
+                }
             }
         }
         if self.logic.wants_new_node() {
@@ -249,11 +338,13 @@ impl Tier for JobClient {
             // One that is due already is being submitted.
             Stage::Planned => (*due > self.now).then_some(*due),
             Stage::Accepted => Some(self.look_at),
-            Stage::Final => None,
+            Stage::Final | Stage::Gathered => None,
         };
+        let question = (!self.questions.is_empty()).then_some(self.look_at);
+        let gathers = self.gathers.values().filter_map(Gather::next_deadline);
         let jobs = self.jobs.iter().filter_map(due);
         let others = [self.logic.next_deadline(self.now), self.edge.next_deadline()];
-        others.into_iter().flatten().chain(jobs).min()
+        others.into_iter().flatten().chain(jobs).chain(gathers).chain(question).min()
     }
 
     fn check_invariants(&self) {
@@ -261,8 +352,12 @@ impl Tier for JobClient {
         self.edge.check_invariants();
     }
 
+    fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        self.edge.queues(each);
+    }
+
     fn is_settled(&self) -> bool {
-        self.jobs.iter().all(|(_, _, stage)| *stage == Stage::Final)
+        self.questions.is_empty() && self.jobs.iter().all(|(_, _, stage)| *stage == Stage::Gathered)
     }
 
     fn describe(&self) -> String {

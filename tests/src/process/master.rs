@@ -4,6 +4,7 @@
 //! The first master begins the cluster, the others join it through whoever is there, as the logic
 //! itself does it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ use proto::status::Role;
 use proto::time::{Duration, Instant};
 
 use super::member::explain;
-use super::{Done, Edge, Event, Note, Recipe, Request, Start, Tier, node_id};
+use super::{Done, Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{CLUSTER, masters};
+use crate::report::Happening;
 
 /// Where the log is on its machine.
 const FOLDER: &str = "/data/consensus";
@@ -40,6 +42,11 @@ pub(crate) struct MasterProcess {
     told: LogIndex,
     told_at: Instant,
     told_jobs: usize,
+    /// Segments of each job that the checkers were told of.
+    told_segments: BTreeMap<JobId, usize>,
+    /// How far the log was applied, and the newest snapshot, after the last step.
+    applied: LogIndex,
+    snapshot: LogIndex,
     led: Option<u64>,
     was_complete: bool,
 }
@@ -103,6 +110,7 @@ impl MasterProcess {
             zone: String::new(),
             join,
         };
+        let (applied, snapshot) = (member.applied_index(), member.snapshot_index());
         let logic = Master::new(setting, CLUSTER, member, rng);
         let mut process = MasterProcess {
             edge: Edge::new(identity, start.limits),
@@ -112,6 +120,9 @@ impl MasterProcess {
             told: LogIndex(0),
             told_at: start.now,
             told_jobs: 0,
+            told_segments: BTreeMap::new(),
+            applied,
+            snapshot,
             led: None,
             was_complete: false,
         };
@@ -129,7 +140,14 @@ impl MasterProcess {
             self.told_jobs = cluster.jobs.len();
             requests.push(Request::Note(Note::State(Box::new(cluster.clone()))));
         }
+        self.tell_segments(requests);
         let member = self.logic.member();
+        let (applied, snapshot) = (member.applied_index(), member.snapshot_index());
+        // A snapshot of its own is of a state that it had already.
+        if snapshot > self.snapshot && snapshot > self.applied {
+            requests.push(Request::Note(Note::Count(Happening::Snapshots, 1)));
+        }
+        (self.applied, self.snapshot) = (applied, snapshot);
         let term = member.term().0;
         if self.logic.leads() && self.led != Some(term) {
             self.led = Some(term);
@@ -142,6 +160,19 @@ impl MasterProcess {
             requests.push(Request::Note(Note::Votes));
         }
         self.was_complete = is_complete;
+    }
+
+    /// Tells of segments at once, since what they promise must be true when they are committed.
+    fn tell_segments(&mut self, requests: &mut Vec<Request>) {
+        let mut new = Vec::new();
+        for (&id, job) in &self.logic.cluster().jobs {
+            let told = self.told_segments.entry(id).or_default();
+            new.extend(job.segments.iter().skip(*told).map(|segment| segment.file));
+            *told = job.segments.len();
+        }
+        if !new.is_empty() {
+            requests.push(Request::Note(Note::Segments(new)));
+        }
     }
 }
 
@@ -202,6 +233,12 @@ impl Tier for MasterProcess {
 
     fn check_invariants(&self) {
         self.edge.check_invariants();
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        let (length, bound) = (self.logic.member().pending_count(), Config::default().pending_max);
+        each(Queue { name: "requests that wait for the log", length, bound });
+        self.edge.queues(each);
     }
 
     fn describe(&self) -> String {

@@ -27,7 +27,7 @@ use proto::time::{Duration, Instant};
 use crate::bank::{Answer, Audit, Bank, Transfer};
 use crate::checkers::history::Applied;
 use crate::process::edge::Edge;
-use crate::process::{Event, Note, Recipe, Request, Start, node_id};
+use crate::process::{Event, Note, Queue, Recipe, Request, Start, node_id};
 use crate::report::Happening;
 
 /// The cluster that all processes of a run belong to.
@@ -483,6 +483,12 @@ impl MemberProcess {
     pub(crate) fn check_invariants(&self) {
         self.member.check_invariants();
         self.edge.check_invariants();
+    }
+
+    pub(crate) fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        let (length, bound) = (self.member.pending_count(), Config::default().pending_max);
+        each(Queue { name: "requests that wait for the log", length, bound });
+        self.edge.queues(each);
     }
 
     pub(crate) fn has_reached(&self, (index, state): (u64, u64)) -> bool {

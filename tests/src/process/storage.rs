@@ -4,19 +4,25 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ::storage::disk::{Disk, DiskLimits, Put, PutDone};
+use ::storage::disk::{Disk, DiskLimits, Put, PutDone, PutError, Stored};
 use ::storage::edge::{self, Begun, Finished, Kept, Performer, Work};
 use ::storage::logic::{Effect, Event as LogicEvent, Registration, Storage, StorageLimits};
 use fastrand::Rng;
 use node::files::Files;
 use node::logic::network::{Identity, NetworkEffect};
-use proto::ids::{Incarnation, JobId, StoreId, TaskIndex};
-use proto::status::Role;
+use proto::ids::{BlockId, Incarnation, JobId, RingVersion, StoreId, TaskIndex};
+use proto::limits;
+use proto::messages::session::ErrorReply;
+use proto::record::{Message, Records};
+use proto::status::{ErrorCode, Role};
 use proto::time::Instant;
 
 use super::member::explain;
-use super::{Edge, Event, Recipe, Request, Start, Tier, node_id};
+use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
+use crate::disk::SimFiles;
 use crate::pipeline::{cluster_of, masters};
+use crate::planted::Planted;
+use crate::report::{Happening, Report};
 
 /// Where the volumes are on its machine.
 const FOLDER: &str = "/data/storage";
@@ -27,8 +33,8 @@ const ROOM: u64 = 1 << 30;
 /// What the node's threads are given.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// To store a block.
-    Put(Put),
+    /// To store a block, taken on by this version of the ring.
+    Put(Put, RingVersion),
     /// To read or hash.
     Work(Work),
 }
@@ -38,6 +44,9 @@ pub(crate) enum Job {
 pub(crate) struct Done {
     puts: Vec<PutDone>,
     works: Vec<edge::Done>,
+    /// Blocks that a power loss would leave, with the ring by which they were taken on; version 0
+    /// for those that were there before.
+    pub(crate) durable: Vec<(BlockId, RingVersion)>,
 }
 
 /// A running storage node.
@@ -47,6 +56,10 @@ pub(crate) struct StorageProcess {
     disk: Disk,
     performer: Performer,
     kept: Kept,
+    files: SimFiles,
+    limits: StorageLimits,
+    /// Whether puts are answered before they are done.
+    is_early: bool,
 }
 
 impl StorageProcess {
@@ -65,7 +78,7 @@ impl StorageProcess {
             ..DiskLimits::default()
         };
         let disk = Disk::open(files, folder, limits).map_err(|error| explain(&error))?;
-        let (node, incarnation) = (node_id(b's', place, 0), Incarnation(start.life));
+        let (node, incarnation) = (node_id(b's', place, start.disk), Incarnation(start.life));
         let address = Recipe::Storage { place }.address();
         let cluster = cluster_of(start);
         let identity = Identity {
@@ -91,26 +104,61 @@ impl StorageProcess {
         let rng = Rng::with_seed(start.seed);
         let mut process = StorageProcess {
             edge: Edge::new(identity, start.limits),
-            logic: Storage::new(registration, StorageLimits::default(), rng),
+            logic: Storage::new(registration, start.storage, rng),
             performer: Performer::new(disk.reader(), Arc::new(|| (ROOM, ROOM))),
             disk,
             kept: Kept::default(),
+            files: start.files.clone(),
+            limits: start.storage,
+            is_early: start.planted == Some(Planted::EarlyAcknowledgement),
         };
         process.handle(start.now, Event::Tick, requests);
         Ok(process)
     }
 
     fn perform(&mut self, now: Instant, effects: Vec<Effect>, requests: &mut Vec<Request>) {
+        let mut early = Vec::new();
         for effect in effects {
             match self.kept.begin(effect) {
-                Begun::Network(effect) => self.edge.perform(now, effect, requests),
-                Begun::Put(put) => requests.push(work(Job::Put(put))),
+                Begun::Network(effect) => {
+                    if is_busy(&effect) {
+                        requests.push(Request::Note(Note::Count(Happening::Busy, 1)));
+                    }
+                    self.edge.perform(now, effect, requests);
+                }
+                Begun::Put(put) => {
+                    if self.is_early {
+                        let result = Ok(Stored { was_present: false });
+                        let done = PutDone { ticket: put.ticket, result };
+                        self.logic.handle(now, LogicEvent::PutDone(done), &mut early);
+                    }
+                    requests.push(work(Job::Put(put, self.logic.ring_version())));
+                }
                 Begun::Work(it) => requests.push(work(Job::Work(it))),
                 Begun::Join(cluster) => self.edge.set_cluster(cluster),
                 Begun::Nothing => {}
             }
         }
+        if !early.is_empty() {
+            self.perform(now, early, requests);
+        }
     }
+
+    /// Whether a power loss would leave a block, which its reader finds.
+    fn is_durable(&self, block: BlockId) -> bool {
+        let read = self.disk.reader().read(block);
+        read.is_ok_and(|read| self.files.is_durable(&read.content))
+    }
+}
+
+/// Whether it is a refusal because too much is going on.
+fn is_busy(effect: &NetworkEffect) -> bool {
+    let NetworkEffect::Send { record, .. } = effect else { return false };
+    record.first() == Some(&ErrorReply::TYPE)
+        && Records::of(record).any(|record| {
+            let reply = record.and_then(|record| record.open::<ErrorReply, 2>());
+            reply.is_ok_and(|(head, _)| ErrorCode::from_wire(head.code) == Some(ErrorCode::Busy))
+        })
 }
 
 fn work(job: Job) -> Request {
@@ -138,8 +186,14 @@ impl Tier for StorageProcess {
                     logic.handle(now, LogicEvent::Network(event), &mut effects);
                 });
             }
-            Event::Worked(super::Done::Storage(Done { puts, works })) => {
+            Event::Worked(super::Done::Storage(Done { puts, works, .. })) => {
                 for done in puts {
+                    if done.result == Err(PutError::DiskFull) {
+                        requests.push(Request::Note(Note::Count(Happening::PutsRefused, 1)));
+                    }
+                    if self.is_early {
+                        continue;
+                    }
                     logic.handle(now, LogicEvent::PutDone(done), &mut effects);
                 }
                 for done in works {
@@ -160,14 +214,33 @@ impl Tier for StorageProcess {
 
     fn work(&mut self, jobs: Vec<super::Job>) -> super::Done {
         let (mut puts, mut works) = (Vec::new(), Vec::new());
+        let (mut stored, mut durable) = (Vec::new(), Vec::new());
         for job in jobs {
             match job {
-                super::Job::Storage(Job::Put(put)) => puts.push(put),
-                super::Job::Storage(Job::Work(work)) => works.push(self.performer.perform(work)),
+                super::Job::Storage(Job::Put(put, version)) => {
+                    stored.push((put.ticket, put.block, version));
+                    puts.push(put);
+                }
+                super::Job::Storage(Job::Work(work)) => {
+                    let asked = match &work {
+                        Work::Query { blocks, .. } => blocks.clone(),
+                        _ => Vec::new(),
+                    };
+                    works.push(self.performer.perform(work));
+                    let there = asked.into_iter().filter(|&block| self.is_durable(block));
+                    durable.extend(there.map(|block| (block, RingVersion(0))));
+                }
                 _ => unreachable!("a storage node's jobs are its own"),
             }
         }
-        super::Done::Storage(Done { puts: self.disk.store(puts), works })
+        let puts = self.disk.store(puts);
+        for (ticket, block, version) in stored {
+            let done = puts.iter().find(|done| done.ticket == ticket);
+            if done.is_some_and(|done| done.result.is_ok()) && self.is_durable(block) {
+                durable.push((block, version));
+            }
+        }
+        super::Done::Storage(Done { puts, works, durable })
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -177,6 +250,23 @@ impl Tier for StorageProcess {
     fn check_invariants(&self) {
         self.logic.check_invariants();
         self.edge.check_invariants();
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        // A whole file waits in the blocks that it consists of.
+        let pieces = limits::WHOLE_FILE_BYTES / limits::BLOCK_BYTES;
+        let bound = self.limits.reads.count.max(1) + self.limits.files.count.max(1) * pieces;
+        each(Queue { name: "blocks that wait to be answered", length: self.kept.count(), bound });
+        self.edge.queues(each);
+    }
+
+    fn report(&self, report: &mut Report) {
+        report.add(Happening::DamagedBlocks, self.disk.reader().counters().damaged_count);
+    }
+
+    fn missing(&self, blocks: &[BlockId]) -> Option<BlockId> {
+        let present = self.disk.reader().presence(blocks);
+        blocks.iter().zip(present).find(|(_, is_there)| *is_there == 0).map(|(&block, _)| block)
     }
 
     fn describe(&self) -> String {

@@ -8,19 +8,28 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ::worker::logic::job::JobSpec;
+use ::worker::logic::packing::OUTPUT_BYTES;
+use ::worker::logic::results::RESULT_BYTES;
 use ::worker::logic::{Effect, Event as LogicEvent, Setting, TaskEnd, Worker};
 use fastrand::Rng;
-use node::logic::network::Identity;
-use proto::description::Runtime;
+use node::logic::network::{Identity, NetworkEffect, NetworkEvent};
+use proto::description::{Noop, Runtime};
 use proto::ids::{Incarnation, JobId, TaskIndex};
-use proto::status::{Cause, Role, TaskState};
+use proto::record::Records;
+use proto::segment::{Output, OutputContent};
+use proto::status::{Cause, OutputKind, Role, TaskState};
 use proto::time::{Duration, Instant};
 
-use super::{Edge, Event, Recipe, Request, Start, Tier, node_id};
+use super::witness::Witness;
+use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{cluster_of, masters};
+use crate::report::{Happening, Report};
 
 /// What a task takes beside the time that it waits.
 const OVERHEAD: Duration = Duration(1);
+
+/// Runs at which a worker takes no more, and one that it took before.
+const HELD_RUNS: usize = 20_001;
 
 /// A piece in a slot.
 struct Piece {
@@ -32,13 +41,27 @@ struct Piece {
 }
 
 impl Piece {
-    /// Exit code and end of the task that runs.
-    fn running(&self) -> (i32, Instant) {
+    fn noop(&self) -> &Noop {
         let Runtime::Noop(noop) = &self.spec.description.runtime else {
             unreachable!("only noop jobs are submitted");
         };
-        let outcome = noop.outcome(TaskIndex(self.tasks.start));
+        noop
+    }
+
+    /// Exit code and end of the task that runs.
+    fn running(&self) -> (i32, Instant) {
+        let outcome = self.noop().outcome(TaskIndex(self.tasks.start));
         (outcome.exit_code, self.began + outcome.duration + OVERHEAD)
+    }
+
+    /// What the task that runs prints.
+    fn outputs(&self) -> Vec<Output> {
+        let printed = self.noop().printed(TaskIndex(self.tasks.start));
+        if printed.is_empty() {
+            return Vec::new();
+        }
+        let (kind, content) = (OutputKind::Stdout, OutputContent::Packed(printed));
+        vec![Output { kind, name: Vec::new(), mode: 0, is_cut: false, content }]
     }
 }
 
@@ -47,6 +70,7 @@ pub(crate) struct WorkerProcess {
     edge: Edge,
     logic: Worker,
     slots: BTreeMap<u32, Piece>,
+    witness: Witness,
     now: Instant,
 }
 
@@ -84,6 +108,7 @@ impl WorkerProcess {
             edge: Edge::new(identity, start.limits),
             logic: Worker::new(setting, Rng::with_seed(start.seed)),
             slots: BTreeMap::new(),
+            witness: Witness::new(incarnation, start.planted),
             now: start.now,
         };
         process.handle(start.now, Event::Tick, requests);
@@ -107,6 +132,7 @@ impl WorkerProcess {
                     (TaskState::Lost, 0, Cause::Cancelled, now)
                 };
                 let task = TaskIndex(piece.tasks.start);
+                let outputs = if is_over { piece.outputs() } else { Vec::new() };
                 let (start_unix_us, wall) = (piece.began.0, end.since(piece.began));
                 let (cpu, peak_memory_bytes) = (Duration::ZERO, 0);
                 ends.push(TaskEnd {
@@ -119,6 +145,7 @@ impl WorkerProcess {
                     wall,
                     cpu,
                     peak_memory_bytes,
+                    outputs,
                 });
                 piece.tasks.start += 1;
                 piece.began = end;
@@ -133,10 +160,22 @@ impl WorkerProcess {
     }
 
     fn perform(&mut self, now: Instant, effects: Vec<Effect>, requests: &mut Vec<Request>) {
+        let mut early = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Network(effect) => self.edge.perform(now, effect, requests),
-                Effect::Start { slot, spec, tasks, .. } => {
+                Effect::Network(effect) => {
+                    if let NetworkEffect::Send { to, record } = &effect {
+                        let (logic, early) = (&mut self.logic, &mut early);
+                        self.witness.hears_early(*to, record, |event| {
+                            logic.handle(now, LogicEvent::Network(event), early);
+                        });
+                    }
+                    self.edge.perform(now, effect, requests);
+                }
+                Effect::Start { slot, spec, tasks, attempt } => {
+                    if let Err(broken) = self.witness.begins(spec.job, &tasks, attempt) {
+                        requests.push(Request::Note(Note::Broken(broken)));
+                    }
                     let piece = Piece { spec, tasks, began: now, is_cancelled: false };
                     let before = self.slots.insert(slot, piece);
                     assert!(before.is_none(), "slot {slot} has tasks");
@@ -150,6 +189,9 @@ impl WorkerProcess {
                 // A sentence for people.
                 Effect::Warn(_) => {}
             }
+        }
+        if !early.is_empty() {
+            self.perform(now, early, requests);
         }
     }
 }
@@ -174,7 +216,16 @@ impl Tier for WorkerProcess {
                 logic.handle(now, LogicEvent::Tick, &mut effects);
             }
             Event::Arrived { source, frame } => {
+                let witness = &mut self.witness;
                 self.edge.receive(now, &source, frame, |event| {
+                    let NetworkEvent::Record { sender, record } = event else {
+                        return logic.handle(now, LogicEvent::Network(event), &mut effects);
+                    };
+                    let held = logic.held();
+                    let heard = witness.hears(&record, |job, tasks, of| held.holds(job, tasks, of));
+                    let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
+                    let record = altered.and_then(Result::ok).unwrap_or(record);
+                    let event = NetworkEvent::Record { sender, record };
                     logic.handle(now, LogicEvent::Network(event), &mut effects);
                 });
             }
@@ -194,6 +245,19 @@ impl Tier for WorkerProcess {
     fn check_invariants(&self) {
         self.logic.check_invariants();
         self.edge.check_invariants();
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(Queue)) {
+        let length = self.logic.held().run_count();
+        each(Queue { name: "runs that a worker holds", length, bound: HELD_RUNS });
+        let (length, bound) = (self.logic.result_bytes(), RESULT_BYTES + OUTPUT_BYTES);
+        each(Queue { name: "bytes of a worker's results", length, bound });
+        self.edge.queues(each);
+    }
+
+    fn report(&self, report: &mut Report) {
+        report.add(Happening::RefusedEpochs, self.witness.over_count());
+        report.add(Happening::SecondCompletions, self.witness.second_count());
     }
 
     fn describe(&self) -> String {

@@ -1,9 +1,13 @@
 //! Carrying out faults: dying, starting again, standing still, and the mending of all that.
 
+use std::collections::BTreeSet;
+
+use proto::ids::FileId;
 use proto::time::Duration;
 
+use crate::checkers::blocks::DiskId;
 use crate::checkers::{Violation, check};
-use crate::faults::{Death, Fault};
+use crate::faults::{Death, Fault, Targets};
 use crate::machine::LocalClock;
 use crate::network::SILENCE;
 use crate::process::{Event, Process, ProcessId, Start};
@@ -25,8 +29,20 @@ impl World {
         }
         let pause = self.swarm.pause(&mut self.faults_rng);
         self.agenda.after(pause, Delivery::Trouble);
-        let faults = self.swarm.faults(&mut self.faults_rng, &self.disks, &self.others);
-        if faults.len() == self.disks.len() {
+        let targets = Targets {
+            members: &self.disks,
+            others: &self.others,
+            masters: &self.members,
+            balancers: &self.balancers,
+            workers: &self.workers,
+            storage: self.jobs.is_some().then_some(&self.storage[..]),
+            weak: self.weak,
+        };
+        let faults = self.swarm.faults(&mut self.faults_rng, targets);
+        let is_blackout = |(_, fault): &(Duration, Fault)| {
+            matches!(fault, Fault::Crash { death: Death::PowerLoss, .. })
+        };
+        if faults.len() == self.disks.len() && faults.iter().all(is_blackout) {
             self.report.add(Happening::Blackouts, 1);
         }
         for (after, fault) in faults {
@@ -43,12 +59,12 @@ impl World {
         self.trace.event(now, "-", "fault", &[], || format!("{fault:?}"));
         let (mend, lasts) = match fault {
             Fault::Crash { process, death, down } => {
-                let is_too_much = death == Death::DiskLoss && !self.is_complete();
+                let is_loss = matches!(death, Death::DiskLoss | Death::Gone);
+                let is_too_much = is_loss && !self.may_lose_disk(process);
                 if self.machines[process.0].process.is_none() || is_too_much {
                     return Ok(());
                 }
                 let has_disk = self.machines[process.0].recipe.has_disk();
-                let is_loss = death == Death::DiskLoss;
                 if has_disk && !is_loss && chance(&mut self.faults_rng, 500) {
                     self.machines[process.0].doom = Some((death, down));
                     return Ok(());
@@ -95,6 +111,13 @@ impl World {
                 let path = names.iter().find(|path| path.to_string_lossy().contains(file));
                 let path = path.expect("the scenario names a file that is there");
                 files.flip_bit(path, offset, 3).expect("the file was listed");
+                return Ok(());
+            }
+            Fault::Rot { process, folder } => {
+                self.report.add(Happening::BitRot, 1);
+                self.blocks.spoil(self.disk_of(process));
+                let files = &self.machines[process.0].files;
+                files.rot(&mut self.disk_rng, std::path::Path::new(folder));
                 return Ok(());
             }
             Fault::FullDisk { process, room, lasts } => {
@@ -179,12 +202,16 @@ impl World {
         self.network.die(&mut self.agenda, &mut self.report, process);
         let machine = &mut self.machines[process.0];
         if let Some(running) = &mut machine.process {
-            running.edge().report(&mut self.report);
+            running.report(&mut self.report);
         }
         machine.die();
         match death {
             Death::Killed => machine.files.stop_failing(),
-            Death::DiskLoss => {
+            Death::DiskLoss | Death::Gone => {
+                machine.is_broken = death == Death::Gone;
+                let disk = DiskId { process: process.0, number: machine.lost_disks };
+                self.blocks.spoil(disk);
+                machine.lost_disks += 1;
                 machine.files.wipe();
                 machine.has_folder = false;
                 machine.votes_since = None;
@@ -233,6 +260,7 @@ impl World {
             origin: self.process_rng.u64(0..3_600_000_000),
             drift: self.process_rng.i64(-drift..=drift),
         };
+        let stored_files: BTreeSet<FileId> = self.blocks.stored().collect();
         let start = Start {
             now: machine.clock.local(now),
             files: &machine.files,
@@ -243,6 +271,10 @@ impl World {
             tuning: self.swarm.tuning,
             has_folder: machine.has_folder,
             is_founder: self.members.first() == Some(&process) && !self.is_founded,
+            disk: machine.lost_disks,
+            storage: self.swarm.storage,
+            stored_files: &stored_files,
+            planted: self.planted,
         };
         let dies = machine.life > 1
             && !self.is_healed
@@ -261,6 +293,11 @@ impl World {
         }
         match started {
             Ok(running) => {
+                let disk = DiskId { process: process.0, number: machine.lost_disks };
+                let gone = running.missing(&self.blocks.expected(disk));
+                check(gone.is_none(), "invariant 5: what is durable survives a restart", || {
+                    format!("{}: block {gone:?} is gone", machine.name)
+                })?;
                 let address = machine.recipe.address();
                 machine.process = Some(running);
                 machine.has_folder = true;
@@ -285,6 +322,15 @@ impl World {
                 seen: format!("{}: {seen}", machine.name),
             }),
         }
+    }
+
+    /// Whether the failure model permits a machine to lose its disk now: of members one after the
+    /// other was replaced, of storage nodes only one in a run and only once.
+    fn may_lose_disk(&self, process: ProcessId) -> bool {
+        if self.jobs.is_none() {
+            return self.is_complete();
+        }
+        self.weak == Some(process) && self.machines[process.0].lost_disks == 0
     }
 
     fn start_later(&mut self, process: ProcessId) {

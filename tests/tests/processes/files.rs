@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 const SMALL: &[&str] = &["--masters", "1", "--balancers", "1", "--storage", "3", "--workers", "0"];
 
 /// A folder of real sources, and of everything that a folder may hold.
-fn make_folder(folder: &Path) {
+pub(crate) fn make_folder(folder: &Path) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
     let copied = Command::new("cp").arg("-a").arg(sources).arg(folder).status().expect("run cp");
     assert!(copied.success());
@@ -51,7 +51,7 @@ fn make_folder(folder: &Path) {
 }
 
 /// Every path with its kind, mode and link target, sorted, and the digest of every file.
-fn describe(folder: &Path) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+pub(crate) fn describe(folder: &Path) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let lines = |script: &str| {
         let output =
             Command::new("sh").args(["-c", script]).current_dir(folder).output().expect("run sh");

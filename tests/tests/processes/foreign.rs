@@ -8,7 +8,8 @@ use proto::description::{JobDescription, Noop, Runtime};
 
 use crate::cluster::Cluster;
 
-fn repository(path: &str) -> PathBuf {
+/// A path in this repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").join(path)
 }
 

@@ -5,9 +5,21 @@
 //! come back. Nothing is timed; what must come is waited for.
 
 mod cluster;
+mod counters;
+mod counting;
+mod crashes;
+mod demo;
 mod faults;
 mod files;
 mod foreign;
 mod garbage;
+mod inputs;
 mod jobs;
+mod joining;
 mod lifecycle;
+mod live;
+mod mount;
+mod names;
+mod outputs;
+mod submit;
+mod sync;
