@@ -32,9 +32,8 @@ check: setup ## formatting, clippy without warnings, rules of architecture and s
 	timeout $(BUILD_TIMEOUT) cargo clippy --locked --workspace --all-targets -- -D warnings
 	timeout $(BUILD_TIMEOUT) cargo test --locked --quiet --workspace --test tidy -- --nocapture
 
-demo: ## a cluster that loses processes while it works, and finishes
-	@echo "not built yet: a cluster to show needs the master, balancer, worker and storage tiers"
-	@exit 1
+demo: ## a job over real sources on a cluster of its own that loses a worker, checked against a plain script
+	@timeout --foreground 3600 scripts/demo
 
 test: setup check ## setup, check, then all tests; ends with the list of those that were skipped
 	@mkdir -p target && rm -f $(SKIPPED)
@@ -65,7 +64,7 @@ sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run;
 	$(simulate)
 
 # What `remuda bench` measures, one after the other; BENCH="noop" for one of them.
-BENCH := noop submit latency
+BENCH := noop spawn latency submit speedup files
 
-bench: build ## measure this machine: BENCH="noop submit latency" on a cluster of its own
+bench: build ## measure this machine on clusters of its own: BENCH="noop latency" for some of the figures
 	@for figure in $(BENCH); do timeout 900 target/release/remuda bench $$figure; done

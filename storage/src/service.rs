@@ -158,13 +158,15 @@ impl Service {
         }
         self.status_due = now + STATUS_INTERVAL;
         let counters = self.reader.counters();
+        let (get_count, get_bytes) = self.logic.answered();
         let status = format!(
-            r#"{{"ring_version":{},"blocks":{},"block_bytes":{},"puts":{},"gets":{},"damaged":{}}}"#,
+            r#"{{"ring_version":{},"blocks":{},"block_bytes":{},"puts":{},"gets":{},"get_bytes":{},"damaged":{}}}"#,
             self.logic.ring_version(),
             { counters.block_count },
             { counters.block_bytes },
             { counters.put_count },
-            { counters.get_count },
+            get_count,
+            get_bytes,
             { counters.damaged_count },
         );
         self.daemon.publisher.status(status.as_bytes());

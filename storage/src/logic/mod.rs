@@ -349,6 +349,12 @@ impl Storage {
         assert_eq!(self.assemblies.len(), self.files.count(), "files");
     }
 
+    /// Blocks and pieces of them that were answered since the start, and their bytes.
+    #[must_use]
+    pub fn answered(&self) -> (u64, u64) {
+        (self.get_count, self.get_bytes)
+    }
+
     /// The ring version that this node goes by; 0 before it knows one.
     #[must_use]
     pub fn ring_version(&self) -> RingVersion {
