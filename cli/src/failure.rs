@@ -80,17 +80,6 @@ impl Failure {
     }
 }
 
-/// An error and all that lies behind it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
-}
-
 /// Says what was tried where an error passes.
 pub(crate) trait During<T> {
     /// Turns an error into a failure that begins with what was tried.
@@ -99,7 +88,7 @@ pub(crate) trait During<T> {
 
 impl<T, E: Error> During<T> for Result<T, E> {
     fn during(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|error| Failure::failed(format!("{}: {}", what(), chain(&error))))
+        self.map_err(|error| Failure::failed(format!("{}: {}", what(), node::log::chain(&error))))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::logic::lru::Lru;
 use crate::mount::MountCounters;
 use crate::origin::{Origin, OriginError};
 use crate::refusal::Refusal;
-use crate::workers::Workers;
+use crate::workers::{Begun, Workers};
 
 /// Bytes of blocks that are kept in memory: what readers are in the midst of, and what the disk
 /// could not take (eyeballed: 16 whole blocks).
@@ -44,9 +44,17 @@ enum Trust {
     Unverified,
 }
 
+/// A block that is to be fetched.
+#[derive(Default)]
+struct Wanted {
+    /// Who waits for it; nobody where it is fetched ahead.
+    then: Vec<Then>,
+    /// Whether a thread is at it.
+    is_begun: bool,
+}
+
 struct State {
-    /// Who waits for which block. A block that is here is being fetched.
-    waiting: BTreeMap<BlockName, Vec<Then>>,
+    wanted: BTreeMap<BlockName, Wanted>,
     waiting_count: usize,
     recent: Lru<BlockName, Content>,
     on_disk: Lru<BlockName, Trust>,
@@ -86,7 +94,7 @@ impl Blocks {
         }
         on_disk.shrink_to(limit).iter().for_each(|(name, _)| cache.remove(*name));
         let state = State {
-            waiting: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             waiting_count: 0,
             recent: Lru::new(RECENT_BYTES),
             on_disk,
@@ -143,7 +151,7 @@ impl Blocks {
         let state = self.state();
         state.recent.contains(&name)
             || state.on_disk.contains(&name)
-            || state.waiting.contains_key(&name)
+            || state.wanted.contains_key(&name)
     }
 
     /// Gets a whole block and hands it on: at once, or on another thread when it is here.
@@ -164,13 +172,14 @@ impl Blocks {
             return then(Err(Refusal::Failed));
         }
         state.waiting_count += 1;
-        // Where it is being fetched ahead, nobody waits for it yet.
-        let is_first = !state.waiting.contains_key(&name);
-        state.waiting.entry(name).or_default().push(Box::new(then));
+        let wanted = state.wanted.entry(name).or_default();
+        wanted.then.push(Box::new(then));
+        // What was to be fetched ahead stands behind what somebody waits for: it is queued again.
+        let is_first = wanted.then.len() == 1 && !wanted.is_begun;
         drop(state);
         if is_first {
             let blocks = Arc::clone(self);
-            if !self.workers.submit(move || blocks.bring(name)) {
+            if !self.workers.submit(move |begun| blocks.bring(name, begun)) {
                 tracing::warn!(block = %name.block, "too much is fetched at once: one is refused");
                 self.answer(name, &Err(Refusal::Failed));
             }
@@ -193,37 +202,27 @@ impl Blocks {
         let mut state = self.state();
         let is_here = state.recent.contains(&name)
             || state.on_disk.peek(&name) == Some(&Trust::Verified)
-            || state.waiting.contains_key(&name);
+            || state.wanted.contains_key(&name);
         if is_here {
             return;
         }
         // Whoever wants it meanwhile waits for this fetch.
-        state.waiting.insert(name, Vec::new());
+        state.wanted.insert(name, Wanted::default());
         drop(state);
         let blocks = Arc::clone(self);
-        if !self.workers.submit_ahead(move || blocks.bring(name)) {
-            self.fetch_for_those_who_wait(name);
-        }
-    }
-
-    /// A fetch ahead that found no thread: only who wants the block by now gets it fetched.
-    fn fetch_for_those_who_wait(self: &Arc<Blocks>, name: BlockName) {
-        let mut state = self.state();
-        if state.waiting.get(&name).is_some_and(Vec::is_empty) {
-            state.waiting.remove(&name);
-            return;
-        }
-        drop(state);
-        let blocks = Arc::clone(self);
-        if !self.workers.submit(move || blocks.bring(name)) {
-            self.answer(name, &Err(Refusal::Failed));
+        if !self.workers.submit_ahead(move |begun| blocks.bring(name, begun)) {
+            let mut state = self.state();
+            let is_unwanted = |it: &Wanted| it.then.is_empty() && !it.is_begun;
+            if state.wanted.get(&name).is_some_and(is_unwanted) {
+                state.wanted.remove(&name);
+            }
         }
     }
 
     /// Hands a block, or why there is none, to all who wait for it.
     fn answer(&self, name: BlockName, fetched: &Result<Content, Refusal>) {
         let mut state = self.state();
-        let waiting = state.waiting.remove(&name).unwrap_or_default();
+        let waiting = state.wanted.remove(&name).unwrap_or_default().then;
         state.waiting_count -= waiting.len();
         if let Ok(content) = fetched {
             let bytes = content.len() as u64;
@@ -236,7 +235,16 @@ impl Blocks {
     }
 
     /// Brings a block here, whatever happens, and answers those who wait for it.
-    fn bring(&self, name: BlockName) {
+    fn bring(&self, name: BlockName, begun: Begun) {
+        match self.state().wanted.get_mut(&name) {
+            Some(wanted) if !wanted.is_begun => wanted.is_begun = true,
+            // Another thread is at it, or was.
+            _ => return,
+        }
+        if begun == Begun::Late {
+            tracing::warn!(block = %name.block, "a block cannot be read: others took too long");
+            return self.answer(name, &Err(Refusal::Failed));
+        }
         let brought = catch_unwind(AssertUnwindSafe(|| self.obtain(name)));
         let Ok(brought) = brought else {
             tracing::error!(block = %name.block, "fetching a block panicked");

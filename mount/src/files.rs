@@ -20,7 +20,7 @@ use crate::logic::read_ahead::ReadAhead;
 use crate::logic::tree::Tree;
 use crate::origin::{Origin, OriginError};
 use crate::refusal::Refusal;
-use crate::workers::Workers;
+use crate::workers::{Begun, Workers};
 
 /// Bytes of tree files whose entries are kept in memory, where they take three times as much. One
 /// that is larger is kept while it is the newest.
@@ -96,9 +96,13 @@ impl Files {
         &self.origin
     }
 
-    /// Does something on a thread that may wait. Where too much waits already, what the work owns is
-    /// dropped, which refuses it.
+    /// Does something on a thread that may wait. Where too much waits already, or for too long, what
+    /// the work owns is dropped, which refuses it.
     pub(crate) fn resolve(&self, work: impl FnOnce() + Send + 'static) {
+        let work = move |begun| match begun {
+            Begun::InTime => work(),
+            Begun::Late => tracing::warn!("an operation waited too long for others: refused"),
+        };
         if !self.resolvers.submit(work) {
             tracing::warn!("too much is asked at once: one operation is refused");
         }

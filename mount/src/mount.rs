@@ -252,22 +252,13 @@ impl Drop for Mount {
 /// # Errors
 /// Why it cannot, for people.
 pub fn can_mount() -> Result<(), String> {
-    let said = |error: &dyn std::error::Error| {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            text.push_str(&format!(": {error}"));
-            source = error.source();
-        }
-        text
-    };
-    let bits = node::random::bits().map_err(|error| said(&error))?;
+    let bits = node::random::bits().map_err(|error| node::log::chain(&error))?;
     let folder = std::env::temp_dir().join(format!("remuda-mount-{bits:032x}"));
-    std::fs::create_dir(&folder).map_err(|error| said(&error))?;
+    std::fs::create_dir(&folder).map_err(|error| node::log::chain(&error))?;
     let mounted = mounting::mount(&folder, Visible::by_rights());
     let tried = match mounted {
-        Ok(_kernel) => mounting::unmount(&folder).map_err(|error| said(&error)),
-        Err(error) => Err(said(&error)),
+        Ok(_kernel) => mounting::unmount(&folder).map_err(|error| node::log::chain(&error)),
+        Err(error) => Err(node::log::chain(&error)),
     };
     // Empty again, or somebody else's matter.
     let _ = std::fs::remove_dir(&folder);

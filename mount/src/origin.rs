@@ -79,7 +79,7 @@ impl Origin for Client {
             return Err(OriginError::Failed("its description is too long".to_owned()));
         }
         let bytes = self.get_range(file, 0..length)?;
-        let failed = |error: &dyn std::error::Error| OriginError::Failed(said(error));
+        let failed = |error: &dyn std::error::Error| OriginError::Failed(node::log::chain(error));
         let stored = JobDescription::decode_file(&bytes).map_err(|error| failed(&error))?;
         stored.validate().map_err(|error| failed(&error))?;
         shown(stored.inputs)
@@ -108,18 +108,7 @@ impl From<ClientError> for OriginError {
             | ClientError::Call(CallFailure::Refused { code: ErrorCode::NotFound, .. }) => {
                 OriginError::Absent
             }
-            other => OriginError::Failed(said(&other)),
+            other => OriginError::Failed(node::log::chain(&other)),
         }
     }
-}
-
-/// An error and all that lies behind it, in one line.
-fn said(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }

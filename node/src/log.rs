@@ -67,6 +67,18 @@ pub fn start(setting: &str, file: Option<&Path>) -> Result<(), LogError> {
 }
 
 /// An empty variable counts as none.
+/// An error and all that lies behind it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
 fn filter(variable: Option<&str>, setting: &str) -> Result<EnvFilter, LogError> {
     let (whence, filter) = match variable {
         Some(variable) if !variable.is_empty() => (VARIABLE, variable),

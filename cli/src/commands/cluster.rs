@@ -7,7 +7,7 @@ use master::MasterError;
 use node::config::Loaded;
 use proto::ids::ClusterId;
 
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::Cluster;
 use crate::identity::identity_of;
 use crate::output;
@@ -35,7 +35,7 @@ fn is_made(cluster: ClusterId) -> Failure {
 fn join(config: &master::Config) -> Result<ClusterId, Failure> {
     master::join(config).map_err(|error| {
         let cluster = identity_of(&config.node.data).and_then(|identity| identity.cluster);
-        let text = format!("join a cluster: {}", chain(&error));
+        let text = format!("join a cluster: {}", node::log::chain(&error));
         match (&error, cluster) {
             (MasterError::Disk(DiskError::AlreadyMade(_)), Some(cluster)) => is_made(cluster),
             (MasterError::NoAnswer(_), _) => Failure::unreachable(text)

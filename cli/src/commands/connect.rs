@@ -8,7 +8,7 @@ use proto::name::NameError;
 use proto::status::ErrorCode;
 use proto::time::Duration;
 
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::Where;
 
 /// How long the masters are asked: several elections.
@@ -24,7 +24,7 @@ pub(crate) fn connect(place: &Where) -> Result<Client, Failure> {
 
 fn find(place: &Where) -> Result<Found, Failure> {
     Surroundings::of_process(place.cluster.clone()).find().map_err(|error| {
-        let text = chain(&error);
+        let text = node::log::chain(&error);
         match error {
             FindError::Stopped(folder) => Failure::unreachable(text)
                 .hint(format!("start it: remuda dev --detach --dir {}", folder.display())),
@@ -51,7 +51,7 @@ fn find(place: &Where) -> Result<Found, Failure> {
 /// What a client's error is to the shell: 3 where nobody answers, 2 where the request makes no
 /// sense, else 1.
 pub(crate) fn failure(error: &ClientError) -> Failure {
-    let text = chain(error);
+    let text = node::log::chain(error);
     match error {
         ClientError::Call(CallFailure::Unreachable { .. }) => {
             Failure::unreachable(text).hint("see whether it runs: remuda dev status")

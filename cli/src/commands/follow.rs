@@ -19,7 +19,7 @@ use proto::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::connect::{Asked, connect};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::flags::Listing;
 use crate::output;
 
@@ -46,7 +46,7 @@ struct Line<'a> {
 
 /// Prints what the nodes say, a line each, until interrupted.
 pub(crate) fn follow(flags: &Listing) -> Result<(), Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::failed(chain(error));
+    let failed = |error: &dyn std::error::Error| Failure::failed(node::log::chain(error));
     let client = connect(&flags.place)?;
     let stop = Stop::on_signals().map_err(|error| failed(&error))?;
     let clock = Clock::start();

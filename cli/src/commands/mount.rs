@@ -11,7 +11,7 @@ use client::Client;
 use node::stop::Stop;
 
 use super::connect::{Asked, connect};
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::Mount;
 
 /// Mounts at a time that share the place for caches, where nothing else is said.
@@ -19,7 +19,7 @@ const CACHES: usize = 16;
 
 /// Shows the cluster's files at a folder until a signal comes or somebody unmounts it.
 pub(crate) fn run(flags: &Mount) -> Result<(), Failure> {
-    node::log::start("warn", None).map_err(|error| Failure::usage(chain(&error)))?;
+    node::log::start("warn", None).map_err(|error| Failure::usage(node::log::chain(&error)))?;
     let client = Arc::new(connect(&flags.place)?);
     // A mount without a cluster would show errors only.
     client.ring().asked()?;
@@ -68,7 +68,7 @@ fn user_caches() -> Result<PathBuf, Failure> {
 }
 
 fn failure(flags: &Mount, error: &MountError) -> Failure {
-    let text = chain(error);
+    let text = node::log::chain(error);
     match error {
         MountError::Mounting(MountingError::Folder { .. } | MountingError::NotAFolder { .. }) => {
             Failure::usage(text)

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::{Serve, Tier};
 use crate::output;
 
@@ -47,7 +47,7 @@ where
     }
     let settings = node(&loaded.settings);
     node::log::start(&settings.log, settings.log_file.as_deref())
-        .map_err(|error| Failure::usage(chain(&error)))?;
+        .map_err(|error| Failure::usage(node::log::chain(&error)))?;
     let stop = Stop::on_signals().during(|| "watch for signals".into())?;
     let tier = flags.tier.role();
     tracing::info!(%tier, version = env!("CARGO_PKG_VERSION"), "starting");
@@ -56,7 +56,7 @@ where
     match &ended {
         Ok(()) => tracing::info!(%tier, "ended"),
         // Elsewhere the last words on standard error stand in the log already.
-        Err(error) if log_file => tracing::error!(%tier, error = chain(error), "ended"),
+        Err(error) if log_file => tracing::error!(%tier, error = node::log::chain(error), "ended"),
         Err(_) => {}
     }
     ended.during(|| format!("run a {tier}"))
@@ -68,7 +68,7 @@ pub(crate) fn load<C: DeserializeOwned>(
     overrides: &[Override],
 ) -> Result<Loaded<C>, Failure> {
     node::config::load(file, &node::config::environment(), overrides)
-        .map_err(|error| Failure::usage(chain(&error)))
+        .map_err(|error| Failure::usage(node::log::chain(&error)))
 }
 
 /// Asks the kernel to end this process, as SIGTERM would, when the one that started it ends.

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::connect::{Asked, connect};
 use super::source::Source;
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::Submit;
 use crate::output::progress::Progress;
 use crate::output::{self, json};
@@ -223,7 +223,7 @@ fn variable(text: &str) -> Result<(String, String), Failure> {
 
 /// What is wrong with a draft, and what to do about it.
 fn refused(error: &DraftError) -> Failure {
-    let failure = Failure::usage(chain(error));
+    let failure = Failure::usage(node::log::chain(error));
     match error {
         DraftError::Unreadable { what: "program", .. } => {
             failure.hint("a program of the workers is an absolute path or a bare name")

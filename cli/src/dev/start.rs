@@ -21,7 +21,7 @@ use super::roster;
 use super::supervisor::{Change, Program, Report, Restart, Supervisor};
 use crate::commands::cluster::{self, Founding};
 use crate::commands::serve;
-use crate::failure::{During, Failure, chain};
+use crate::failure::{During, Failure};
 use crate::flags::DevStart;
 use crate::output;
 
@@ -325,7 +325,7 @@ fn wait_until_it_answers(made: &Made, stop: &Stop) -> Result<Option<()>, Failure
                 }
                 format!("it lacks {}", lacks.join(", "))
             }
-            Err(error) => format!("no master answers: {}", chain(&error)),
+            Err(error) => format!("no master answers: {}", node::log::chain(&error)),
         };
         if stop.is_requested() {
             return Ok(None);

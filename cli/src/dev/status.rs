@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::lock;
 use super::plan::{Plan, Planned};
 use super::record::{self, Process};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::identity::identity_of;
 use crate::output;
 use crate::output::human::Table;
@@ -77,7 +77,7 @@ fn leaders(plan: &Plan) -> Result<Option<Vec<NodeId>>, Failure> {
     match super::client_of(plan, PATIENCE)?.nodes() {
         Ok(nodes) => Ok(Some(nodes.iter().filter(|it| it.leads).map(|it| it.node).collect())),
         Err(error) => {
-            eprintln!("who leads is not known: {}", chain(&error));
+            eprintln!("who leads is not known: {}", node::log::chain(&error));
             Ok(None)
         }
     }

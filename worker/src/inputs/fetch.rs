@@ -21,7 +21,7 @@ use proto::tree::{Entry, Folder, Node, TreeError};
 
 use super::lines::LineReader;
 use super::mounted::Shown;
-use super::{Missing, PASSABLE, View, chain};
+use super::{Missing, PASSABLE, View};
 use crate::logic::job::JobSpec;
 
 /// Permissions of what everybody may read and nobody write.
@@ -358,7 +358,7 @@ fn not_started(missing: Missing) -> Missing {
 
 /// What an error means for the tasks that need it.
 pub(super) fn missing(whose: &str, error: &ClientError) -> Missing {
-    let text = format!("{whose} cannot be fetched: {}", chain(error));
+    let text = format!("{whose} cannot be fetched: {}", node::log::chain(error));
     if is_final(error) { Missing::Job(Cause::InputFailed, text) } else { Missing::Trouble(text) }
 }
 

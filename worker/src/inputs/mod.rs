@@ -193,7 +193,7 @@ impl Inputs {
             InputsWay::Mount => Some(begin_mount(data, limit, &client)?),
             InputsWay::Auto => begin_mount(data, limit, &client)
                 .inspect_err(|error| {
-                    let error = chain(error);
+                    let error = node::log::chain(error);
                     tracing::info!(error, "inputs are materialised: they cannot be mounted here");
                 })
                 .ok(),
@@ -301,17 +301,6 @@ fn begin_mount(data: &Path, cache_bytes: u64, client: &Arc<Client>) -> io::Resul
     let mounted = mounted.map_err(io::Error::other)?;
     tracing::info!(at = %data.join(MOUNT).display(), "inputs are shown through a mount");
     Ok(mounted)
-}
-
-/// An error with all that led to it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }
 
 fn free_bytes(folder: &Path) -> io::Result<u64> {

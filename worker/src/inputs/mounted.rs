@@ -103,7 +103,7 @@ impl Mounted {
                 state.mount = Some(mount);
             }
             Err(error) => {
-                let error = super::chain(&error);
+                let error = node::log::chain(&error);
                 tracing::warn!(at = %self.at.display(), error, "the mount cannot be made again");
             }
         }
