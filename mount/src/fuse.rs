@@ -221,8 +221,22 @@ impl Filesystem for Connection {
         reply.error(Errno::ENOSYS);
     }
 
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
+    fn access(&self, _: &Request, number: INodeNo, asked: AccessFlags, reply: ReplyEmpty) {
+        // Asked by access(2) and chdir(2) only. Everybody may read; what is no program is none for
+        // root either, as elsewhere.
+        if asked.contains(AccessFlags::W_OK) {
+            return reply.error(Errno::EROFS);
+        }
+        if !asked.contains(AccessFlags::X_OK) {
+            return reply.ok();
+        }
+        self.view.getattr(inode(number), move |known| match known {
+            Ok((it, _)) if it.kind == FileType::RegularFile && it.perm & 0o111 == 0 => {
+                reply.error(Errno::EACCES);
+            }
+            Ok(_) => reply.ok(),
+            Err(refusal) => reply.error(refusal.errno()),
+        });
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {

@@ -259,6 +259,11 @@ fn what_would_change_something_or_is_not_there_is_refused() {
     let opened = fs::File::open(&file).unwrap();
     let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
     assert_eq!(errno(opened.set_modified(now)), Errno::ROFS);
+    use rustix::fs::{Access, access};
+    assert_eq!(access(&file, Access::WRITE_OK), Err(Errno::ROFS));
+    assert_eq!(access(&file, Access::EXEC_OK), Err(Errno::ACCESS));
+    assert_eq!(access(&file, Access::READ_OK), Ok(()));
+    assert_eq!(access(&inner, Access::READ_OK | Access::EXEC_OK), Ok(()));
 
     let absent = "6ba7b810-9dad-81d1-80b4-00c04fd430c8";
     for path in [
