@@ -32,6 +32,7 @@ impl Worker {
     pub(super) fn on_end(&mut self, end: TaskEnd) {
         let Some(started) = self.held.started(end.slot) else { return };
         let (job, attempt, task) = (started.spec.job, started.attempt, started.tasks.start);
+        let job_task_count = started.spec.task_count;
         let description = &started.spec.description;
         let needs = (u64::from(description.cpu_milli), description.memory_bytes);
         debug_assert_eq!(task, end.task.0, "a slot's tasks end in order");
@@ -60,7 +61,8 @@ impl Worker {
         if end.state == TaskState::Lost || end.outputs.is_empty() {
             self.results.add(outcome);
         } else {
-            self.packing.add(Written { outcome, outputs: end.outputs });
+            let outputs = end.outputs;
+            self.packing.add(Written { outcome, outputs, job_task_count });
         }
         self.ended_count += 1;
         if end.state != TaskState::Lost {

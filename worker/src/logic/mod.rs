@@ -213,6 +213,10 @@ pub struct Worker {
     frame_due: Option<Instant>,
     /// A busy master is not sent the frame before this.
     frame_not_before: Option<Instant>,
+    /// Since when it executes nothing and has nothing to execute.
+    idle_since: Option<Instant>,
+    /// When the last frame was made.
+    last_frame: Option<Instant>,
     accounting: Accounting,
     packing: Packing,
     storing: Storing,
@@ -252,6 +256,8 @@ impl Worker {
             results: Results::default(),
             frame_due: None,
             frame_not_before: None,
+            idle_since: None,
+            last_frame: None,
             accounting: Accounting::default(),
             packing: Packing::default(),
             storing: Storing::new(),
@@ -293,10 +299,12 @@ impl Worker {
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let has_master = self.masters.is_connected();
         let register = has_master.then_some(self.register_due);
-        let frame = self.frame_not_before.or(self.frame_due);
+        let pause = self.frame_pause(now).filter(|_| !self.results.is_empty());
+        let frame = self.frame_not_before.or(self.frame_due).or(pause);
         let balancers = self.balancers.next_deadline().filter(|_| self.assignment != 0);
         let storing = self.storing.next_deadline(now, has_master);
-        let segments = [self.accounting.next_deadline(), self.packing.next_deadline(), storing];
+        let segments =
+            [self.accounting.next_deadline(), self.packing.next_deadline(self.idle_since), storing];
         let stop_at = self.stop_at.filter(|&stop_at| stop_at > now);
         let all = [self.masters.next_deadline(), register, frame, balancers, stop_at];
         all.into_iter().chain(segments).flatten().min()

@@ -7,8 +7,9 @@
 //! segment each:
 //!
 //! - one segment is under way at a time, and all there is behind it goes into the next one;
-//! - where the worker has nothing else to do, one is made at once: nobody else would fill it;
-//! - else half a second after the last one was begun, or as soon as a megabyte waits.
+//! - where the worker has nothing else to do, one is made at once: nobody else would fill it. Of a
+//!   job of many tasks a moment later: more of them may be on the way;
+//! - else a second after the last one was begun, or as soon as a megabyte waits.
 //!
 //! Deliberately not here: storing segments, and tasks that wrote nothing (`accounting.rs`). What the
 //! masters refuse later stays in its segment unread: readers go by the ranges that masters accepted.
@@ -30,7 +31,14 @@ use super::storing::NewSegment;
 
 /// How far apart segments are begun by a busy worker: a hundred thousand tasks that print a line
 /// each, at a thousand a second, make two hundred (`docs/decisions/segments.md`).
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a worker must have had nothing to do where the job has many tasks: longer than its
+/// balancer takes to send more.
+const LULL: Duration = Duration::from_millis(50);
+
+/// Tasks of a job that may make a segment each.
+const FEW: u64 = 64;
 
 /// Bytes that make a segment at once.
 const ENOUGH: usize = 1 << 20;
@@ -46,6 +54,8 @@ pub struct Written {
     pub outcome: Outcome,
     /// What it wrote.
     pub outputs: Vec<Output>,
+    /// Tasks of its job.
+    pub job_task_count: u64,
 }
 
 impl Written {
@@ -100,16 +110,18 @@ impl Packing {
     }
 
     /// The segment to store now, if it is time for one; answered by [`Packing::stored`].
-    /// `is_idle` says that the worker executes nothing and has nothing to execute.
-    pub fn next_segment(&mut self, now: Instant, is_idle: bool) -> Option<NewSegment> {
+    /// `idle_since` says that the worker executes nothing and has nothing to execute.
+    pub fn next_segment(
+        &mut self,
+        now: Instant,
+        idle_since: Option<Instant>,
+    ) -> Option<NewSegment> {
         if !self.storing.is_empty() || self.waiting.is_empty() {
             return None;
         }
-        let is_time = is_idle
-            || self.is_urgent
-            || self.waiting_bytes >= ENOUGH
-            || self.made_at.is_none_or(|made_at| now >= made_at + INTERVAL);
-        is_time.then(|| {
+        let due = self.due(idle_since);
+        let is_time = self.is_urgent || self.waiting_bytes >= ENOUGH;
+        (is_time || due.is_none_or(|due| now >= due)).then(|| {
             self.made_at = Some(now);
             self.make_segment()
         })
@@ -137,7 +149,7 @@ impl Packing {
         for (job, tasks) in jobs.into_iter().filter(|(_, tasks)| !tasks.is_empty()) {
             let (mut entries, mut outputs) = (Vec::new(), Vec::new());
             for (task_index, written) in tasks {
-                let Written { mut outcome, outputs: of_task } = written;
+                let Written { mut outcome, outputs: of_task, .. } = written;
                 let attempt = outcome.attempt;
                 entries.append(&mut outcome.entries);
                 outputs.push(TaskOutputs { task_index, attempt, outputs: of_task });
@@ -162,12 +174,19 @@ impl Packing {
         std::mem::take(&mut self.storing)
     }
 
-    /// When [`Packing::next_segment`] has something, for a worker that does something else
-    /// meanwhile.
+    /// Until when what waits is to wait for more; `None` for no time at all.
+    fn due(&self, idle_since: Option<Instant>) -> Option<Instant> {
+        let is_of_many = |written: &Written| written.job_task_count > FEW;
+        let lull = if self.waiting.iter().any(is_of_many) { LULL } else { Duration::ZERO };
+        let interval = self.made_at? + INTERVAL;
+        Some(idle_since.map_or(interval, |since| interval.min(since + lull)))
+    }
+
+    /// When [`Packing::next_segment`] has something if nothing else happens.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn next_deadline(&self, idle_since: Option<Instant>) -> Option<Instant> {
         let waits = self.storing.is_empty() && !self.waiting.is_empty();
-        self.made_at.filter(|_| waits).map(|made_at| made_at + INTERVAL)
+        self.due(idle_since).filter(|_| waits)
     }
 
     /// Walks everything and panics on a broken invariant.
@@ -208,7 +227,7 @@ mod tests {
             segment: FileId(0),
             entries: vec![entry],
         };
-        Written { outcome, outputs: vec![output] }
+        Written { outcome, outputs: vec![output], job_task_count: FEW }
     }
 
     fn packing(all: impl IntoIterator<Item = Written>) -> Packing {
@@ -232,29 +251,47 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_worker_waits_for_nothing_and_a_busy_one_half_a_second() {
+    fn an_idle_worker_waits_for_nothing_and_a_busy_one_a_second() {
         let now = Instant(5);
         let mut packing = packing([written(1, 0, 1, 20)]);
-        assert_eq!(packing.next_deadline(), None, "the first one waits for nothing");
-        let segment = packing.next_segment(now, false).unwrap();
+        assert_eq!(packing.next_deadline(None), None, "the first one waits for nothing");
+        let segment = packing.next_segment(now, None).unwrap();
         assert_eq!(tasks(&segment), [(1, 0, 20)]);
         packing.add(written(1, 1, 1, 20));
-        assert_eq!(packing.next_segment(now + INTERVAL, true), None, "one at a time");
+        assert_eq!(packing.next_segment(now + INTERVAL, Some(now)), None, "one at a time");
         assert_eq!(packing.stored()[0].segment, segment.file);
-        assert_eq!(packing.next_segment(now, false), None);
-        let due = packing.next_deadline().unwrap();
+        assert_eq!(packing.next_segment(now, None), None);
+        let due = packing.next_deadline(None).unwrap();
         assert_eq!(due, now + INTERVAL);
-        assert!(packing.clone().next_segment(due, false).is_some());
-        assert!(packing.clone().next_segment(now, true).is_some(), "nobody else would fill it");
+        assert!(packing.clone().next_segment(due, None).is_some());
+        assert!(
+            packing.clone().next_segment(now, Some(now)).is_some(),
+            "nobody else would fill it"
+        );
         let mut stopping = packing.clone();
         stopping.hurry();
-        assert!(stopping.next_segment(now, false).is_some());
+        assert!(stopping.next_segment(now, None).is_some());
         packing.add(written(1, 2, 1, ENOUGH));
-        let segment = packing.next_segment(now, false).unwrap();
+        let segment = packing.next_segment(now, None).unwrap();
         assert_eq!(tasks(&segment), [(1, 1, 20), (1, 2, ENOUGH)]);
         packing.check_invariants();
         assert_eq!((packing.bytes(), packing.stored().len()), (0, 2));
         assert!(packing.is_empty());
+    }
+
+    #[test]
+    fn tasks_of_many_share_a_segment_also_where_they_come_one_by_one() {
+        let of_many = |task| Written { job_task_count: FEW + 1, ..written(1, task, 1, 20) };
+        let mut packing = packing([of_many(0)]);
+        let (now, soon) = (Instant(5), Instant(5) + Duration::from_millis(7));
+        assert!(packing.next_segment(now, Some(now)).is_some(), "the first one waits for nothing");
+        packing.stored();
+        packing.add(of_many(1));
+        assert_eq!(packing.next_segment(soon, Some(soon)), None, "more may be on the way");
+        assert_eq!(packing.next_deadline(Some(soon)), Some(soon + LULL));
+        packing.add(of_many(2));
+        let segment = packing.next_segment(soon + LULL, Some(soon)).unwrap();
+        assert_eq!(tasks(&segment).len(), 2);
     }
 
     #[test]
@@ -263,7 +300,7 @@ mod tests {
         let all = (0..40).map(|task| written(u128::from(task % 3), 100 - task, 1, length));
         let mut packing = packing(all);
         let mut seen = Vec::new();
-        while let Some(segment) = packing.next_segment(Instant(5), true) {
+        while let Some(segment) = packing.next_segment(Instant(5), Some(Instant(5))) {
             assert!(segment.content.len() <= SEGMENT_BYTES);
             let reported = packing.stored();
             let named = reported.iter().map(|it| (it.job.0, it.tasks.start, length));
@@ -283,10 +320,10 @@ mod tests {
     fn two_attempts_of_a_task_are_in_two_segments() {
         let mut packing = packing([written(1, 7, 1, 5), written(1, 8, 1, 5), written(1, 7, 2, 5)]);
         packing.add(written(1, 9, 2, 5));
-        let segment = packing.next_segment(Instant(5), true).unwrap();
+        let segment = packing.next_segment(Instant(5), Some(Instant(5))).unwrap();
         assert_eq!(tasks(&segment), [(1, 7, 5), (1, 8, 5)]);
         assert_eq!(packing.stored().len(), 2);
-        let segment = packing.next_segment(Instant(5), true).unwrap();
+        let segment = packing.next_segment(Instant(5), Some(Instant(5))).unwrap();
         assert_eq!(tasks(&segment), [(1, 7, 5), (1, 9, 5)]);
         assert!(packing.stored().iter().all(|outcome| outcome.attempt == 2));
     }

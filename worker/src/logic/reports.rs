@@ -21,6 +21,10 @@ use super::{Effect, Worker};
 /// How long a status frame may stay unanswered before another master is asked.
 const FRAME_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// How soon a busy worker reports again what is less than a frame: each report is a log entry, and
+/// its masters have more to do than to write one for each process that ended.
+pub(super) const FRAME_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long a registration may stay unanswered before another master is asked, and how soon it is
 /// repeated while there is no balancer.
 const REGISTER_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -102,9 +106,15 @@ impl Worker {
         if !may_send || self.frame_due.is_some() || self.frame_not_before.is_some() {
             return;
         }
-        self.results.next_frame();
-        if self.results.under_way().is_none() {
+        if self.frame_pause(now).is_some() {
             return;
+        }
+        let is_new = self.results.under_way().is_none();
+        if self.results.next_frame().is_none() && is_new {
+            return;
+        }
+        if is_new {
+            self.last_frame = Some(now);
         }
         let request = self.next_request();
         let Some(frame) = self.results.under_way() else { return };
@@ -112,6 +122,16 @@ impl Worker {
             self.masters.send(record, network);
         }
         self.frame_due = Some(now + FRAME_TIMEOUT);
+    }
+
+    /// Until when the next frame waits for more of what this worker executes. Who has nothing else to
+    /// execute, or reported nothing lately, reports at once: a single task pays no timer.
+    pub(super) fn frame_pause(&self, now: Instant) -> Option<Instant> {
+        let until = self.last_frame? + FRAME_PAUSE;
+        let is_busy = self.free_slots.len() < self.setting.slot_count as usize;
+        let has_more = is_busy && self.stop_at.is_none();
+        let is_little = self.results.under_way().is_none() && !self.results.fills_a_frame();
+        (now < until && has_more && is_little).then_some(until)
     }
 
     pub(super) fn on_acknowledged(
@@ -201,6 +221,7 @@ impl Worker {
         self.storing.tick(now, network);
         let is_busy = self.free_slots.len() < self.setting.slot_count as usize;
         let is_idle = !is_busy && self.held.waiting_count() == 0;
+        self.idle_since = is_idle.then(|| self.idle_since.unwrap_or(now));
         loop {
             if let Some(stored) = self.storing.take_stored(now, network) {
                 match stored {
@@ -216,7 +237,7 @@ impl Worker {
                         "what tasks left is not on storage yet and is tried again: {why}"
                     ))),
                 }
-            } else if let Some(segment) = self.packing.next_segment(now, is_idle) {
+            } else if let Some(segment) = self.packing.next_segment(now, self.idle_since) {
                 self.storing.store(now, SegmentKind::Outputs, segment, network);
             } else if let Some(segment) = self.accounting.next_segment(now) {
                 self.storing.store(now, SegmentKind::Accounting, segment, network);

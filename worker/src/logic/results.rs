@@ -127,6 +127,12 @@ impl Results {
         self.under_way.as_ref()
     }
 
+    /// True where what waits is as much as one frame holds.
+    #[must_use]
+    pub fn fills_a_frame(&self) -> bool {
+        self.waiting.len() >= FRAME_BYTES / size_of::<WorkerStatus>()
+    }
+
     /// Makes the next frame of what waits, as much as one holds, unless one is under way.
     pub fn next_frame(&mut self) -> Option<&StatusFrame> {
         if self.under_way.is_some() || (self.waiting.is_empty() && self.segments.is_empty()) {

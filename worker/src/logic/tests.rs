@@ -17,6 +17,7 @@ use proto::status::{ErrorCode, Order, OutputKind, ProgramKind, Role, Verdict};
 use proto::wire::bytes_of;
 
 use super::held::{WaitingRun, task_run, tasks_of};
+use super::reports::FRAME_PAUSE;
 use super::results::Outcome;
 use super::*;
 
@@ -478,6 +479,26 @@ fn a_frame_is_sent_again_to_the_next_master_under_its_number() {
 }
 
 #[test]
+fn a_busy_worker_gathers_what_it_reports_and_an_idle_one_does_not_wait() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..3).record());
+    bench.end(0, 1, TaskState::Done);
+    let (number, _) = bench.frame();
+    assert_eq!(number, 1, "nothing was reported lately");
+    bench.acknowledge(number, &[]);
+    // Another task runs, and will end soon.
+    bench.end(0, 1, TaskState::Done);
+    assert_eq!(bench.frame().0, 0);
+    assert_eq!(bench.worker.next_deadline(bench.now), Some(bench.now + FRAME_PAUSE));
+    bench.pass(FRAME_PAUSE);
+    let (number, _) = bench.frame();
+    assert_eq!(number, 2);
+    bench.acknowledge(number, &[]);
+    bench.end(1, 1, TaskState::Done);
+    assert_eq!(bench.frame().0, 3, "nothing else runs");
+}
+
+#[test]
 fn a_busy_master_is_given_its_time_and_another_is_followed() {
     let mut bench = Bench::registered();
     bench.hear(PRIMARY, &deal(0..1).record());
@@ -510,6 +531,7 @@ fn settled_runs_are_final_or_again_before_the_inventory_lacks_them() {
     bench.end(0, 10, TaskState::Failed);
     let (number, _) = bench.frame();
     bench.acknowledge(number, &[]);
+    bench.pass(FRAME_PAUSE);
     let (number, runs) = bench.frame();
     assert_eq!(runs, [(10..20, TaskState::Failed.to_wire())]);
     bench.runs::<TaskSettled>(PRIMARY);
@@ -585,6 +607,7 @@ fn it_holds_no_more_runs_than_a_heartbeat_lists() {
     bench.end(0, 1, TaskState::Done);
     bench.acknowledge(1, &[]);
     bench.end(1, 1, TaskState::Done);
+    bench.pass(FRAME_PAUSE);
     bench.acknowledge(2, &[]);
     bench.hear(PRIMARY, &deal(0..5).record());
     assert!(bench.runs::<TaskReturned>(PRIMARY).is_empty());

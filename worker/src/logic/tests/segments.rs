@@ -178,10 +178,10 @@ fn a_busy_worker_fills_its_segments_and_an_idle_one_does_not_wait() {
     assert_eq!(puts[0].tasks(), [(JOB, 0, 20)], "the first one waits for nothing");
     bench.stored(&puts[0]);
     bench.end_with(0, 5, TaskState::Done, 20);
-    bench.pass(Duration::from_millis(499));
+    bench.pass(Duration::from_millis(999));
     assert!(bench.puts().is_empty());
     bench.end_with(1, 1, TaskState::Done, 20);
-    bench.pass((started + Duration::from_millis(500)).since(bench.now));
+    bench.pass((started + Duration::from_millis(1_000)).since(bench.now));
     let puts = bench.puts();
     let mut tasks: Vec<u64> = puts[0].tasks().iter().map(|(_, task, _)| *task).collect();
     assert_eq!((puts.len(), tasks.len()), (1, 6), "all that there is, in one");
@@ -190,7 +190,9 @@ fn a_busy_worker_fills_its_segments_and_an_idle_one_does_not_wait() {
         assert!(bench.puts().is_empty());
         bench.end_with(slot, left, TaskState::Done, 20);
     }
-    // Nothing is left to do.
+    // Nothing is left to do, nor comes for a moment.
+    assert!(bench.puts().is_empty());
+    bench.pass(Duration::from_millis(50));
     tasks.push(0);
     let puts = bench.puts();
     tasks.extend(puts[0].tasks().iter().map(|(_, task, _)| *task));
