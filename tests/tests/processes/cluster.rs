@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 
 use cluster_tests::wait::until;
 use proto::time::Duration;
@@ -17,6 +18,9 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Longer than any command may take that ends by itself.
 const LONGEST: Duration = Duration::from_secs(150);
+
+/// What a worker says whose predecessor was killed, which nobody but a test does here.
+const KILLED: &str = "the worker died with tasks the last time";
 
 /// The program, next to where tests lie.
 pub(crate) fn program() -> PathBuf {
@@ -78,6 +82,8 @@ pub(crate) struct Listed {
 /// A local cluster, and a place for its user.
 pub(crate) struct Cluster {
     home: tempfile::TempDir,
+    /// Parts of the warnings that this test provokes.
+    provoked: Mutex<Vec<&'static str>>,
 }
 
 impl Cluster {
@@ -96,7 +102,31 @@ impl Cluster {
         let home = tempfile::Builder::new().prefix("remuda-test-").tempdir_in(room);
         let home = home.expect("make a folder");
         std::fs::create_dir(home.path().join("run")).expect("make a folder");
-        Cluster { home }
+        Cluster { home, provoked: Mutex::default() }
+    }
+
+    /// Says that a warning with these words is no surprise. Every other one, and every error, in a
+    /// log of this cluster fails the test at its end.
+    pub(crate) fn provokes(&self, words: &'static str) {
+        self.provoked.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+    }
+
+    /// What nobody expected in the logs.
+    fn surprises(&self) -> Vec<String> {
+        let provoked = self.provoked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_surprise = |line: &&str| {
+            let is_provoked = provoked.iter().chain([&KILLED]).any(|words| line.contains(words));
+            line.contains(" ERROR ") || (line.contains(" WARN ") && !is_provoked)
+        };
+        let folders = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
+        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .flat_map(|name| {
+                let log = self.log(&name);
+                let lines = log.lines().filter(is_surprise);
+                lines.map(|line| format!("{name}: {line}")).collect::<Vec<String>>()
+            })
+            .collect()
     }
 
     /// A folder that is removed with the cluster.
@@ -226,6 +256,10 @@ impl Drop for Cluster {
         let is_stopped = stopped.is_ok_and(|output| output.status.success());
         if !is_stopped && let Some(pid) = self.supervisor() {
             kill(pid);
+        }
+        if !std::thread::panicking() {
+            let surprises = self.surprises();
+            assert!(surprises.is_empty(), "nobody expected in the logs: {surprises:#?}");
         }
     }
 }
