@@ -7,8 +7,10 @@
 //! - [`running`]: which tasks run at present; [`progress`] and `live.rs`: what they say and print
 //!   meanwhile, for whoever asks
 //! - [`spawn`]: the helper process that starts processes of tasks
+//! - [`cgroup`]: what the kernel enforces memory limits with, where it may be used
 //! - [`config`] and `service.rs`: settings, and the one event loop that [`run`] runs
 
+pub mod cgroup;
 pub mod config;
 pub mod inputs;
 mod live;

@@ -17,6 +17,7 @@ use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use serde_json::json;
 
+use crate::cgroup::Cgroups;
 use crate::config::{Config, WorkerConfig};
 use crate::inputs::Inputs;
 use crate::live;
@@ -66,6 +67,8 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     }
     let spawner = Spawner::open(folder.path(), HelperProgram::this_one(user));
     let spawner = spawner.map_err(system("clear what an earlier start left running"))?;
+    let cgroups = Cgroups::open(setting.node);
+    let (spawner, memory_limits) = (spawner.with_cgroups(cgroups.clone()), cgroups.way());
     let waker = daemon.network.waker();
     let crashed = spawner.left().iter().filter_map(|name| task_of(name)).collect();
     let client = Arc::new(Client::connect(masters.clone()).map_err(WorkerError::Client)?);
@@ -80,8 +83,17 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     let slot_count = setting.slot_count;
     let logic = Worker::new(setting, random);
     let status_due = daemon.clock.now();
-    let service =
-        Service { daemon, logic, slots, running, inputs, crashed, slot_count, status_due };
+    let service = Service {
+        daemon,
+        logic,
+        slots,
+        running,
+        inputs,
+        memory_limits,
+        crashed,
+        slot_count,
+        status_due,
+    };
     service.run(stop)
 }
 
@@ -126,6 +138,8 @@ struct Service {
     slots: Slots,
     running: Running,
     inputs: Inputs,
+    /// How they are enforced.
+    memory_limits: &'static str,
     /// What ran when the last incarnation died, until the logic was told.
     crashed: Vec<CrashedTask>,
     slot_count: u32,
@@ -212,6 +226,7 @@ impl Service {
             "inputs_jobs": inputs.jobs,
             "inputs_bytes": inputs.bytes,
             "inputs_bytes_limit": inputs.limit,
+            "memory_limits": self.memory_limits,
             "explanation": self.logic.explain(),
         });
         self.daemon.publisher.status(status.to_string().as_bytes());

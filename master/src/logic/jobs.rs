@@ -286,11 +286,15 @@ impl Job {
     /// Notes that `file` holds what these finished tasks left.
     pub fn add_segment(&mut self, file: FileId, tasks: Vec<Range<u64>>) {
         match self.segments.iter_mut().rev().take(8).find(|segment| segment.file == file) {
-            Some(segment) => segment.tasks.extend(tasks),
-            None => self.segments.push(Segment { file, tasks }),
-        }
-        if let Some(segment) = self.segments.last_mut() {
-            join(&mut segment.tasks);
+            Some(segment) => {
+                segment.tasks.extend(tasks);
+                join(&mut segment.tasks);
+            }
+            None => {
+                let mut tasks = tasks;
+                join(&mut tasks);
+                self.segments.push(Segment { file, tasks });
+            }
         }
     }
 

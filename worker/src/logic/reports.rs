@@ -23,7 +23,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How soon a busy worker reports again what is less than a frame: each report is a log entry, and
 /// its masters have more to do than to write one for each process that ended.
-pub(super) const FRAME_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const FRAME_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a registration may stay unanswered before another master is asked, and how soon it is
 /// repeated while there is no balancer.

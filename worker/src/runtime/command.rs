@@ -16,6 +16,7 @@ use proto::time::{Duration, Instant};
 use super::folder::TaskFolder;
 use super::invocation::{Invocation, progress};
 use super::{Cancel, Ending, Equipment, Runtime, Task, outputs};
+use crate::cgroup::Cgroup;
 use crate::inputs::{Missing, Prepared};
 use crate::logic::EXIT_NOT_STARTED;
 use crate::running::RunningTask;
@@ -97,8 +98,12 @@ impl CommandRuntime {
         let user = self.equipment.spawner.user();
         let programs = self.programs.as_deref();
         let command = Invocation { task, folder, view, line, cluster, user, programs }.command()?;
-        let running = self.equipment.spawner.spawn(command)?;
-        let ending = self.watch(task, folder, cancel, &running)?;
+        // Removed on every way out, with what left the task's process group.
+        let cgroup = self.cgroup(task);
+        let entrance = cgroup.as_ref().map(Cgroup::entrance);
+        let running = self.equipment.spawner.spawn(command, entrance)?;
+        let ending = self.watch(task, folder, cancel, &running, cgroup.as_ref())?;
+        drop(cgroup);
         if let Err(error) = folder.unmark() {
             // A task that may remove it may.
             tracing::debug!(%error, "what tells that a task runs cannot be removed");
@@ -119,6 +124,19 @@ impl CommandRuntime {
         Ok(Ending { state, cause, ..ending })
     }
 
+    /// A cgroup for a task that has a memory limit; `None` also where none can be made.
+    fn cgroup(&self, task: &Task<'_>) -> Option<Cgroup> {
+        let limit_bytes = task.spec.description.memory_bytes;
+        if limit_bytes == 0 {
+            return None;
+        }
+        self.equipment.spawner.cgroups().make(limit_bytes).unwrap_or_else(|error| {
+            tracing::warn!(job = %task.spec.job, task = %task.index, %error,
+                "a task gets no cgroup: its memory is measured instead");
+            None
+        })
+    }
+
     /// Waits for the end, which it hastens where a limit is reached or the task is cancelled.
     fn watch(
         &self,
@@ -126,11 +144,18 @@ impl CommandRuntime {
         folder: &mut TaskFolder,
         cancel: &Cancel,
         running: &Running,
+        cgroup: Option<&Cgroup>,
     ) -> Result<Ending, Obstacle> {
         let description = &task.spec.description;
         // Bringing the inputs is not the task's time.
         let limit = description.time_limit.map(|limit| self.clock.now() + limit);
-        let (mut group, mut killed, mut peak) = (None, None, 0);
+        let (mut group, mut killed) = (None, None);
+        let mut memory = Memory {
+            limit_bytes: description.memory_bytes,
+            cgroup,
+            peak_bytes: 0,
+            excess: Excess::None,
+        };
         let mut sample_due = self.clock.now() + SAMPLE;
         loop {
             match running.take()? {
@@ -138,22 +163,30 @@ impl CommandRuntime {
                     group = Some(pid);
                     continue;
                 }
-                Some(Answer::NotStarted { reason, .. }) => {
+                Some(Answer::NotStarted { reason, is_of_machine, .. }) => {
                     let text = format!("the program cannot be started: {reason}");
-                    return Err(Obstacle::Task(Cause::NotStarted, text));
+                    return Err(match is_of_machine {
+                        true => Obstacle::Machine(Cause::NotStarted, io::Error::other(text)),
+                        false => Obstacle::Task(Cause::NotStarted, text),
+                    });
                 }
                 Some(Answer::Ended { exit_code, cpu_us, peak_memory_bytes, .. }) => {
+                    memory.look(None);
                     let ending = match killed {
                         // Else it ended by itself before it could be killed.
                         Some((state, cause)) if exit_code == EXIT_KILLED => {
                             Ending::of(state, EXIT_KILLED, cause)
+                        }
+                        // Whichever of its processes that was, and whatever the others made of it.
+                        _ if memory.excess == Excess::Enforced => {
+                            Ending::of(TaskState::Failed, EXIT_KILLED, Cause::MemoryLimit)
                         }
                         _ if exit_code < 0 => {
                             Ending::of(TaskState::Failed, exit_code, Cause::Signal)
                         }
                         _ => Ending::exit(exit_code),
                     };
-                    let peak_memory_bytes = peak_memory_bytes.max(peak);
+                    let peak_memory_bytes = peak_memory_bytes.max(memory.peak_bytes);
                     return Ok(Ending {
                         cpu: Duration::from_micros(cpu_us),
                         peak_memory_bytes,
@@ -168,24 +201,21 @@ impl CommandRuntime {
                 if let Err(error) = folder.cut_outputs() {
                     tracing::warn!(%error, "what a task prints is not bounded");
                 }
-                if let Some(group) = group
-                    && description.memory_bytes > 0
-                {
-                    peak = peak.max(group_memory(group));
-                }
+                memory.look(group);
             }
             if killed.is_none() {
                 killed = if cancel.is_cancelled() {
                     Some((TaskState::Lost, Cause::Cancelled))
                 } else if limit.is_some_and(|limit| limit <= now) {
                     Some((TaskState::Failed, Cause::TimeLimit))
-                } else if description.memory_bytes > 0 && peak > description.memory_bytes {
+                } else if memory.excess != Excess::None {
                     Some((TaskState::Failed, Cause::MemoryLimit))
                 } else {
                     None
                 };
                 if killed.is_some() {
                     running.kill();
+                    cgroup.into_iter().for_each(Cgroup::kill);
                 }
             }
             let until = match limit {
@@ -193,6 +223,48 @@ impl CommandRuntime {
                 _ => sample_due,
             };
             park_until(self.clock, until);
+        }
+    }
+}
+
+/// Whether a task used more memory than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Excess {
+    /// It did not.
+    None,
+    /// It was seen to.
+    Measured,
+    /// The kernel killed a process of it for that.
+    Enforced,
+}
+
+/// What is known of a task's memory.
+struct Memory<'a> {
+    /// 0 for no limit.
+    limit_bytes: u64,
+    cgroup: Option<&'a Cgroup>,
+    peak_bytes: u64,
+    excess: Excess,
+}
+
+impl Memory<'_> {
+    /// Looks at it. Where the kernel enforces the limit, what its cgroup says counts and nothing
+    /// else: the sum over the processes of a group would count what they share more than once.
+    fn look(&mut self, group: Option<u32>) {
+        if self.limit_bytes == 0 {
+            return;
+        }
+        let charge = self.cgroup.map(Cgroup::charge).filter(|charge| charge.peak_bytes > 0);
+        if let Some(charge) = charge {
+            self.peak_bytes = self.peak_bytes.max(charge.peak_bytes);
+            if charge.is_exceeded {
+                self.excess = Excess::Enforced;
+            }
+        } else if let Some(group) = group {
+            self.peak_bytes = self.peak_bytes.max(group_memory(group));
+            if self.peak_bytes > self.limit_bytes {
+                self.excess = Excess::Measured;
+            }
         }
     }
 }
@@ -258,7 +330,13 @@ impl Runtime for CommandRuntime {
         };
         let patterns = &task.spec.description.outputs;
         let client = &self.equipment.client;
+        let was_lost = ending.state == TaskState::Lost;
         let ending = outputs::gather(ending, &mut folder, patterns, client, cancel);
+        if ending.state == TaskState::Lost && !was_lost {
+            // Storage that refuses at once would else see all attempts of a short task within
+            // seconds.
+            cancel.wait(self.clock, self.clock.now() + REST);
+        }
         drop(listed);
         if let Err(error) = folder.close(task.spec.description.keep_scratch) {
             tracing::warn!(job = %task.spec.job, task = %task.index, %error,

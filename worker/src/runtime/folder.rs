@@ -5,12 +5,16 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proto::ids::TaskIndex;
 use proto::limits::STREAM_BYTES;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::Task;
 use crate::logic::CrashedTask;
@@ -26,10 +30,20 @@ const PRIVATE: u32 = 0o700;
 /// As above, but others may pass through.
 const PASSABLE: u32 = 0o711;
 
+/// Folders in each other that are removed from the inside: each takes two descriptors and some of
+/// the stack of a thread, and a task makes a hundred thousand of them in a second.
+const DEPTH: usize = 64;
+
+/// Folders deeper than that which are moved up: enough for anything that a task left, and an end
+/// for one that a process goes on making.
+const MOVED: u64 = 1 << 20;
+
 /// The folder of a task that is being executed.
 #[derive(Debug)]
 pub(super) struct TaskFolder {
     path: PathBuf,
+    /// Whose everything is that the task makes; `None` where that is the worker's own user.
+    user: Option<TaskUser>,
     /// Whether standard output and standard error were longer than what is kept.
     was_cut: [bool; 2],
 }
@@ -44,7 +58,7 @@ impl TaskFolder {
         user: Option<TaskUser>,
     ) -> io::Result<TaskFolder> {
         let name = format!("{}-{}-{}", task.spec.job, task.index, task.attempt);
-        let folder = TaskFolder { path: tasks.join(name), was_cut: [false; 2] };
+        let folder = TaskFolder { path: tasks.join(name), user, was_cut: [false; 2] };
         if folder.path.exists() {
             remove_folder(&folder.path)?;
         }
@@ -72,6 +86,10 @@ impl TaskFolder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn user(&self) -> Option<TaskUser> {
+        self.user
     }
 
     /// What the task sees under `$REMUDA_INPUTS`.
@@ -172,24 +190,65 @@ fn cut(path: &Path, length: u64) -> io::Result<bool> {
     }
 }
 
-/// Removes a folder with all that is in it, also where a task took the permission away.
+/// Removes a folder with all that is in it: also where a task took the permission away, however deep
+/// folders lie in each other, and whatever a process that outlived its task makes of them meanwhile.
+/// No link is followed.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
-    if fs::remove_dir_all(path).is_ok() {
-        return Ok(());
+    let root = open_folder(CWD, path)?;
+    let mut moved = 0;
+    loop {
+        let moved_before = moved;
+        clear(&root, &root, DEPTH, &mut moved)?;
+        match fs::remove_dir(path) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty
+                    && moved > moved_before
+                    && moved < MOVED => {}
+            removed => return removed,
+        }
     }
-    allow_removal(path)?;
-    fs::remove_dir_all(path)
 }
 
-fn allow_removal(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
-    for entry in fs::read_dir(path)? {
+/// Removes what is in a folder. What lies deeper than `depth` is moved up to `root`, and counted.
+fn clear(folder: &OwnedFd, root: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<()> {
+    let list = openat(folder, ".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::read_from(&list)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            allow_removal(&entry.path())?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let flags = match entry.file_type() {
+            FileType::Directory => AtFlags::REMOVEDIR,
+            _ => AtFlags::empty(),
+        };
+        match unlinkat(folder, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ISDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let inner = open_folder(folder, name)?;
+        if depth == 0 {
+            *moved += 1;
+            renameat(folder, name, root, format!("{moved}.moved"))?;
+        } else {
+            clear(&inner, root, depth - 1, moved)?;
+            unlinkat(folder, name, AtFlags::REMOVEDIR)?;
         }
     }
     Ok(())
+}
+
+/// Opens a folder that is about to be removed, and takes every permission in it.
+fn open_folder(above: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(above, name, flags, Mode::empty())?;
+    if fstat(&folder)?.st_mode & PRIVATE != PRIVATE {
+        // This very folder, whatever its path means by now.
+        let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(folder)
 }
 
 #[cfg(test)]
@@ -207,5 +266,33 @@ mod tests {
         for other in ["", "process", "a-b-c", "1-2", &name[1..], &name[..40]] {
             assert_eq!(task_of(OsStr::new(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_removed_however_deep_and_closed_and_no_link_is_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (outside, path) = (place.path().join("outside"), place.path().join("task"));
+        fs::create_dir_all(outside.join("kept")).unwrap();
+        fs::set_permissions(outside.join("kept"), Permissions::from_mode(0o500)).unwrap();
+        fs::create_dir_all(path.join("closed/inside")).unwrap();
+        fs::write(path.join("closed/inside/file"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, path.join("closed/link")).unwrap();
+        std::os::unix::fs::symlink(&outside, path.join("closed/inside/link")).unwrap();
+        fs::create_dir(path.join("1.moved")).unwrap();
+        // Paths are not that long: each folder is made in the one before.
+        let mut folder = open_folder(CWD, &path).unwrap();
+        for _ in 0..20_000 {
+            rustix::fs::mkdirat(&folder, "a", Mode::RWXU).unwrap();
+            let file = OFlags::CREATE | OFlags::WRONLY;
+            openat(&folder, "file", file, Mode::empty()).unwrap();
+            folder = open_folder(&folder, "a").unwrap();
+        }
+        for closed in ["closed/inside", "closed"] {
+            fs::set_permissions(path.join(closed), Permissions::from_mode(0o000)).unwrap();
+        }
+        remove_folder(&path).unwrap();
+        assert!(!path.exists());
+        assert_eq!(fs::metadata(outside.join("kept")).unwrap().permissions().mode() & 0o777, 0o500);
+        assert_eq!(remove_folder(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

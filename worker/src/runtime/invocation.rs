@@ -22,6 +22,10 @@ use crate::spawn::{Command, TaskUser};
 const OWN_VARIABLES: [(&str, &str); 3] =
     [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/"), ("LANG", "C.UTF-8")];
 
+/// Most bytes of all arguments: three quarters of the stack that Linux counts with, whatever the
+/// limits of a process. A long line that is put in often would fill the worker's memory.
+const ARGUMENTS_BYTES: usize = 6 << 20;
+
 /// What differs from task to task or from worker to worker.
 pub(super) struct Invocation<'a> {
     pub(super) task: &'a Task<'a>,
@@ -61,12 +65,22 @@ impl Invocation<'_> {
         let index = self.index();
         let line = self.line.as_ref().map(|line| ("{line}", line.as_slice()));
         let places: Vec<_> = [("{index}", index.as_bytes())].into_iter().chain(line).collect();
-        let arguments = arguments.iter().map(|argument| substitute(argument, &places));
+        let mut room = ARGUMENTS_BYTES;
+        let mut filled = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            let argument = substitute(argument, &places, room).ok_or_else(|| {
+                let text = "with {line} and {index} put in, the arguments take more than 6 MiB, \
+                            which is more than Linux takes";
+                Missing::Job(Cause::NotStarted, text.to_owned())
+            })?;
+            room -= argument.len();
+            filled.push(argument);
+        }
         let folder = self.folder;
         Ok(Command {
             program: into_bytes(program),
             name,
-            arguments: arguments.collect(),
+            arguments: filled,
             environment: environment
                 .into_iter()
                 .map(|(name, value)| (name.into_vec(), value.into_vec()))
@@ -141,7 +155,8 @@ fn look_up(program: &[u8], path: Option<&OsString>) -> Result<PathBuf, Missing> 
     candidates.find(|candidate| is_executable(candidate)).ok_or_else(|| {
         let text = format!(
             "there is no program {name:?} in the PATH of this worker; a program of your own is \
-             uploaded with the job"
+             uploaded with the job where it is given with a slash: ./{}",
+            name.display()
         );
         Missing::Job(Cause::NotStarted, text)
     })
@@ -152,11 +167,13 @@ fn is_executable(path: &Path) -> bool {
         && path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }
 
-/// An argument with every place replaced by what it stands for. What was put in is not looked
-/// through again.
-fn substitute(argument: &[u8], places: &[(&str, &[u8])]) -> Vec<u8> {
+/// An argument with every place replaced by what it stands for; `None` where it is longer than
+/// `room` then. What was put in is not looked through again.
+fn substitute(argument: &[u8], places: &[(&str, &[u8])], room: usize) -> Option<Vec<u8>> {
     let (mut result, mut rest) = (Vec::with_capacity(argument.len()), argument);
-    while let Some((&first, behind)) = rest.split_first() {
+    while result.len() <= room
+        && let Some((&first, behind)) = rest.split_first()
+    {
         let found = places.iter().find_map(|(place, value)| {
             rest.strip_prefix(place.as_bytes()).map(|behind| (behind, *value))
         });
@@ -168,7 +185,7 @@ fn substitute(argument: &[u8], places: &[(&str, &[u8])]) -> Vec<u8> {
             rest = behind;
         }
     }
-    result
+    (result.len() <= room).then_some(result)
 }
 
 #[cfg(test)]
@@ -188,8 +205,11 @@ mod tests {
             ("<{line}>{index}", b"<a {index} \xff>12"),
             ("", b""),
         ] {
-            assert_eq!(substitute(argument.as_bytes(), &[index, line]), wanted);
+            let filled = substitute(argument.as_bytes(), &[index, line], wanted.len());
+            assert_eq!(filled.as_deref(), Some(wanted));
         }
-        assert_eq!(substitute(b"{line} {index}", &[index]), b"{line} 12");
+        let filled = substitute(b"{line} {index}", &[index], 100);
+        assert_eq!(filled.as_deref(), Some(&b"{line} 12"[..]));
+        assert_eq!(substitute(&b"{index}".repeat(1 << 20), &[index], 100), None);
     }
 }

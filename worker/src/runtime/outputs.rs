@@ -32,6 +32,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, readl
 use super::folder::TaskFolder;
 use super::pattern::Pattern;
 use super::{Cancel, Ending};
+use crate::spawn::TaskUser;
 
 /// Longest path of an output; Linux opens no longer one at once.
 const NAME_BYTES: usize = 4_095;
@@ -73,7 +74,7 @@ pub(super) fn gather(
         return ending;
     }
     let is_done = ending.state == TaskState::Done;
-    let mut gathering = Gathering::new(client, cancel);
+    let mut gathering = Gathering::new(client, cancel, folder.user());
     let mut gathered = gathering.all(folder, patterns, is_done);
     let mut ending = ending;
     if let Err(NotGathered::Task(reason)) = &gathered {
@@ -85,7 +86,7 @@ pub(super) fn gather(
             tracing::warn!(folder = %folder.path().display(), reason, %error,
                 "nobody is told why a task's outputs are not kept");
         }
-        gathering = Gathering::new(client, cancel);
+        gathering = Gathering::new(client, cancel, folder.user());
         gathered = gathering.streams(folder);
     }
     match gathered {
@@ -133,6 +134,8 @@ struct UnderWay {
 struct Gathering<'a> {
     client: &'a Client,
     cancel: &'a Cancel,
+    /// Whose files are read, where that is not the worker's own user.
+    user: Option<TaskUser>,
     outputs: Vec<Output>,
     /// Bytes that may still be packed.
     room: usize,
@@ -141,10 +144,11 @@ struct Gathering<'a> {
 }
 
 impl<'a> Gathering<'a> {
-    fn new(client: &'a Client, cancel: &'a Cancel) -> Gathering<'a> {
+    fn new(client: &'a Client, cancel: &'a Cancel, user: Option<TaskUser>) -> Gathering<'a> {
         Gathering {
             client,
             cancel,
+            user,
             outputs: Vec::new(),
             room: PACKED_TASK_BYTES - STREAMS.len() * size_of::<OutputEntry>(),
             under_way: VecDeque::new(),
@@ -334,6 +338,13 @@ impl<'a> Gathering<'a> {
         let kind = FileType::from_raw_mode(found.st_mode);
         if kind != FileType::RegularFile {
             return Err(NotGathered::Task(not_kept(name, kind)));
+        }
+        // Where the system lets everybody give a second name to any file, a task could name one
+        // that it may not read.
+        if self.user.is_some_and(|user| user.uid != found.st_uid) {
+            let name = OsStr::from_bytes(name).display();
+            let text = format!("the output {name} belongs to another user than the task");
+            return Err(NotGathered::Task(text));
         }
         let room = self.room.min(PACKED_OUTPUT_BYTES);
         if u64::try_from(found.st_size).is_ok_and(|length| length <= room as u64) {
@@ -532,5 +543,31 @@ fn not_stored(name: &[u8], error: &ClientError) -> NotGathered {
             TransferError::Source { .. } | TransferError::SourceChanged { .. },
         ) => NotGathered::Task(format!("{name} cannot be stored: {error}")),
         _ => NotGathered::Machine(format!("{name} cannot be stored: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_user_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, linked) = (folder.path().join("own"), folder.path().join("linked"));
+        std::fs::write(&own, "not the task's").unwrap();
+        std::fs::hard_link(&own, &linked).unwrap();
+        let client = Client::connect(Vec::new()).unwrap();
+        let cancel = Cancel::new(std::thread::current());
+        let uid = rustix::process::getuid().as_raw();
+        let content = |user| {
+            let mut gathering = Gathering::new(&client, &cancel, user);
+            gathering.content(File::open(&linked).unwrap(), b"linked")
+        };
+        let refused = content(Some(TaskUser { uid: uid + 1, gid: 0 }));
+        assert!(
+            matches!(&refused, Err(NotGathered::Task(text)) if text.contains("another user")),
+            "{refused:?}"
+        );
+        assert!(content(Some(TaskUser { uid, gid: 0 })).is_ok() && content(None).is_ok());
     }
 }

@@ -1,5 +1,6 @@
 //! The command runtime with real processes, started by a real helper: this test binary again.
 
+mod memory;
 mod outputs;
 
 use std::fs;
@@ -76,10 +77,14 @@ impl Bench {
 }
 
 fn open(data: &Path) -> Spawner {
+    Spawner::open(data, helper_program()).unwrap()
+}
+
+fn helper_program() -> HelperProgram {
     let arguments = ["--exact", "runtime::tests::helper_process", "--ignored", "--nocapture"];
     let program = std::env::current_exe().unwrap();
     let arguments = arguments.iter().map(|&argument| argument.into()).collect();
-    Spawner::open(data, HelperProgram { program, arguments, user: None }).unwrap()
+    HelperProgram { program, arguments, user: None }
 }
 
 /// What tasks here have: nothing of theirs is on storage, so no address is asked.
@@ -216,7 +221,7 @@ fn what_cannot_be_started_fails_with_a_reason() {
     text.program = b"neither a script nor an executable".to_vec();
     for (spec, reason) in [
         (named("no-such-program-here", &[]), "no program \"no-such-program-here\""),
-        (named("/no/such/program", &[]), "No such file"),
+        (named("/no/such/program", &[]), "or not the interpreter"),
         (named(plain.to_str().unwrap(), &[]), "Permission denied"),
         (text, "Exec format error"),
         (job(Program::Inline, &[]), "is empty"),
@@ -260,6 +265,19 @@ fn cancelling_kills_the_group() {
     let script = format!("sleep 3600 & echo $! > {}; wait", child.display());
     let (cancel, thread) = bench.start(shell(&script));
     let pid = line_of(&child);
+    cancel.cancel();
+    assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, -9, Cause::Cancelled));
+    expect_end(&pid);
+}
+
+#[test]
+fn cancelling_kills_a_leader_that_left_its_group() {
+    let bench = Bench::new();
+    let marker = bench.file("marker");
+    let perl =
+        "setpgrp(0, getppid()) or die; open F, '>', shift; print F qq($$\\n); close F; sleep";
+    let (cancel, thread) = bench.start(named("perl", &["-e", perl, marker.to_str().unwrap()]));
+    let pid = line_of(&marker);
     cancel.cancel();
     assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, -9, Cause::Cancelled));
     expect_end(&pid);

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -28,11 +28,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::cgroup::Cgroups;
 use processes::MARK;
 pub use starter::helper_main;
 pub use user::TaskUser;
 pub(crate) use wire::{Answer, Command};
-use wire::{Incoming, Request, encode};
+use wire::{Incoming, Request, encode, send_with};
 
 /// The first argument by which a program that runs a worker knows that it is to be its helper: it
 /// calls [`helper_main`] then and nothing else.
@@ -65,6 +66,7 @@ impl HelperProgram {
 #[derive(Clone, Debug)]
 pub struct Spawner {
     shared: Arc<Shared>,
+    cgroups: Cgroups,
 }
 
 #[derive(Debug)]
@@ -113,14 +115,30 @@ impl Spawner {
                     left.push(entry.file_name());
                 }
                 killed += processes::kill_left_over(&path, user)?;
-                crate::runtime::remove_folder(&path)?;
+                if let Err(error) = crate::runtime::remove_folder(&path) {
+                    // The next start tries it again; tasks have folders of their own.
+                    tracing::warn!(folder = %path.display(), %error,
+                        "what a task left cannot be removed");
+                }
             }
         }
         if killed > 0 {
             tracing::info!(killed, "the worker ended what its predecessor left running");
         }
         let state = Mutex::default();
-        Ok(Spawner { shared: Arc::new(Shared { program, folder, left, state }) })
+        let shared = Arc::new(Shared { program, folder, left, state });
+        Ok(Spawner { shared, cgroups: Cgroups::default() })
+    }
+
+    /// The same, and tasks with a memory limit get cgroups of their own where there are any.
+    #[must_use]
+    pub fn with_cgroups(self, cgroups: Cgroups) -> Spawner {
+        Spawner { cgroups, ..self }
+    }
+
+    /// What enforces memory limits.
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// Where the folders of tasks are; absolute.
@@ -143,11 +161,16 @@ impl Spawner {
         processes::kill_left_over(folder, self.user())
     }
 
-    /// Starts a process on behalf of this thread, which is unparked when it ended.
+    /// Starts a process on behalf of this thread, which is unparked when it ended. With the entrance
+    /// of a cgroup, it is in that before its program begins; if it cannot enter, it runs outside.
     ///
     /// # Errors
     /// Where there is no helper and none can be started. That is no fault of the command's.
-    pub(crate) fn spawn(&self, command: Command) -> io::Result<Running> {
+    pub(crate) fn spawn(
+        &self,
+        command: Command,
+        entrance: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Running> {
         let mut state = lock(&self.shared.state);
         if state.connection.as_ref().is_some_and(|it| lock(&it.waiting).is_dead) {
             tracing::warn!("the spawn helper died: another one is started");
@@ -155,7 +178,7 @@ impl Spawner {
         }
         state.last_id += 1;
         let id = state.last_id;
-        let bytes = encode(&Request::Spawn { id, command })
+        let bytes = encode(&Request::Spawn { id, command, has_cgroup: entrance.is_some() })
             .map_err(|_| io::Error::other("the command is larger than a helper takes"))?;
         let connection = match &mut state.connection {
             Some(connection) => connection,
@@ -165,7 +188,10 @@ impl Spawner {
         lock(&connection.waiting).waiters.insert(id, waiter);
         let running =
             Running { id, waiting: connection.waiting.clone(), shared: self.shared.clone() };
-        connection.stream.write_all(&bytes)?;
+        match entrance {
+            Some(entrance) => send_with(&connection.stream, &bytes, entrance)?,
+            None => connection.stream.write_all(&bytes)?,
+        }
         Ok(running)
     }
 

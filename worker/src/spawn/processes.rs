@@ -4,17 +4,23 @@
 //! machine; beside that, tasks are known by the folder that their environment names. A process
 //! that left its group and cleared its environment is not found.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use super::user::TaskUser;
 
 /// Name of the file in a folder that tells the process that runs there.
 pub(crate) const MARK: &str = "process";
+
+/// More than a mark has.
+const MARK_BYTES: u64 = 256;
 
 /// The variable that every task has and that names a place in its folder.
 pub(crate) const OUTPUTS_VARIABLE: &str = "REMUDA_OUTPUTS";
@@ -81,10 +87,20 @@ pub(super) fn mark(pid: Pid) -> io::Result<String> {
     Ok(format!("{pid} {} {}\n", process.start, boot.trim()))
 }
 
+/// What a folder's mark says; nothing where it is none. A task may have written to it, or put a
+/// pipe in its place: neither may fill the worker's memory or make it wait.
+fn text_of_mark(folder: &Path) -> String {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(folder.join(MARK));
+    let mut text = String::new();
+    let read = file.and_then(|file| file.take(MARK_BYTES).read_to_string(&mut text));
+    if read.is_ok() { text } else { String::new() }
+}
+
 /// The process that a folder's mark tells, if it still runs. Where tasks have a user of their own,
 /// a task could have written the mark: only that user's processes are believed to be meant.
 fn marked(folder: &Path, user: Option<TaskUser>) -> Option<Process> {
-    let text = std::fs::read_to_string(folder.join(MARK)).ok()?;
+    let text = text_of_mark(folder);
     let pid = Pid::from_raw(text.split(' ').next()?.parse().ok()?)?;
     let process = Process::read(pid).filter(|process| !process.is_ended)?;
     let is_theirs = user.is_none_or(|user| user_of(pid) == Some(user.uid));
@@ -95,7 +111,7 @@ fn marked(folder: &Path, user: Option<TaskUser>) -> Option<Process> {
 /// its worker died. After a boot nobody knows, and the task is not blamed for the machine's end.
 pub(super) fn was_running(folder: &Path) -> bool {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let text = std::fs::read_to_string(folder.join(MARK)).unwrap_or_default();
+    let text = text_of_mark(folder);
     text.ends_with('\n') && text.trim_end().rsplit(' ').next() == Some(boot.trim())
 }
 
@@ -178,6 +194,13 @@ mod tests {
             assert_eq!(was_running(folder.path()), was, "{text:?}");
         }
         std::fs::write(folder.path().join(MARK), "7 9 another-boot\n").unwrap();
+        assert!(!was_running(folder.path()));
+        let large = File::create(folder.path().join(MARK)).unwrap();
+        large.set_len(1 << 40).unwrap();
+        assert!(!was_running(folder.path()) && marked(folder.path(), None).is_none());
+        std::fs::remove_file(folder.path().join(MARK)).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join(MARK), mode).unwrap();
         assert!(!was_running(folder.path()));
     }
 

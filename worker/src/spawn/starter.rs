@@ -4,10 +4,10 @@
 //! the worker ended, it kills what runs and ends too. Deliberately not here: which program, which
 //! folder, which limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use super::processes;
-use super::wire::{Answer, Command, Incoming, Request, encode};
+use super::wire::{Answer, Command, Incoming, Request, encode, receive};
 
 /// How often a busy program is tried again (eyeballed: such a moment takes microseconds).
 const BUSY_TRIES: usize = 5;
@@ -34,7 +34,12 @@ pub fn helper_main() -> ExitCode {
         Ok(stream) => UnixStream::from(stream),
         Err(_) => return ExitCode::FAILURE,
     };
-    let mut helper = Helper { stream, incoming: Incoming::default(), children: BTreeMap::new() };
+    let mut helper = Helper {
+        stream,
+        incoming: Incoming::default(),
+        entrances: VecDeque::new(),
+        children: BTreeMap::new(),
+    };
     let ended = helper.run();
     for child in helper.children.values() {
         child.kill();
@@ -62,6 +67,8 @@ impl Child {
     fn kill(&self) {
         // It may have no process left but the one that was not waited for.
         let _ = kill_process_group(self.pid, Signal::KILL);
+        // It may have gone into a group of somebody else. Its number is its own until the wait.
+        let _ = kill_process(self.pid, Signal::KILL);
     }
 
     fn wait(&self) -> io::Result<Usage> {
@@ -102,6 +109,8 @@ fn wait(pid: Pid) -> io::Result<Usage> {
 struct Helper {
     stream: UnixStream,
     incoming: Incoming,
+    /// Of cgroups, whose records have not come as a whole.
+    entrances: VecDeque<OwnedFd>,
     children: BTreeMap<u64, Child>,
 }
 
@@ -116,7 +125,7 @@ impl Helper {
             if !is_readable {
                 continue;
             }
-            let count = match self.stream.read(&mut buffer) {
+            let count = match receive(&self.stream, &mut buffer, &mut self.entrances) {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -125,7 +134,13 @@ impl Helper {
             self.incoming.push(&buffer[..count]);
             while let Some(request) = self.incoming.next().map_err(|_| damaged())? {
                 match request {
-                    Request::Spawn { id, command } => self.spawn(id, &command)?,
+                    Request::Spawn { id, command, has_cgroup: false } => {
+                        self.spawn(id, &command, None)?;
+                    }
+                    Request::Spawn { id, command, has_cgroup: true } => {
+                        let entrance = self.entrances.pop_front().ok_or_else(damaged)?;
+                        self.spawn(id, &command, Some(entrance))?;
+                    }
                     Request::Kill { id } => {
                         self.children.get(&id).into_iter().for_each(Child::kill)
                     }
@@ -157,14 +172,22 @@ impl Helper {
         self.answer(&Answer::Ended { id, exit_code, cpu_us, peak_memory_bytes })
     }
 
-    fn spawn(&mut self, id: u64, command: &Command) -> io::Result<()> {
-        match start(command) {
+    fn spawn(&mut self, id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<()> {
+        match start(command, entrance) {
             Ok(child) => {
                 let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
                 self.children.insert(id, child);
                 self.answer(&Answer::Started { id, pid })
             }
-            Err(error) => self.answer(&Answer::NotStarted { id, reason: error.to_string() }),
+            Err(error) => {
+                let is_of_machine = is_of_machine(&error);
+                let mut reason = error.to_string();
+                if error.kind() == io::ErrorKind::NotFound {
+                    reason += ": this worker has no such program, or not the interpreter that a \
+                               script begins with";
+                }
+                self.answer(&Answer::NotStarted { id, reason, is_of_machine })
+            }
         }
     }
 
@@ -178,9 +201,9 @@ fn damaged() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not a record of the worker")
 }
 
-/// Starts a process. What is used here lets the standard library start it without a fork, which
-/// would copy tables as large as this process.
-fn start(command: &Command) -> io::Result<Child> {
+/// Starts a process, in a cgroup where one is given. What is used here without one lets the standard
+/// library start it without a fork, which would copy tables as large as this process.
+fn start(command: &Command, entrance: Option<OwnedFd>) -> io::Result<Child> {
     let environment = command.environment.iter();
     let mut process = std::process::Command::new(OsStr::from_bytes(&command.program));
     process
@@ -193,6 +216,15 @@ fn start(command: &Command) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(append_to(&command.stdout)?)
         .stderr(append_to(&command.stderr)?);
+    if let Some(entrance) = entrance {
+        let enter = move || {
+            // Where this fails, its cgroup stays empty: the worker sees that and measures instead.
+            let _ = rustix::io::write(&entrance, b"0");
+            Ok(())
+        };
+        // SAFETY: between fork and exec it makes one system call and allocates nothing.
+        unsafe { process.pre_exec(enter) };
+    }
     let child = spawn(&mut process)?;
     let pid = Pid::from_child(&child);
     let marked = || {
@@ -204,6 +236,24 @@ fn start(command: &Command) -> io::Result<Child> {
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = wait(pid);
     })
+}
+
+/// Whether a process was not started for want of something that this machine may have again in a
+/// moment: a full disk or too many processes of other tasks are no fault of this one's.
+fn is_of_machine(error: &io::Error) -> bool {
+    let wants = [
+        libc::EAGAIN,
+        libc::ENOMEM,
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::ENOSPC,
+        libc::EDQUOT,
+        libc::EROFS,
+        libc::EIO,
+        libc::ENOTCONN,
+        libc::ETXTBSY,
+    ];
+    error.raw_os_error().is_some_and(|code| wants.contains(&code))
 }
 
 /// A program that was written moments ago is busy for as long as a process that its writer was just
@@ -222,4 +272,39 @@ fn spawn(process: &mut std::process::Command) -> io::Result<std::process::Child>
 
 fn append_to(path: &[u8]) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(OsStr::from_bytes(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_is_no_fault_of_the_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name).into_os_string().into_encoded_bytes();
+        let whole = Command {
+            program: b"/bin/sleep".to_vec(),
+            name: b"sleep".to_vec(),
+            arguments: vec![b"1000".to_vec()],
+            environment: Vec::new(),
+            folder: place(""),
+            stdout: place("stdout"),
+            stderr: place("stderr"),
+            mark: place("process"),
+        };
+        let refused = |command: &Command| match start(command, None) {
+            Ok(child) => panic!("{} runs", child.pid),
+            Err(error) => is_of_machine(&error),
+        };
+        // Where a disk is full, files are still made and nothing gets into them.
+        assert!(refused(&Command { mark: b"/dev/full".to_vec(), ..whole.clone() }));
+        assert!(!refused(&Command { program: b"/absent".to_vec(), ..whole.clone() }));
+        let arguments = vec![vec![b'x'; 1 << 20]];
+        assert!(!refused(&Command { arguments, ..whole.clone() }));
+        let child = start(&whole, None)
+            .map_err(|error| error.to_string())
+            .unwrap_or_else(|it| panic!("{it}"));
+        child.kill();
+        assert_eq!(child.wait().unwrap().exit_code, -9);
+    }
 }

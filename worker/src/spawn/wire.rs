@@ -1,8 +1,20 @@
-//! What worker and helper say to each other: records behind their length, over a socket pair.
+//! What worker and helper say to each other: records behind their length, over a socket pair; with
+//! some of them comes a descriptor.
 //!
 //! Both ends are the same build of the same program, so there is no version in it. A length above
 //! the limit or bytes that are no record end the connection.
 
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,6 +30,8 @@ pub(super) enum Request {
         id: u64,
         /// What is started.
         command: Command,
+        /// Whether the entrance of the cgroup that it is put into came with this record.
+        has_cgroup: bool,
     },
     /// Kill the process group of one, if it has not ended.
     Kill {
@@ -63,6 +77,8 @@ pub(crate) enum Answer {
         id: u64,
         /// What the system says.
         reason: String,
+        /// True where the machine lacks something at present, false where it is the command's fault.
+        is_of_machine: bool,
     },
     /// It ended, and its process group with it.
     Ended {
@@ -131,9 +147,80 @@ impl Incoming {
     }
 }
 
+/// Sends a record together with a descriptor, which arrives no later than the record's first byte.
+pub(super) fn send_with(
+    mut stream: &UnixStream,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("there is no room for a descriptor"));
+    }
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+    })?;
+    stream.write_all(bytes.get(sent..).unwrap_or_default())
+}
+
+/// Reads what came; 0 at the end. Descriptors are put behind those that came before.
+pub(super) fn receive(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(buffer)];
+    // A program that is started finds none of them.
+    let received = recvmsg(stream, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            descriptors.extend(came);
+        }
+    }
+    Ok(received.bytes)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Seek};
+
     use super::*;
+
+    #[test]
+    fn descriptors_come_with_their_records() {
+        let (here, there) = UnixStream::pair().unwrap();
+        for content in ["first", "second"] {
+            (&here).write_all(&encode(&Request::Kill { id: 1 }).unwrap()).unwrap();
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            file.rewind().unwrap();
+            let record = encode(&Request::Kill { id: 2 }).unwrap();
+            send_with(&here, &record, std::os::fd::AsFd::as_fd(&file)).unwrap();
+        }
+        drop(here);
+        let (mut incoming, mut descriptors) = (Incoming::default(), VecDeque::new());
+        let (mut buffer, mut contents) = ([0; 3], Vec::new());
+        loop {
+            let count = receive(&there, &mut buffer, &mut descriptors).unwrap();
+            if count == 0 {
+                break;
+            }
+            incoming.push(&buffer[..count]);
+            while let Some(record) = incoming.next::<Request>().unwrap() {
+                if record == (Request::Kill { id: 2 }) {
+                    let mut content = String::new();
+                    let mut file = std::fs::File::from(descriptors.pop_front().unwrap());
+                    file.read_to_string(&mut content).unwrap();
+                    contents.push(content);
+                }
+            }
+        }
+        assert_eq!((contents, descriptors.len()), (vec!["first".into(), "second".into()], 0));
+    }
 
     #[test]
     fn records_come_out_whole_however_they_are_cut() {

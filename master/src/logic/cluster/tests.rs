@@ -352,6 +352,24 @@ fn a_large_job_is_granted_in_parts() {
 }
 
 #[test]
+fn ranges_of_a_segment_are_joined_also_behind_other_segments() {
+    let mut driven = Driven::new();
+    let id = JobId(1);
+    driven.submit(1, 1, id, job_record(id, 10, |_| {}));
+    // Two workers report one task at a time, in turns.
+    for task in 0..10u64 {
+        let segment = FileId(7 + u128::from(task % 2));
+        let tasks = task / 2 + 5 * (task % 2);
+        let run = run(id, tasks..tasks + 1, 1, TaskState::Done);
+        driven.report(ReportedRun { segment, ..run });
+    }
+    let segments = &driven.cluster.jobs[&id].segments;
+    let ranges = segments.iter().flat_map(|it| it.tasks.iter().map(|tasks| (it.file.0, tasks)));
+    let ranges: Vec<_> = ranges.map(|(file, tasks)| (file, tasks.start, tasks.end)).collect();
+    assert_eq!(ranges, [(7, 0, 5), (8, 5, 10)]);
+}
+
+#[test]
 fn a_status_frame_sent_twice_is_recorded_once() {
     let id = JobId(5);
     let mut driven = Driven::new();
