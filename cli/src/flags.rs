@@ -110,7 +110,7 @@ pub(crate) struct Status {
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) listing: Listing,
@@ -191,8 +191,8 @@ pub(crate) struct Cat {
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// What the names begin with, or a folder: name:NAME[/PATH], file:UUID[/PATH], or what tasks
-    /// wrote: job:JOB[/TASK[/PATH]]
-    #[arg(default_value = "")]
+    /// wrote: job:JOB[/TASK[/PATH]] [default: all names]
+    #[arg(default_value = "", hide_default_value = true)]
     pub(crate) source: OsString,
     #[command(flatten)]
     pub(crate) listing: Listing,
@@ -201,7 +201,7 @@ pub(crate) struct Ls {
 /// `remuda rm`.
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
-    /// The name
+    /// The name, with or without name: before it
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) place: Where,

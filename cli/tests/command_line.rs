@@ -75,6 +75,11 @@ fn wrong_usage_is_2() {
         (&["jobs", "--cluster", "nowhere"], "no known cluster, no file and no address"),
         (&["get", "nowhere:x"], "nowhere:x"),
         (&["put", "x", "a/../b"], "a/../b"),
+        (&["put", "x", "name:"], "is no name"),
+        (&["cat", "data"], "hint: write name:data, or job:data for a job"),
+        (&["jobs", "--limit", "0"], "'--limit <N>'"),
+        (&["submit", "--script", "absent"], "the script absent cannot be read: No such file"),
+        (&["submit", "--each-line", "/dev/null", "--", "true"], "hint: pipe the lines into it"),
     ] {
         let said = fails(folder.path(), arguments, 2);
         assert!(said.contains(word), "{arguments:?}: {said}");

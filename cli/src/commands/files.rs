@@ -22,7 +22,9 @@ const LARGE_BYTES: u64 = 64 << 20;
 /// `remuda put`: the source goes to standard output.
 pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
     let path = &flags.path;
-    if let Some(name) = &flags.name {
+    // What other commands take as a source is taken too: a name that begins so would confuse.
+    let name = flags.name.as_deref().map(|it| it.strip_prefix("name:").unwrap_or(it));
+    if let Some(name) = name {
         name::key(name).map_err(|error| Failure::usage(error.to_string()))?;
     }
     let metadata = std::fs::metadata(path)
@@ -36,7 +38,7 @@ pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
         let mut bar = None;
         client.put_file_with(path, &mut |so_far| show(&mut bar, so_far)).asked()?
     };
-    if let Some(name) = &flags.name {
+    if let Some(name) = name {
         client.set_name(name, pointer).asked()?;
     }
     output::print(&format!("file:{}\n", pointer.file))

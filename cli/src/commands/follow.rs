@@ -3,7 +3,7 @@
 //! Subscribes to every node of the roster; what was missed is fetched from the node itself. Nodes
 //! that join later are found when the roster is read again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use client::logic::answers::NodeSummary;
 use node::clock::{self, Clock};
@@ -44,7 +44,8 @@ struct Line<'a> {
     alert: Option<&'a str>,
 }
 
-/// Prints what the nodes say, a line each, until interrupted.
+/// Prints what the nodes say, a line each, until interrupted: all of it for programs, for people
+/// what differs from what the node said before.
 pub(crate) fn follow(flags: &Listing) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::failed(node::log::chain(error));
     let client = connect(&flags.place)?;
@@ -63,6 +64,7 @@ pub(crate) fn follow(flags: &Listing) -> Result<(), Failure> {
     stop.on_request(move || waker.wake());
     let mut subscriber = Subscriber::new(network.context()).map_err(|error| failed(&error))?;
     let mut followed: BTreeSet<String> = BTreeSet::new();
+    let mut latest: BTreeMap<NodeId, Vec<u8>> = BTreeMap::new();
     let mut roster_due = Instant(0);
     let mut effects = Vec::new();
     while !stop.is_requested() {
@@ -78,7 +80,11 @@ pub(crate) fn follow(flags: &Listing) -> Result<(), Failure> {
         for effect in effects.drain(..) {
             match effect {
                 FollowingEffect::Network(effect) => network.perform(effect),
-                FollowingEffect::Deliver(update) => print(&update, flags.json)?,
+                FollowingEffect::Deliver(update) => {
+                    if flags.json || is_new(&update, &mut latest) {
+                        print(&update, flags.json)?;
+                    }
+                }
             }
         }
         let until = if has_more { now } else { now + LOOK };
@@ -103,6 +109,22 @@ fn begin(
     subscriber.follow(&node.telemetry_address, link, &node.address, effects)
 }
 
+/// True unless the node said just that before. A node says its state every second, changed or not.
+fn is_new(update: &Update, latest: &mut BTreeMap<NodeId, Vec<u8>>) -> bool {
+    let News::Status(status) = &update.news else { return true };
+    let before = latest.insert(update.publisher, status.clone());
+    before.as_ref() != Some(status)
+}
+
+/// A node's state for people: `leads=true term=2`.
+fn fields(status: &str) -> String {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(status) else {
+        return status.to_owned();
+    };
+    let fields = fields.iter().map(|(name, value)| format!("{name}={value}"));
+    fields.collect::<Vec<_>>().join(" ")
+}
+
 fn print(update: &Update, as_json: bool) -> Result<(), Failure> {
     let (status, level, alert) = match &update.news {
         News::Status(status) => (Some(String::from_utf8_lossy(status)), None, None),
@@ -119,7 +141,8 @@ fn print(update: &Update, as_json: bool) -> Result<(), Failure> {
         };
         return output::json::print(&line);
     }
-    let said = status.as_deref().or(alert).unwrap_or_default();
+    let said = status.map(|status| fields(&status)).or_else(|| alert.map(str::to_owned));
+    let said = said.unwrap_or_default();
     let level = level.map(|level| format!("{level}: ")).unwrap_or_default();
     let seconds = clock::time_of_day().as_micros() / 1_000_000 % 86_400;
     let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);

@@ -131,6 +131,15 @@ pub(crate) fn cancel(flags: &Cancel) -> Result<(), Failure> {
     show(&client.cancel(job).asked()?, flags.listing.json)
 }
 
+/// The state for people. The masters log that a job runs with its first outcome; that tasks are
+/// dealt before tells as much.
+fn seen_state(job: &JobSummary) -> &'static str {
+    match job.state {
+        JobState::Queued if job.running_count > 0 => JobState::Running.name(),
+        state => state.name(),
+    }
+}
+
 fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
     let shown = Shown::from(job);
     if as_json {
@@ -138,8 +147,8 @@ fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
     }
     let mut lines = vec![
         ("job", shown.job),
-        ("name", shown.name),
-        ("state", shown.state.to_owned()),
+        ("name", if shown.name.is_empty() { "-".to_owned() } else { shown.name }),
+        ("state", seen_state(job).to_owned()),
         ("tasks", shown.tasks.to_string()),
         ("done", shown.done.to_string()),
         ("failed", shown.failed.to_string()),
@@ -168,14 +177,15 @@ pub(crate) fn list(flags: &Jobs) -> Result<(), Failure> {
             _ => break,
         }
     }
-    let shown: Vec<Shown> = jobs.iter().map(Shown::from).collect();
     if flags.listing.json {
-        return json::print(&shown);
+        return json::print(&jobs.iter().map(Shown::from).collect::<Vec<_>>());
     }
     let mut table = Table::new(&["job", "name", "state", "tasks", "done", "failed", "running"]);
-    for it in shown {
+    for job in &jobs {
+        let it = Shown::from(job);
         let counts = [it.tasks, it.done, it.failed, it.running].map(|count| count.to_string());
-        table.row([vec![it.job, it.name, it.state.to_owned()], counts.to_vec()].concat());
+        let state = seen_state(job).to_owned();
+        table.row([vec![it.job, it.name, state], counts.to_vec()].concat());
     }
     output::print(&table.render())
 }
@@ -213,13 +223,15 @@ pub(crate) fn outcomes(
 /// `remuda tasks`.
 pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
     let client = connect(&flags.listing.place)?;
+    let job = client.status(selector(&flags.job)).asked()?;
+    let this = JobSelector::Id(job.job);
     // The masters do not know which of the dealt tasks run.
     if flags.running || flags.state.as_deref() == Some(TaskState::Running.name()) {
-        return progress::list_running(&client, selector(&flags.job), flags.listing.json);
+        return progress::list_running(&client, this, flags.listing.json);
     }
     let wanted = |state: TaskState| flags.state.as_deref().is_none_or(|it| it == state.name());
     let mut shown = Vec::new();
-    outcomes(&client, &selector(&flags.job), |run| {
+    outcomes(&client, &this, |run| {
         if wanted(run.state) {
             shown.push(ShownRun {
                 first_task: run.tasks.start,
@@ -236,6 +248,11 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
     }
     let mut table = Table::new(&["tasks", "count", "state", "exit code", "cause"]);
     for run in shown {
+        let has_ended = [TaskState::Done, TaskState::Failed].map(TaskState::name);
+        let exit_code = match has_ended.contains(&run.state) {
+            true => run.exit_code.to_string(),
+            false => String::new(),
+        };
         let tasks = match run.task_count {
             1 => run.first_task.to_string(),
             count => format!("{}-{}", run.first_task, run.first_task + count - 1),
@@ -244,9 +261,17 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
             tasks,
             run.task_count.to_string(),
             run.state.to_owned(),
-            run.exit_code.to_string(),
+            exit_code,
             run.cause.unwrap_or_default().to_owned(),
         ]);
     }
-    output::print(&table.render())
+    output::print(&table.render())?;
+    if wanted(TaskState::Queued) && job.running_count > 0 {
+        let count = job.running_count;
+        output::note(&format!(
+            "{count} of the queued tasks run at present: remuda tasks {} --running",
+            flags.job
+        ));
+    }
+    Ok(())
 }

@@ -99,6 +99,11 @@ fn show_job(client: &Client, job: &JobSummary, printer: &mut Printer) -> Result<
     if left > 0 && !job.state.is_final() {
         note(&format!("{left} of {} tasks have not ended; --follow waits", job.task_count));
     }
+    if job.failed_count > 0 {
+        let (failed, all) = (job.failed_count, job.task_count);
+        let which = format!("remuda tasks {} --state failed", job.job);
+        note(&format!("{failed} of {all} tasks failed; which: {which}"));
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use node::stop::Stop;
 use super::connect::{Asked, connect};
 use crate::failure::{During, Failure};
 use crate::flags::Mount;
+use crate::output;
 
 /// Mounts at a time that share the place for caches, where nothing else is said.
 const CACHES: usize = 16;
@@ -32,6 +33,7 @@ pub(crate) fn run(flags: &Mount) -> Result<(), Failure> {
     mount.on_end(move || ended.request());
     let at = mount.at().display().to_string();
     eprintln!("mounted at {at}; interrupt this (Ctrl-C) to unmount it");
+    output::note("files/UUID and jobs/UUID are there without being listed");
     stop.wait();
     let was_taken = !mount.is_alive();
     drop(mount);

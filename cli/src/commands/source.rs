@@ -51,10 +51,14 @@ impl Source {
     pub(crate) fn parse(text: &OsStr) -> Result<Source, Failure> {
         let bytes = text.as_bytes();
         let wrong = || {
-            Failure::usage(format!("{text:?} names nothing that is stored")).hint(
-                "write name:NAME[/PATH] or file:UUID[/PATH], as `remuda put` prints it, or \
-                 job:JOB[/TASK[/PATH]]",
-            )
+            let failure = Failure::usage(format!("{text:?} names nothing that is stored"));
+            match text.to_str().filter(|text| !text.is_empty() && !text.contains(':')) {
+                Some(text) => failure.hint(format!("write name:{text}, or job:{text} for a job")),
+                None => failure.hint(
+                    "write name:NAME[/PATH] or file:UUID[/PATH], as `remuda put` prints it, or \
+                     job:JOB[/TASK[/PATH]]",
+                ),
+            }
         };
         let colon = bytes.iter().position(|byte| *byte == b':').ok_or_else(wrong)?;
         let (kind, rest) = bytes.split_at(colon);

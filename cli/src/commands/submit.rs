@@ -9,8 +9,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use client::logic::jobs::JobSelector;
-use client::{Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work};
+use client::{
+    Client, Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work,
+};
 use proto::description::{Array, JobDescription, Noop};
+use proto::status::Role;
 use proto::time::Duration;
 use serde::Serialize;
 
@@ -49,8 +52,29 @@ pub(crate) fn run(flags: &Submit) -> Result<(), Failure> {
     } else {
         output::print(&format!("{job}\n"))?;
     }
+    note_surprises(flags, &client)?;
     if flags.wait {
         super::jobs::wait_for(&client, &JobSelector::Id(job))?;
+    }
+    Ok(())
+}
+
+/// Says what is allowed and yet seldom meant.
+fn note_surprises(flags: &Submit, client: &Client) -> Result<(), Failure> {
+    let mut arguments = flags.command.iter().map(|it| it.as_bytes());
+    let has_place = arguments.any(|it| it.windows(6).any(|bytes| bytes == b"{line}"));
+    if has_place && flags.each_line.is_none() {
+        output::note("{line} stays as it is: tasks have lines with --each-line FILE");
+    }
+    let Some(milli) = flags.cpus.filter(|milli| *milli > 1_000) else { return Ok(()) };
+    let workers = client.nodes().asked()?.into_iter().filter(|node| node.role == Role::Worker);
+    let most = workers.map(|worker| worker.slot_count).max().unwrap_or(0);
+    if u64::from(milli) > u64::from(most) * 1_000 {
+        output::note(&format!(
+            "no worker has more than {most} slots, each of a CPU unless its configuration says \
+             otherwise: tasks of {} CPUs may wait for ever (remuda nodes)",
+            f64::from(milli) / 1_000.0
+        ));
     }
     Ok(())
 }
@@ -147,8 +171,9 @@ fn script(path: &Path) -> Result<Vec<u8>, Failure> {
     if path == Path::new("-") {
         return standard_input("--script", SCRIPT_BYTES);
     }
-    let what = || Failure::usage(format!("the script {} cannot be read", path.display()));
-    let with = |error: std::io::Error| what().hint(error.to_string());
+    let with = |error: std::io::Error| {
+        Failure::usage(format!("the script {} cannot be read: {error}", path.display()))
+    };
     let file = std::fs::File::open(path).map_err(with)?;
     let mut content = Vec::new();
     file.take(SCRIPT_BYTES + 1).read_to_end(&mut content).map_err(with)?;
@@ -230,6 +255,9 @@ fn refused(error: &DraftError) -> Failure {
         }
         DraftError::Unreadable { what: "input", .. } => {
             failure.hint("what is on the cluster already is name:N or file:UUID: remuda ls")
+        }
+        DraftError::OtherKind { what: "file of lines", found: "no ordinary file", .. } => {
+            failure.hint("pipe the lines into it: COMMAND | remuda submit --each-line - ...")
         }
         DraftError::NotExecutable(path) => failure.hint(format!("chmod +x {}", path.display())),
         DraftError::NotAProgram(_) => {

@@ -98,7 +98,11 @@ impl Cluster {
     /// A place for a cluster, without one.
     pub(crate) fn home() -> Cluster {
         // On a real disk: /tmp lies in memory on many machines.
-        let room = env!("CARGO_TARGET_TMPDIR");
+        Cluster::home_in(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// A place for a cluster inside of a folder.
+    pub(crate) fn home_in(room: &Path) -> Cluster {
         let home = tempfile::Builder::new().prefix("remuda-test-").tempdir_in(room);
         let home = home.expect("make a folder");
         std::fs::create_dir(home.path().join("run")).expect("make a folder");

@@ -173,9 +173,10 @@ fn the_output_of_a_job_comes_in_the_order_of_its_tasks() {
 
     let all = |what: &str| (0..20).map(|task| format!("{what} of {task}\n")).collect::<String>();
     let said = cluster.run(&["logs", &job]);
-    assert_eq!((said.exit, said.stdout, said.stderr), (0, all("out"), all("error")));
+    let note = format!("note: 13 of 20 tasks failed; which: remuda tasks {job} --state failed\n");
+    assert_eq!((said.exit, said.stdout, said.stderr), (0, all("out"), all("error") + &note));
     let errors = cluster.run(&["logs", &job, "--stderr"]);
-    assert_eq!((errors.stdout, errors.stderr), (all("error"), String::new()));
+    assert_eq!((errors.stdout, errors.stderr), (all("error"), note));
     let one = cluster.run(&["logs", &format!("{job}/7")]);
     assert_eq!(one.stdout, "out of 7\n");
     assert_eq!(one.stderr, "error of 7\nnote: task 7 failed with exit code 1\n");

@@ -41,6 +41,11 @@ fn a_job_keeps_the_file_that_its_input_was_named_after() {
         client.name("set").expect("the name is set").pointer.file
     };
 
+    // A name is given as it is written elsewhere, too.
+    std::fs::write(cluster.place().join("data"), "0").expect("write a file");
+    cluster.run(&["put", "data", "name:other"]).ok();
+    assert!(client.name("other").is_ok() && client.name("name:other").is_err());
+
     let refused = client.submit(submission(1, "set")).expect_err("there is no such name");
     assert!(refused.to_string().contains("`remuda put PATH set`"), "{refused}");
 

@@ -286,6 +286,26 @@ fn what_is_there_so_far_is_said_to_be_no_more() {
     cluster.run(&["cancel", &job]).ok();
 }
 
+#[test]
+fn what_is_seldom_meant_is_said_beside_the_job() {
+    let cluster = Cluster::start(IDLE);
+    for (arguments, said) in [
+        (&["--", "echo", "a {line}"][..], "note: {line} stays as it is"),
+        (&["--cpus", "2", "--", "true"], "note: no worker has more than 0 slots"),
+        (&["--cpus", "0.5", "--", "true"], ""),
+    ] {
+        let found = cluster.run(&[&["submit"], arguments].concat());
+        assert_eq!(found.exit, 0, "{found:?}");
+        assert!(found.stderr.starts_with(said), "{said}: {found:?}");
+        assert_eq!(found.stderr.is_empty(), said.is_empty(), "{found:?}");
+    }
+    let tasks = cluster.run(&["tasks"]);
+    let row: Vec<&str> = tasks.stdout.lines().last().unwrap_or_default().split(' ').collect();
+    let cells: Vec<&str> = row.into_iter().filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells, ["0", "1", "queued", "-", "-"], "no task has an exit code before its end");
+    assert!(cluster.run(&["status"]).stdout.contains("name     -\n"), "no job was given a name");
+}
+
 /// Nothing of these may leave a job or a file behind.
 #[test]
 fn mistakes_are_told_before_anything_is_stored() {
