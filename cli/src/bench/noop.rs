@@ -1,6 +1,8 @@
 //! Tasks per second: a job of many tasks that do nothing, from its submission until the client
 //! knows what became of each.
 
+use client::Client;
+use client::logic::answers::{JobSummary, OutcomeRun};
 use client::logic::jobs::{JobSelector, Submission};
 use node::clock::Clock;
 use proto::description::{JobDescription, Noop, Runtime};
@@ -43,15 +45,25 @@ pub(super) fn new_job() -> Result<JobId, Failure> {
     Ok(JobId::from_random(node::random::bits().during(|| "draw a job UUID".into())?))
 }
 
-/// Runs one job and checks every outcome and some of the accounting; how long the job took.
-fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
-    let client = cluster.client();
-    let job = new_job()?;
-    let seed = job.0 as u64;
-    let noop = Noop { seed, failed_per_million: FAILED_PER_MILLION, ..Noop::default() };
-    let description = JobDescription::new(Runtime::Noop(noop));
+/// A job that was run.
+pub(super) struct Ran {
+    /// What the masters say of it.
+    pub(super) ended: JobSummary,
+    /// Outcomes of its tasks, as runs.
+    pub(super) runs: Vec<OutcomeRun>,
+    /// From its submission until all outcomes were known here.
+    pub(super) time: Duration,
+}
+
+/// Runs one job under a UUID that was drawn for it, and fetches what became of its tasks.
+pub(super) fn timed_job(
+    client: &Client,
+    job: JobId,
+    description: &JobDescription,
+    task_count: u64,
+) -> Result<Ran, Failure> {
     let submission =
-        Submission::new(job, &description, task_count, Vec::new()).during(|| "submit".into())?;
+        Submission::new(job, description, task_count, Vec::new()).during(|| "submit".into())?;
     let clock = Clock::start();
     let begin = clock.now();
     client.submit(submission).asked()?;
@@ -62,7 +74,17 @@ fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
         runs.push(run);
         Ok(())
     })?;
-    let time = clock.now().since(begin);
+    Ok(Ran { ended, runs, time: clock.now().since(begin) })
+}
+
+/// Runs one job and checks every outcome and some of the accounting; how long the job took.
+fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
+    let client = cluster.client();
+    let job = new_job()?;
+    let seed = job.0 as u64;
+    let noop = Noop { seed, failed_per_million: FAILED_PER_MILLION, ..Noop::default() };
+    let description = JobDescription::new(Runtime::Noop(noop));
+    let Ran { ended, runs, time } = timed_job(client, job, &description, task_count)?;
     let mut next = 0;
     let mut failed_count = 0;
     for run in runs {

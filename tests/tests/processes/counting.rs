@@ -55,9 +55,8 @@ fn processes_that_print_make_few_blocks() {
     let job = cluster.submit(&tasks);
     let blocks = stored_blocks(&cluster);
     println!("{blocks} blocks of 5,000 tasks");
-    // On an idle machine they are about 45. A worker that runs out of tasks stores at once what it
-    // has, and where the machine does much else that happens often.
-    assert!(blocks < 500, "{blocks} blocks of 5,000 tasks");
+    // On an idle machine they are about 20: one a second and worker. The slower the machine, the more.
+    assert!(blocks < 200, "{blocks} blocks of 5,000 tasks");
     for task in [0, 2_500, 4_999] {
         let printed = cluster.run(&["cat", &format!("job:{job}/{task}/stdout")]).ok();
         assert_eq!(printed, format!("nineteen letters {task}\n"));
