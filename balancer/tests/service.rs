@@ -64,7 +64,7 @@ fn answer(record: &Record<'_>, address: &mut Option<String>) -> Option<Vec<u8>> 
                 feed_index: 6,
                 ..LeaseReply::default()
             };
-            encode(&lease, &[])
+            encode(&lease, &[b""])
         }
         FeedPull::TYPE if record.read::<FeedPull>().ok()?.after_index == 0 => {
             let item = FeedItem {

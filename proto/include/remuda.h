@@ -36,6 +36,25 @@ struct uuid {
     uint64_t lower;
 };
 
+/* How far the tasks of a granted range may have been dealt. */
+struct deal_bound {
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t first_task;
+    uint64_t dealt_below;
+};
+
+/* Why consecutive tasks are where they are. */
+struct explanation {
+    uint8_t reason;
+    uint64_t first_task;
+    uint64_t task_count;
+    uint64_t subject_uuid_upper;
+    uint64_t subject_uuid_lower;
+    uint64_t number;
+    uint32_t text_length;
+};
+
 /* One thing that a balancer group must know. */
 struct feed_item {
     uint64_t index;
@@ -46,6 +65,8 @@ struct feed_item {
     uint64_t task_count;
     int32_t priority;
     uint64_t job_offset;
+    uint8_t is_held;
+    uint64_t move_number;
 };
 
 /* A condition of a transaction. */
@@ -109,6 +130,7 @@ struct task_outcome {
     uint8_t state;
     uint8_t cause;
     int32_t exit_code;
+    uint32_t earlier_attempts;
 };
 
 /* Consecutive tasks of one job handled together. */
@@ -322,6 +344,12 @@ struct job_status {
     int32_t exit_code;
     uint64_t segment_count;
     uint64_t name_length;
+    int32_t priority;
+    uint8_t is_held;
+    uint64_t crashed_attempts;
+    uint64_t retry_of_uuid_upper;
+    uint64_t retry_of_uuid_lower;
+    uint64_t owner_length;
 };
 
 /* Asks for the jobs, newest first. Answered by `job_status` records under the same request id,
@@ -384,6 +412,7 @@ struct segment_query {
     uint64_t job_uuid_lower;
     uint64_t after;
     uint64_t seen_index;
+    uint64_t fold;
 };
 
 /* The segments of a job with the ranges accepted from each. */
@@ -419,6 +448,39 @@ struct job_described {
     uint64_t program_length;
     uint64_t num_input_files;
     uint64_t description_length;
+};
+
+/* Changes how a job is treated from now on. Answered by `job_status`: the state after the
+ * change, for *forget* the last one. */
+struct job_change {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t session_index;
+    uint8_t change;
+    int32_t priority;
+};
+
+/* Asks a node why tasks are where they are, as far as that node can tell. Answered by
+ * `explain_reply`. */
+struct explain_query {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t task_index;
+    uint64_t seen_index;
+};
+
+/* What one node knows about why tasks are where they are. */
+struct explain_reply {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t index;
+    uint64_t group;
+    uint64_t explanation_count;
+    uint64_t texts_length;
 };
 
 /* Writes keys if all conditions hold, in one log entry. Answered by `key_result`. */
@@ -459,6 +521,27 @@ struct key_entry {
     uint64_t version;
     uint64_t key_length;
     uint64_t value_length;
+};
+
+/* Replaces the segments of a fold by one durable segment that holds what was accepted from them.
+ * Answered by `segment_folded`; sending it again is harmless. */
+struct segment_fold {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t job_uuid_upper;
+    uint64_t job_uuid_lower;
+    uint64_t fold;
+    uint64_t session_index;
+    uint64_t segment_uuid_upper;
+    uint64_t segment_uuid_lower;
+};
+
+/* Answers `segment_fold`. */
+struct segment_folded {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t index;
+    uint8_t is_listed;
 };
 
 /* A node of another tier says that it is there. Committed to the log once for each incarnation
@@ -546,6 +629,8 @@ struct lease_renew {
     uint32_t slot_count;
     uint64_t dealt_count;
     uint64_t running_count;
+    uint8_t auxiliary;
+    uint64_t auxiliary_incarnation;
 };
 
 /* Answers `lease_renew`. */
@@ -556,6 +641,12 @@ struct lease_reply {
     uint8_t is_primary;
     uint32_t lease_ms;
     uint64_t feed_index;
+    uint8_t is_all_dealt;
+    uint8_t auxiliary;
+    uint64_t auxiliary_uuid_upper;
+    uint64_t auxiliary_uuid_lower;
+    uint64_t auxiliary_incarnation;
+    uint64_t auxiliary_address_length;
 };
 
 /* Asks the leader for what a balancer group must know. Parked until there is something newer
@@ -604,6 +695,29 @@ struct runs_unfinished {
     struct envelope envelope;
     uint64_t index;
     uint64_t run_count;
+};
+
+/* A primary tells its auxiliary how far it will have dealt, before it deals so far. */
+struct deal_mark {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t group;
+    uint64_t epoch;
+    uint64_t auxiliary_incarnation;
+    uint64_t mark;
+    uint64_t feed_index;
+    uint8_t is_complete;
+    uint64_t bound_count;
+};
+
+/* The auxiliary knows the marks. */
+struct deal_mark_reply {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t group;
+    uint64_t epoch;
+    uint64_t auxiliary_incarnation;
+    uint64_t mark;
 };
 
 /* The status frame is committed. Runs that are not listed are final: recorded, or finished
@@ -905,10 +1019,15 @@ enum remuda_message_type {
     REMUDA_SEGMENT_LIST = 0x1a,
     REMUDA_JOB_DESCRIBE = 0x1b,
     REMUDA_JOB_DESCRIBED = 0x1c,
+    REMUDA_JOB_CHANGE = 0x1d,
+    REMUDA_EXPLAIN_QUERY = 0x1e,
+    REMUDA_EXPLAIN_REPLY = 0x1f,
     REMUDA_KEY_TRANSACTION = 0x20,
     REMUDA_KEY_RESULT = 0x21,
     REMUDA_KEY_RANGE = 0x22,
     REMUDA_KEY_ENTRY = 0x23,
+    REMUDA_SEGMENT_FOLD = 0x24,
+    REMUDA_SEGMENT_FOLDED = 0x25,
     REMUDA_NODE_REGISTER = 0x30,
     REMUDA_NODE_REGISTERED = 0x31,
     REMUDA_NODE_LIST = 0x32,
@@ -921,6 +1040,8 @@ enum remuda_message_type {
     REMUDA_FEED_BATCH = 0x3b,
     REMUDA_RUNS_LOST = 0x3c,
     REMUDA_RUNS_UNFINISHED = 0x3d,
+    REMUDA_DEAL_MARK = 0x3e,
+    REMUDA_DEAL_MARK_REPLY = 0x3f,
     REMUDA_WORKER_STATUS_REPLY = 0x40,
     REMUDA_WORKER_HEARTBEAT = 0x41,
     REMUDA_WORKER_HEARTBEAT_REPLY = 0x42,
@@ -1107,6 +1228,73 @@ enum remuda_feed_kind {
     REMUDA_FEED_KIND_GRANT = 0,
     /* A job is in a final state: its tasks are neither dealt nor kept. */
     REMUDA_FEED_KIND_JOB_ENDED = 1,
+    /* A job has another priority, or is held, or no longer. */
+    REMUDA_FEED_KIND_JOB_CHANGED = 2,
+    /* A granted range was given to another group. */
+    REMUDA_FEED_KIND_WITHDRAWN = 3,
+};
+
+enum remuda_job_change_kind {
+    /* None of its tasks is dealt any more; those that run go on. */
+    REMUDA_JOB_CHANGE_KIND_HOLD = 0,
+    /* Its tasks are dealt again. */
+    REMUDA_JOB_CHANGE_KIND_RELEASE = 1,
+    /* Its priority. */
+    REMUDA_JOB_CHANGE_KIND_PRIORITY = 2,
+    /* A job in a final state is no longer listed, and what it wrote no longer kept. */
+    REMUDA_JOB_CHANGE_KIND_FORGET = 3,
+};
+
+enum remuda_auxiliary_state {
+    /* Nothing is known of it, or there is none. */
+    REMUDA_AUXILIARY_STATE_UNKNOWN = 0,
+    /* It knows how far the primary may have dealt. */
+    REMUDA_AUXILIARY_STATE_IN_STEP = 1,
+    /* It does not answer; the primary deals without it. */
+    REMUDA_AUXILIARY_STATE_ABSENT = 2,
+};
+
+enum remuda_reason {
+    /* They have their outcome. */
+    REMUDA_REASON_FINISHED = 0,
+    /* The job was cancelled. */
+    REMUDA_REASON_CANCELLED = 1,
+    /* The job is held until it is released. */
+    REMUDA_REASON_HELD = 2,
+    /* They are executed; the number is the attempt. */
+    REMUDA_REASON_RUNNING = 3,
+    /* They ended, and their outcome is on its way to the masters; the number is the attempt. */
+    REMUDA_REASON_REPORTING = 4,
+    /* They wait at a worker; the number counts those before them there. */
+    REMUDA_REASON_AT_WORKER = 5,
+    /* They wait for inputs to arrive at a worker. */
+    REMUDA_REASON_INPUTS = 6,
+    /* Nobody deals for their group at present; the number is the group. */
+    REMUDA_REASON_NO_BALANCER = 7,
+    /* They are granted later, when earlier tasks of the job have their outcome; the number is
+     * the first such task. */
+    REMUDA_REASON_NOT_GRANTED = 8,
+    /* A new primary waits for what the workers hold; the number is the milliseconds left. */
+    REMUDA_REASON_TAKING_OVER = 9,
+    /* The masters are asked what became of them. */
+    REMUDA_REASON_ASKED = 10,
+    /* No worker is known to the balancer. */
+    REMUDA_REASON_NO_WORKER = 11,
+    /* No worker is large enough; the number is the largest one's thousandths of a CPU. */
+    REMUDA_REASON_TOO_LARGE = 12,
+    /* All slots are busy; the number counts the tasks that are dealt. */
+    REMUDA_REASON_SLOTS_BUSY = 13,
+    /* Jobs that come first have tasks waiting; the number counts these tasks. */
+    REMUDA_REASON_BEHIND = 14,
+    /* Workers take no tasks, because their results are not stored or acknowledged yet; the
+     * number counts these workers. */
+    REMUDA_REASON_WORKERS_FULL = 15,
+    /* Earlier attempts ended without an outcome; the number counts them. */
+    REMUDA_REASON_RETRIED = 16,
+    /* They wait, and nothing holds them up: they are dealt next. */
+    REMUDA_REASON_NEXT = 17,
+    /* No majority of the masters is there. */
+    REMUDA_REASON_NO_LEADER = 18,
 };
 
 enum remuda_block_kind {
@@ -1134,14 +1322,16 @@ enum remuda_block_kind {
 #define REMUDA_LINK_TARGET_BYTES UINT64_C(4095) /* bytes of a symbolic link's target */
 
 static_assert(sizeof(struct generic_message) == 25, "packed");
-static_assert(sizeof(struct feed_item) == 53, "packed");
+static_assert(sizeof(struct deal_bound) == 32, "packed");
+static_assert(sizeof(struct explanation) == 45, "packed");
+static_assert(sizeof(struct feed_item) == 62, "packed");
 static_assert(sizeof(struct key_compare) == 16, "packed");
 static_assert(sizeof(struct key_write) == 17, "packed");
 static_assert(sizeof(struct ring_member) == 48, "packed");
 static_assert(sizeof(struct segment_range) == 32, "packed");
 static_assert(sizeof(struct storage_counters) == 56, "packed");
 static_assert(sizeof(struct task_activity) == 44, "packed");
-static_assert(sizeof(struct task_outcome) == 22, "packed");
+static_assert(sizeof(struct task_outcome) == 26, "packed");
 static_assert(sizeof(struct task_run) == 41, "packed");
 static_assert(sizeof(struct worker_request) == 57, "packed");
 static_assert(sizeof(struct worker_request_extended) == 170, "packed");
@@ -1159,32 +1349,39 @@ static_assert(sizeof(struct pong) == 57, "packed");
 static_assert(sizeof(struct job_submit) == 130, "packed");
 static_assert(sizeof(struct job_accepted) == 81, "packed");
 static_assert(sizeof(struct job_query) == 90, "packed");
-static_assert(sizeof(struct job_status) == 158, "packed");
+static_assert(sizeof(struct job_status) == 195, "packed");
 static_assert(sizeof(struct job_list) == 77, "packed");
 static_assert(sizeof(struct list_end) == 81, "packed");
 static_assert(sizeof(struct job_cancel) == 81, "packed");
 static_assert(sizeof(struct task_query) == 93, "packed");
 static_assert(sizeof(struct task_outcomes) == 97, "packed");
-static_assert(sizeof(struct segment_query) == 89, "packed");
+static_assert(sizeof(struct segment_query) == 97, "packed");
 static_assert(sizeof(struct segment_list) == 97, "packed");
 static_assert(sizeof(struct job_describe) == 89, "packed");
 static_assert(sizeof(struct job_described) == 114, "packed");
+static_assert(sizeof(struct job_change) == 86, "packed");
+static_assert(sizeof(struct explain_query) == 89, "packed");
+static_assert(sizeof(struct explain_reply) == 89, "packed");
 static_assert(sizeof(struct key_transaction) == 105, "packed");
 static_assert(sizeof(struct key_result) == 66, "packed");
 static_assert(sizeof(struct key_range) == 85, "packed");
 static_assert(sizeof(struct key_entry) == 81, "packed");
+static_assert(sizeof(struct segment_fold) == 105, "packed");
+static_assert(sizeof(struct segment_folded) == 66, "packed");
 static_assert(sizeof(struct node_register) == 130, "packed");
 static_assert(sizeof(struct node_registered) == 98, "packed");
 static_assert(sizeof(struct node_list) == 65, "packed");
 static_assert(sizeof(struct node_entry) == 127, "packed");
 static_assert(sizeof(struct ring_query) == 65, "packed");
 static_assert(sizeof(struct ring_reply) == 93, "packed");
-static_assert(sizeof(struct lease_renew) == 109, "packed");
-static_assert(sizeof(struct lease_reply) == 78, "packed");
+static_assert(sizeof(struct lease_renew) == 118, "packed");
+static_assert(sizeof(struct lease_reply) == 112, "packed");
 static_assert(sizeof(struct feed_pull) == 105, "packed");
 static_assert(sizeof(struct feed_batch) == 114, "packed");
 static_assert(sizeof(struct runs_lost) == 97, "packed");
 static_assert(sizeof(struct runs_unfinished) == 73, "packed");
+static_assert(sizeof(struct deal_mark) == 106, "packed");
+static_assert(sizeof(struct deal_mark_reply) == 89, "packed");
 static_assert(sizeof(struct worker_status_reply) == 89, "packed");
 static_assert(sizeof(struct worker_heartbeat) == 122, "packed");
 static_assert(sizeof(struct worker_heartbeat_reply) == 81, "packed");

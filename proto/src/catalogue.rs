@@ -6,13 +6,14 @@ use crate::messages::file::{
     FileResponse, StorageQuery, StorageSpace,
 };
 use crate::messages::job::{
-    JobAccepted, JobCancel, JobDescribe, JobDescribed, JobList, JobQuery, JobStatus, JobSubmit,
-    ListEnd, SegmentList, SegmentQuery, TaskOutcomes, TaskQuery,
+    ExplainQuery, ExplainReply, JobAccepted, JobCancel, JobChange, JobDescribe, JobDescribed,
+    JobList, JobQuery, JobStatus, JobSubmit, ListEnd, SegmentFold, SegmentFolded, SegmentList,
+    SegmentQuery, TaskOutcomes, TaskQuery,
 };
 use crate::messages::keyspace::{KeyEntry, KeyRange, KeyResult, KeyTransaction};
 use crate::messages::node::{
-    FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeList, NodeRegister, NodeRegistered,
-    RingQuery, RingReply, RunsLost, RunsUnfinished,
+    DealMark, DealMarkReply, FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeList,
+    NodeRegister, NodeRegistered, RingQuery, RingReply, RunsLost, RunsUnfinished,
 };
 use crate::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use crate::messages::session::{ErrorReply, Hello, HelloReply, Ping, Pong};
@@ -86,10 +87,15 @@ catalogue! {
     0x1a segment_list               SegmentList              master   -> client;
     0x1b job_describe               JobDescribe              client   -> master;
     0x1c job_described              JobDescribed             master   -> client;
+    0x1d job_change                 JobChange                client   -> master;
+    0x1e explain_query              ExplainQuery             any      -> any;
+    0x1f explain_reply              ExplainReply             any      -> any;
     0x20 key_transaction            KeyTransaction           client   -> master;
     0x21 key_result                 KeyResult                master   -> client;
     0x22 key_range                  KeyRange                 client   -> master;
     0x23 key_entry                  KeyEntry                 master   -> client;
+    0x24 segment_fold               SegmentFold              worker   -> master;
+    0x25 segment_folded             SegmentFolded            master   -> worker;
     // Membership, leases and grants.
     0x30 node_register              NodeRegister             any      -> master;
     0x31 node_registered            NodeRegistered           master   -> any;
@@ -103,6 +109,8 @@ catalogue! {
     0x3b feed_batch                 FeedBatch                master   -> balancer;
     0x3c runs_lost                  RunsLost                 balancer -> master;
     0x3d runs_unfinished            RunsUnfinished           master   -> balancer;
+    0x3e deal_mark                  DealMark                 balancer -> balancer;
+    0x3f deal_mark_reply            DealMarkReply            balancer -> balancer;
     // Workers.
     0x40 worker_status_reply        WorkerStatusReply        master   -> worker;
     0x41 worker_heartbeat           WorkerHeartbeat          worker   -> balancer;

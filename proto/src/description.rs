@@ -12,10 +12,11 @@ mod validation;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{FileId, TaskIndex};
+use crate::ids::{FileId, JobId, TaskIndex};
 use crate::limits;
 use crate::time::Duration;
 
@@ -23,7 +24,7 @@ pub use noop::{Noop, NoopOutcome};
 pub use validation::Invalid;
 
 /// The first byte of an encoded description.
-pub const DESCRIPTION_VERSION: u8 = 1;
+pub const DESCRIPTION_VERSION: u8 = 2;
 
 /// `--retries`: a non-zero exit is the task's answer.
 pub const DEFAULT_RETRIES: u32 = 0;
@@ -77,6 +78,36 @@ pub struct JobDescription {
     pub keep_scratch: bool,
     /// Replicas of what its tasks write; 0 for the cluster's default.
     pub replica_count: u8,
+    /// Who submits it, as that client says: for people.
+    pub owner: String,
+    /// For `remuda retry`: which tasks of which job its tasks are.
+    pub retry: Option<Retry>,
+}
+
+/// The tasks of another job that a job tries again. Task 0 of the new job is the first of them, and
+/// so on; `{index}` and `{line}` stand for what they stood for there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// The other job.
+    pub job: JobId,
+    /// Its tasks, ascending, none twice.
+    pub tasks: Vec<Range<u64>>,
+}
+
+impl Retry {
+    /// The other job's task that `task` of the new one tries again; none beyond the last.
+    #[must_use]
+    pub fn origin(&self, task: TaskIndex) -> Option<TaskIndex> {
+        let mut left = task.0;
+        for run in &self.tasks {
+            let count = run.end.saturating_sub(run.start);
+            if left < count {
+                return Some(TaskIndex(run.start + left));
+            }
+            left -= count;
+        }
+        None
+    }
 }
 
 /// What executes a job's tasks.
@@ -93,11 +124,19 @@ pub enum Runtime {
     Noop(Noop),
     /// A program whose description would be too long to travel inline: the rest of it is a file.
     Stored {
-        /// An encoded [`JobDescription`]. Its runtime, environment, inputs and outputs hold instead
-        /// of those of the description that names it; all else in it is ignored.
+        /// An encoded [`JobDescription`]. Its runtime, environment, inputs, outputs and tasks to
+        /// try again hold instead of those of the description that names it; all else in it is
+        /// ignored.
         file: FileId,
         /// Its bytes, at most [`limits::DESCRIPTION_FILE_BYTES`].
         length: u64,
+    },
+    /// Segments of a job are packed into one. Only the masters submit it.
+    Fold {
+        /// The job whose segments they are.
+        job: JobId,
+        /// Number of the fold, under which the masters list them.
+        fold: u64,
     },
 }
 
@@ -237,6 +276,8 @@ impl JobDescription {
             priority: 0,
             keep_scratch: false,
             replica_count: 0,
+            owner: String::new(),
+            retry: None,
         }
     }
 

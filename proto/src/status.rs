@@ -258,6 +258,82 @@ wire_enum! {
         Grant = 0 "grant",
         /// A job is in a final state: its tasks are neither dealt nor kept.
         JobEnded = 1 "job_ended",
+        /// A job has another priority, or is held, or no longer.
+        JobChanged = 2 "job_changed",
+        /// A granted range was given to another group.
+        Withdrawn = 3 "withdrawn",
+    }
+}
+
+wire_enum! {
+    /// What is changed of a job.
+    JobChangeKind: u8 {
+        /// None of its tasks is dealt any more; those that run go on.
+        Hold = 0 "hold",
+        /// Its tasks are dealt again.
+        Release = 1 "release",
+        /// Its priority.
+        Priority = 2 "priority",
+        /// A job in a final state is no longer listed, and what it wrote no longer kept.
+        Forget = 3 "forget",
+    }
+}
+
+wire_enum! {
+    /// How a group's auxiliary stands.
+    AuxiliaryState: u8 {
+        /// Nothing is known of it, or there is none.
+        Unknown = 0 "unknown",
+        /// It knows how far the primary may have dealt.
+        InStep = 1 "in_step",
+        /// It does not answer; the primary deals without it.
+        Absent = 2 "absent",
+    }
+}
+
+wire_enum! {
+    /// Why tasks are where they are, and what the number beside it counts.
+    Reason: u8 {
+        /// They have their outcome.
+        Finished = 0 "finished",
+        /// The job was cancelled.
+        Cancelled = 1 "cancelled",
+        /// The job is held until it is released.
+        Held = 2 "held",
+        /// They are executed; the number is the attempt.
+        Running = 3 "running",
+        /// They ended, and their outcome is on its way to the masters; the number is the attempt.
+        Reporting = 4 "reporting",
+        /// They wait at a worker; the number counts those before them there.
+        AtWorker = 5 "at_worker",
+        /// They wait for inputs to arrive at a worker.
+        Inputs = 6 "inputs",
+        /// Nobody deals for their group at present; the number is the group.
+        NoBalancer = 7 "no_balancer",
+        /// They are granted later, when earlier tasks of the job have their outcome; the number is
+        /// the first such task.
+        NotGranted = 8 "not_granted",
+        /// A new primary waits for what the workers hold; the number is the milliseconds left.
+        TakingOver = 9 "taking_over",
+        /// The masters are asked what became of them.
+        Asked = 10 "asked",
+        /// No worker is known to the balancer.
+        NoWorker = 11 "no_worker",
+        /// No worker is large enough; the number is the largest one's thousandths of a CPU.
+        TooLarge = 12 "too_large",
+        /// All slots are busy; the number counts the tasks that are dealt.
+        SlotsBusy = 13 "slots_busy",
+        /// Jobs that come first have tasks waiting; the number counts these tasks.
+        Behind = 14 "behind",
+        /// Workers take no tasks, because their results are not stored or acknowledged yet; the
+        /// number counts these workers.
+        WorkersFull = 15 "workers_full",
+        /// Earlier attempts ended without an outcome; the number counts them.
+        Retried = 16 "retried",
+        /// They wait, and nothing holds them up: they are dealt next.
+        Next = 17 "next",
+        /// No majority of the masters is there.
+        NoLeader = 18 "no_leader",
     }
 }
 

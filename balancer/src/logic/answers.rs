@@ -43,7 +43,7 @@ impl Balancer {
                 }
             }
             LeaseReply::TYPE => {
-                let reply = record.read::<LeaseReply>()?;
+                let (reply, [_]) = record.open::<LeaseReply, 1>()?;
                 if let Some(seat) = &mut self.seat
                     && seat.renewed(now, request, &reply)
                 {
@@ -92,7 +92,7 @@ impl Balancer {
             match FeedKind::from_wire(item.kind) {
                 Some(FeedKind::Grant) => feed::take_grant(item, jobs, &mut self.tasks),
                 Some(FeedKind::JobEnded) => self.end_job(now, item.job_uuid.into(), effects),
-                None => {}
+                Some(FeedKind::JobChanged | FeedKind::Withdrawn) | None => {}
             }
         }
         self.feed.advance(batch);

@@ -61,6 +61,16 @@ pub struct JobSummary {
     pub exit_code: i32,
     /// Segments that are listed for the job.
     pub segment_count: u64,
+    /// Higher is dealt first.
+    pub priority: i32,
+    /// None of its tasks is dealt until it is released.
+    pub is_held: bool,
+    /// Attempts that took their worker with them.
+    pub crashed_attempts: u64,
+    /// The job whose failed tasks this one tries again.
+    pub retry_of: Option<JobId>,
+    /// Who submitted it, as that client said.
+    pub owner: String,
 }
 
 /// What a job is.
@@ -378,7 +388,7 @@ fn read_accepted(record: &Record<'_>, job: JobId) -> Result<(Answer, LogIndex), 
 }
 
 fn read_job(record: &Record<'_>) -> Result<JobSummary, RecordError> {
-    let (status, [name]) = record.open::<JobStatus, 1>()?;
+    let (status, [name, owner]) = record.open::<JobStatus, 2>()?;
     let ended = status.done_count.checked_add(status.failed_count);
     if ended.is_none_or(|ended| ended > status.task_count) {
         return Err(value::<JobStatus>("task_count"));
@@ -397,6 +407,11 @@ fn read_job(record: &Record<'_>) -> Result<JobSummary, RecordError> {
         finished: Some(Duration(status.finished_us)).filter(|it| *it != Duration::ZERO),
         exit_code: status.exit_code,
         segment_count: status.segment_count,
+        priority: status.priority,
+        is_held: status.is_held == 1,
+        crashed_attempts: status.crashed_attempts,
+        retry_of: Some(JobId::from(status.retry_of_uuid)).filter(|job| !job.is_nil()),
+        owner: text::<JobStatus>(owner, "owner")?,
     })
 }
 

@@ -170,7 +170,7 @@ fn list_end(number: RequestId, count: u64, index: u64) -> Vec<u8> {
 fn status(number: RequestId, state: JobState, index: u64) -> Vec<u8> {
     let state = state.to_wire();
     let job_uuid = WireUuid::new(7);
-    answer_to(number, &JobStatus { job_uuid, state, index, ..Default::default() }, &[b""])
+    answer_to(number, &JobStatus { job_uuid, state, index, ..Default::default() }, &[b"", b""])
 }
 
 fn accepted(number: RequestId, index: u64) -> Vec<u8> {

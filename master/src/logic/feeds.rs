@@ -131,6 +131,7 @@ fn record(cluster: &Cluster, batch: FeedBatch, entries: &[FeedEntry]) -> Vec<u8>
                     task_count: *task_count,
                     priority: job.priority,
                     job_offset,
+                    ..FeedItem::default()
                 })
             }
         })

@@ -92,6 +92,8 @@ pub struct Job {
     pub submitted: Digest,
     /// Its name, for people.
     pub name: String,
+    /// Who submitted it, for people.
+    pub owner: String,
     /// Number of tasks.
     pub task_count: u64,
     /// Times that a task is tried again after a failure.
@@ -144,6 +146,7 @@ impl Job {
             record,
             submitted,
             name: description.name,
+            owner: description.owner,
             task_count,
             retries: description.retries,
             max_crashes: description.max_crashes,

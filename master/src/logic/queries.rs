@@ -248,9 +248,10 @@ pub fn job_status(cluster: &Cluster, id: JobId, job: &Job, running_count: u64) -
         finished_us: job.finished_us,
         exit_code: exit_codes.filter(|&code| code != 0).min().unwrap_or(0),
         segment_count: job.segments.len() as u64,
+        priority: job.priority,
         ..JobStatus::default()
     };
-    encode(&status, &[job.name.as_bytes()])
+    encode(&status, &[job.name.as_bytes(), job.owner.as_bytes()])
 }
 
 /// What a job is, from the record that the balancers get.
@@ -310,6 +311,7 @@ fn task_outcomes(cluster: &Cluster, id: JobId, job: &Job, first: u64, limit: usi
         state: state.to_wire(),
         cause: cause.to_wire(),
         exit_code,
+        earlier_attempts: 0,
     };
     let mut outcomes = Vec::new();
     let mut at = first;

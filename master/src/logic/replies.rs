@@ -205,7 +205,7 @@ impl Master {
             feed_index: cluster.feed_index().0,
             ..LeaseReply::default()
         };
-        send(peer, request, encode(&reply, &[]), effects);
+        send(peer, request, encode(&reply, &[b""]), effects);
     }
 
     /// Tells a node its place.

@@ -95,6 +95,9 @@ impl<'a> Submission<'a> {
         let description =
             JobDescription::decode(description).map_err(|error| invalid(error.to_string()))?;
         description.validate().map_err(|error| invalid(error.to_string()))?;
+        if matches!(description.runtime, Runtime::Fold { .. }) {
+            return Err(invalid("segments are folded by the masters' own jobs only".into()));
+        }
         let is_inline =
             matches!(&description.runtime, Runtime::Command { program: Program::Inline, .. });
         if is_inline && program.is_empty() {

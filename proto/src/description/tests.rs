@@ -29,6 +29,8 @@ fn example() -> JobDescription {
         resources: BTreeMap::from([("gpu".into(), 1)]),
         time_limit: Some(Duration::from_secs(60)),
         max_fails: Some(3),
+        owner: "ann@field".into(),
+        retry: Some(Retry { job: JobId(9), tasks: vec![2..5, 70..71] }),
         ..command(Program::File(FileId(4)))
     }
 }
@@ -50,8 +52,20 @@ fn the_encoding_never_changes() {
     let digest = crate::digest::Digest::of(crate::status::BlockKind::Content, &bytes);
     assert_eq!(
         (bytes.len(), digest.file_id().to_string().as_str()),
-        (102, "eaf648c1-f39d-83cf-9715-450fbbe2fbd5")
+        (119, "b903f7da-39d6-86ce-a83e-37f973a2de32")
     );
+}
+
+#[test]
+fn a_retried_task_is_one_of_the_other_job() {
+    let retry = Retry { job: JobId(9), tasks: vec![2..5, 70..71] };
+    let origins: Vec<_> = (0..5).map(|task| retry.origin(TaskIndex(task))).collect();
+    assert_eq!(origins[..4], [2, 3, 4, 70].map(|task| Some(TaskIndex(task))));
+    assert_eq!(origins[4], None);
+    for tasks in [vec![3..3], vec![4..6, 5..7], vec![0..limits::TASKS_PER_JOB + 1]] {
+        let retry = Some(Retry { job: JobId(9), tasks });
+        assert!(JobDescription { retry, ..example() }.validate().is_err());
+    }
 }
 
 #[test]

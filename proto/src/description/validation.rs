@@ -53,6 +53,11 @@ impl JobDescription {
             "the job's name is longer than {} bytes or contains control characters",
             limits::NAME_BYTES
         );
+        demand!(
+            self.owner.len() <= limits::NAME_BYTES && !self.owner.contains(char::is_control),
+            "the job's owner is longer than {} bytes or contains control characters",
+            limits::NAME_BYTES
+        );
         self.validate_runtime()?;
         self.validate_environment()?;
         self.validate_inputs()?;
@@ -64,6 +69,16 @@ impl JobDescription {
                 text_length <= limits::FILE_BYTES,
                 "the file of --each-line is longer than a file may be"
             );
+        }
+        if let Some(retry) = &self.retry {
+            let mut end = 0;
+            for run in &retry.tasks {
+                demand!(
+                    run.start >= end && run.start < run.end && run.end <= limits::TASKS_PER_JOB,
+                    "the tasks to try again are not in ascending order, or no tasks of a job"
+                );
+                end = run.end;
+            }
         }
         demand!(
             self.replica_count <= REPLICAS_MAX,
@@ -101,6 +116,7 @@ impl JobDescription {
                 );
                 return Ok(());
             }
+            Runtime::Fold { .. } => return Ok(()),
         };
         match program {
             Program::Path(path) => {

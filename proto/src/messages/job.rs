@@ -91,10 +91,22 @@ message! {
         segment_count: u64,
         /// Bytes of `name`.
         name_length: u64,
+        /// Higher is dealt first.
+        priority: i32,
+        /// 1 where none of its tasks is dealt until it is released.
+        is_held: u8,
+        /// Attempts that took their worker with them.
+        crashed_attempts: u64,
+        /// The job whose failed tasks this one tries again; zero for none.
+        retry_of_uuid: WireUuid,
+        /// Bytes of `owner`.
+        owner_length: u64,
     }
     parts {
         /// The job's name.
         name: [u8; "UTF-8"] by name_length,
+        /// Who submitted it, as that client said.
+        owner: [u8; "UTF-8"] by owner_length,
     }
 }
 
@@ -180,6 +192,72 @@ message! {
 }
 
 message! {
+    /// Changes how a job is treated from now on. Answered by `job_status`: the state after the
+    /// change, for *forget* the last one.
+    JobChange {
+        /// The job.
+        job_uuid: WireUuid,
+        /// `applied_index` of the session's `hello_reply`.
+        session_index: u64,
+        /// What is changed; see the list of job changes.
+        change: u8,
+        /// The new priority, where that is changed.
+        priority: i32,
+    }
+}
+
+message! {
+    /// Asks a node why tasks are where they are, as far as that node can tell. Answered by
+    /// `explain_reply`.
+    ExplainQuery {
+        /// The job.
+        job_uuid: WireUuid,
+        /// The task; 2^64 - 1 for the job as a whole.
+        task_index: u64,
+        /// A master's reply must come from a state at least as new as this log index.
+        seen_index: u64,
+    }
+}
+
+item! {
+    /// Why consecutive tasks are where they are.
+    "explanation" Explanation {
+        /// See the list of reasons.
+        reason: u8,
+        /// First task.
+        first_task: u64,
+        /// Number of tasks.
+        task_count: u64,
+        /// The node that the reason speaks of; zero for none.
+        subject_uuid: WireUuid,
+        /// A number that belongs to the reason, as the list of reasons says.
+        number: u64,
+        /// Bytes of what is said beside, in `texts`, behind those of the explanations before.
+        text_length: u32,
+    }
+}
+
+message! {
+    /// What one node knows about why tasks are where they are.
+    ExplainReply {
+        /// Log index of a master's state; 0 from others.
+        index: u64,
+        /// The balancer group that has the tasks; 0 where that is not known.
+        group: u64,
+        /// Number of `explanations`.
+        explanation_count: u64,
+        /// Bytes of `texts`.
+        texts_length: u64,
+    }
+    parts {
+        /// The explanations, the most pressing one first, at most 64.
+        explanations: [Explanation; "explanation"] by explanation_count,
+        /// What is said beside, one text behind the other.
+        texts: [u8; "UTF-8"] by texts_length,
+    }
+}
+
+message! {
     /// Asks for the outcomes of a job's tasks. Answered by `task_outcomes`.
     TaskQuery {
         /// The job.
@@ -206,6 +284,9 @@ item! {
         cause: u8,
         /// Exit code, minus the signal's number where one ended it.
         exit_code: i32,
+        /// Attempts that ended without an outcome: failed, crashed and lost ones that were tried
+        /// again.
+        earlier_attempts: u32,
     }
 }
 
@@ -237,6 +318,35 @@ message! {
         after: u64,
         /// The reply must come from a state at least as new as this log index.
         seen_index: u64,
+        /// Only the segments that this fold replaces; 0 for all.
+        fold: u64,
+    }
+}
+
+message! {
+    /// Replaces the segments of a fold by one durable segment that holds what was accepted from
+    /// them. Answered by `segment_folded`; sending it again is harmless.
+    SegmentFold {
+        /// The job whose segments are folded.
+        job_uuid: WireUuid,
+        /// Number of the fold.
+        fold: u64,
+        /// `applied_index` of the session's `hello_reply`.
+        session_index: u64,
+        /// The new segment, a file on storage; zero where the old ones hold nothing that was
+        /// accepted.
+        segment_uuid: WireUuid,
+    }
+}
+
+message! {
+    /// Answers `segment_fold`.
+    SegmentFolded {
+        /// Log index of the entry.
+        index: u64,
+        /// 1 where the new segment is listed instead of the old ones; 0 where it is not: one of
+        /// the old ones was no longer listed.
+        is_listed: u8,
     }
 }
 

@@ -80,6 +80,10 @@ message! {
         dealt_count: u64,
         /// Number of `running`.
         running_count: u64,
+        /// What a primary says of its auxiliary; see the list of auxiliary states.
+        auxiliary: u8,
+        /// The auxiliary's incarnation that is meant.
+        auxiliary_incarnation: u64,
     }
     parts {
         /// Tasks dealt and not settled by job, the largest first, at most 64; `first_task` and
@@ -100,6 +104,72 @@ message! {
         lease_ms: u32,
         /// Log index of the newest item of the group's feed.
         feed_index: u64,
+        /// 1 where a new primary must take everything that was granted up to `feed_index` for
+        /// dealt, because it was not in step when it was promoted.
+        is_all_dealt: u8,
+        /// The auxiliary as the log has it; see the list of auxiliary states.
+        auxiliary: u8,
+        /// The auxiliary; zero for none.
+        auxiliary_uuid: WireUuid,
+        /// Its incarnation.
+        auxiliary_incarnation: u64,
+        /// Bytes of `auxiliary_address`.
+        auxiliary_address_length: u64,
+    }
+    parts {
+        /// Where the auxiliary is reached.
+        auxiliary_address: [u8; "UTF-8"] by auxiliary_address_length,
+    }
+}
+
+item! {
+    /// How far the tasks of a granted range may have been dealt.
+    "deal_bound" DealBound {
+        /// The job.
+        job_uuid: WireUuid,
+        /// First task of the range as it was granted.
+        first_task: u64,
+        /// Every task of the range from this one on has not been dealt.
+        dealt_below: u64,
+    }
+}
+
+message! {
+    /// A primary tells its auxiliary how far it will have dealt, before it deals so far.
+    DealMark {
+        /// The group.
+        group: u64,
+        /// The primary's epoch.
+        epoch: u64,
+        /// The auxiliary's incarnation that is meant.
+        auxiliary_incarnation: u64,
+        /// Number of this message within the epoch, from 1.
+        mark: u64,
+        /// The primary's feed goes this far: what was granted later has the mark of its grant.
+        feed_index: u64,
+        /// 1 where what is not named here has the mark of its grant; 0 where earlier marks of the
+        /// epoch hold beside these.
+        is_complete: u8,
+        /// Number of `bounds`.
+        bound_count: u64,
+    }
+    parts {
+        /// The marks.
+        bounds: [DealBound; "deal_bound"] by bound_count,
+    }
+}
+
+message! {
+    /// The auxiliary knows the marks.
+    DealMarkReply {
+        /// The group.
+        group: u64,
+        /// The epoch of `deal_mark`.
+        epoch: u64,
+        /// The auxiliary's incarnation.
+        auxiliary_incarnation: u64,
+        /// Every mark up to this number is known.
+        mark: u64,
     }
 }
 
@@ -137,6 +207,11 @@ item! {
         priority: i32,
         /// Where in `jobs` the record of the job begins, for a grant.
         job_offset: u64,
+        /// 1 where the job is held: none of its tasks is dealt.
+        is_held: u8,
+        /// Attempts of a granted range are numbered from here on, where this is higher than the
+        /// epoch of the lease: the range was another group's before.
+        move_number: u64,
     }
 }
 

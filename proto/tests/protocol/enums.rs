@@ -1,8 +1,8 @@
 //! The enumerations of the protocol as plain tables for the generators.
 
 use proto::status::{
-    BlockKind, Cause, ErrorCode, FeedKind, JobState, Order, OutputKind, ProgramKind, Role,
-    TaskState, Verdict,
+    AuxiliaryState, BlockKind, Cause, ErrorCode, FeedKind, JobChangeKind, JobState, Order,
+    OutputKind, ProgramKind, Reason, Role, TaskState, Verdict,
 };
 
 /// One enumeration.
@@ -44,6 +44,9 @@ enumerations! {
     Verdict "verdict" "verdicts";
     Order "order" "orders";
     FeedKind "feed_kind" "feed kinds";
+    JobChangeKind "job_change_kind" "job changes";
+    AuxiliaryState "auxiliary_state" "auxiliary states";
+    Reason "reason" "reasons";
     BlockKind "block_kind" "block kinds";
 }
 

@@ -52,7 +52,7 @@ impl Fetch<'_> {
     pub(super) fn whole(&self, spec: &JobSpec) -> Result<View, Missing> {
         let spec = match &spec.description.runtime {
             Runtime::Stored { file, length } => self.stored(spec, *file, *length)?,
-            Runtime::Command { .. } | Runtime::Noop(_) => spec.clone(),
+            Runtime::Command { .. } | Runtime::Noop(_) | Runtime::Fold { .. } => spec.clone(),
         };
         fs::create_dir_all(&self.folder)
             .and_then(|()| set_mode(&self.folder, PASSABLE))

@@ -183,7 +183,9 @@ impl Runtimes {
     fn of(&mut self, kind: &RuntimeKind) -> &mut dyn Runtime {
         match kind {
             RuntimeKind::Noop(_) => &mut self.noop,
-            RuntimeKind::Command { .. } | RuntimeKind::Stored { .. } => &mut self.command,
+            RuntimeKind::Command { .. } | RuntimeKind::Stored { .. } | RuntimeKind::Fold { .. } => {
+                &mut self.command
+            }
         }
     }
 

@@ -263,7 +263,7 @@ impl World {
                 feed_index: self.feed_index,
                 ..LeaseReply::default()
             };
-            self.reply(request, encode(&reply, &[]));
+            self.reply(request, encode(&reply, &[b""]));
         } else if let Some((request, pull)) = read::<FeedPull>(&record) {
             self.pulled(request, &pull);
         } else if let Some((request, lost)) = read::<RunsLost>(&record) {

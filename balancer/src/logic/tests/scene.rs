@@ -314,7 +314,7 @@ impl Scene {
     ) {
         let reply =
             LeaseReply { epoch, is_primary, lease_ms: 900, feed_index, ..LeaseReply::default() };
-        self.master_says(encode(&reply, &[]), request);
+        self.master_says(encode(&reply, &[b""]), request);
     }
 
     /// The pull that is outstanding; it is taken out of what was sent.
