@@ -49,3 +49,29 @@ fn an_unknown_key_is_refused_with_its_place() {
         .to_string();
     assert!(error.contains("slotz") && error.contains("slots"), "{error}");
 }
+
+#[test]
+fn the_configuration_of_each_node_of_a_phase_is_read_by_its_tier() {
+    let deploy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    for (phase, node_count) in [("phase-1", 6), ("phase-4", 11)] {
+        let files = std::fs::read_dir(deploy.join(phase)).expect("a folder");
+        let files = files.map(|entry| entry.expect("an entry").path());
+        let configs: Vec<PathBuf> =
+            files.filter(|path| path.extension().is_some_and(|it| it == "toml")).collect();
+        assert_eq!(configs.len(), node_count, "{phase}");
+        for path in configs {
+            let node = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+            let read = match node.split('-').next() {
+                Some("master") => read::<master::Config>(&path),
+                Some("balancer") => read::<balancer::config::Config>(&path),
+                Some("worker") => read::<worker::config::Config>(&path),
+                _ => read::<storage::config::Config>(&path),
+            };
+            assert_eq!(read, Ok(()), "{}", path.display());
+        }
+    }
+}
+
+fn read<T: DeserializeOwned + Serialize>(path: &std::path::Path) -> Result<(), String> {
+    config::load::<T>(Some(path), &[], &[]).map(drop).map_err(|error| error.to_string())
+}
