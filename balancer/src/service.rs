@@ -38,13 +38,23 @@ struct Status {
     kill_orders: u64,
     recalls: u64,
     step_downs: u64,
+    promotions: u64,
+    auxiliary_in_step: bool,
 }
 
 impl Status {
     fn of(logic: &Balancer, now: Instant) -> Status {
         let (group, epoch) = logic.group().unwrap_or_default();
-        let Counters { dealt, requeued, asked, silent_workers, kill_orders, recalls, step_downs } =
-            logic.counters();
+        let Counters {
+            dealt,
+            requeued,
+            asked,
+            silent_workers,
+            kill_orders,
+            recalls,
+            step_downs,
+            promotions,
+        } = logic.counters();
         let jobs = logic.tasks().jobs();
         let (job_count, pending_count, busy_count) =
             jobs.fold((0, 0u64, 0u64), |(jobs, pending, busy), (_, job)| {
@@ -68,6 +78,8 @@ impl Status {
             kill_orders,
             recalls,
             step_downs,
+            promotions,
+            auxiliary_in_step: logic.has_auxiliary_in_step(),
         }
     }
 }
@@ -104,6 +116,7 @@ struct Shown {
     due: Instant,
     epoch: u64,
     is_primary: bool,
+    auxiliary_in_step: bool,
 }
 
 struct Service {
@@ -166,7 +179,12 @@ impl Service {
             tracing::info!(group = status.group, epoch = status.epoch, "the balancer {text}");
             self.daemon.publisher.alert(AlertLevel::Change, &text);
         }
+        if status.auxiliary_in_step != self.shown.auxiliary_in_step {
+            let verb = if status.auxiliary_in_step { "is in step" } else { "is not in step" };
+            tracing::info!(group = status.group, epoch = status.epoch, "the auxiliary {verb}");
+        }
         self.shown = Shown {
+            auxiliary_in_step: status.auxiliary_in_step,
             due: now + STATUS_INTERVAL,
             epoch: status.epoch,
             is_primary: status.is_primary,
@@ -182,7 +200,8 @@ impl Status {
     /// The status, where it is due or something of importance changed.
     fn of_change(logic: &Balancer, now: Instant, shown: &Shown) -> Option<Status> {
         let (_, epoch) = logic.group().unwrap_or_default();
-        let is_news = (logic.is_primary(now), epoch.0) != (shown.is_primary, shown.epoch);
+        let is_news = (logic.is_primary(now), epoch.0) != (shown.is_primary, shown.epoch)
+            || logic.has_auxiliary_in_step() != shown.auxiliary_in_step;
         (now >= shown.due || is_news).then(|| Status::of(logic, now))
     }
 }

@@ -1,11 +1,14 @@
 //! How a command fails: exit code, one sentence, and what to do about it.
 //!
 //! Exit codes are 0 for success, 1 where the job or the command itself failed, 2 for wrong usage,
-//! 3 where the cluster cannot be reached. A reader that went away (a broken pipe) is no failure.
+//! 3 where the cluster cannot be reached, 130 where the user interrupted a wait. A reader that went
+//! away (a broken pipe) is no failure.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use crate::output::style::{self, Stream};
 
 /// What the caller's shell is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// No master answers.
     Unreachable = 3,
+    /// Ctrl-C while something was waited for, as shells tell it.
+    Interrupted = 130,
 }
 
 /// A command that did not succeed.
@@ -42,6 +47,11 @@ impl Failure {
     /// No master answers.
     pub(crate) fn unreachable(text: impl Into<String>) -> Failure {
         Failure { exit: Exit::Unreachable, ..Failure::failed(text) }
+    }
+
+    /// The user did not want to wait any longer, and was told how to go on.
+    pub(crate) fn interrupted() -> Failure {
+        Failure { exit: Exit::Interrupted, ..Failure::failed("") }
     }
 
     /// Standard output could not be written.
@@ -71,9 +81,13 @@ impl Failure {
     /// Says it on standard error; the exit code for the shell.
     pub(crate) fn report(&self) -> ExitCode {
         if self.exit != Exit::ReaderGone && !self.text.is_empty() {
-            eprintln!("error: {}", self.text);
+            let mut stderr = io::stderr().lock();
+            let label = Stream::Error.paint(style::error(), "error:");
+            // Nobody who reads it changes nothing about the exit code.
+            let _ = writeln!(stderr, "{label} {}", self.text);
             if let Some(hint) = &self.hint {
-                eprintln!("\nhint: {hint}");
+                let label = Stream::Error.paint(style::hint(), "hint:");
+                let _ = writeln!(stderr, "\n{label} {hint}");
             }
         }
         ExitCode::from(self.exit as u8)

@@ -2,8 +2,11 @@
 //!
 //! Syntax only. What a value means, and whether it goes with the others, is the command's matter.
 
+mod change;
 mod live;
+mod overview;
 mod submit;
+mod why;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,14 +14,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use proto::status::Role;
 
+pub(crate) use change::{ChangeJob, Forget, Priority, Retry};
 pub(crate) use live::{Logs, Progress};
+pub(crate) use overview::{VERSION, command, parse};
 pub(crate) use submit::Submit;
+pub(crate) use why::{Accounting, Explain};
 
 /// Runs many tasks on many machines and loses none of them.
 #[derive(Debug, Parser)]
-#[command(name = "remuda", version, max_term_width = 100)]
+#[command(name = "remuda", version = overview::VERSION, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 success, 1 the job or the command failed, 2 wrong usage, \
-                        3 the cluster cannot be reached.")]
+                        3 the cluster cannot be reached, 130 interrupted while waiting.")]
 pub(crate) struct Flags {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -39,10 +45,24 @@ pub(crate) enum Command {
     Tasks(Tasks),
     /// Show what tasks print
     Logs(Logs),
+    /// Say what holds a job or task up, and what to do about it
+    Explain(Explain),
+    /// List what the tasks of a job used: time, CPU, memory, worker, attempts
+    Accounting(Accounting),
     /// Tell how far a task is, inside of it
     Progress(Progress),
     /// Cancel what has no outcome of a job
     Cancel(Cancel),
+    /// Deal no more tasks of a job until it is released; those that run go on
+    Hold(ChangeJob),
+    /// Deal the tasks of a job that is on hold
+    Release(ChangeJob),
+    /// Change the priority of a job
+    Priority(Priority),
+    /// Submit the failed or cancelled tasks of a job as a new job
+    Retry(Retry),
+    /// Take a job that ended, and what it wrote, out of all listings
+    Forget(Forget),
     /// Store a file or folder and print what it is called there
     Put(Put),
     /// Fetch a file or folder
@@ -55,8 +75,14 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Show files, names and the inputs of jobs as a read-only folder, until interrupted
     Mount(Mount),
-    /// List the nodes of the cluster
+    /// List the nodes of the cluster, and which of them answer
     Nodes(Nodes),
+    /// Ask every node how it is; exit code 1 where something is degraded or down
+    #[command(after_help = "Exit codes: 0 all is well, 1 something is degraded or down, 2 wrong \
+                            usage, 3 no master answers.")]
+    Health(Listing),
+    /// List the storage nodes with the space that they have
+    Df(Listing),
     /// Run a whole cluster on this machine
     Dev(Dev),
     /// Measure this machine: figures of a cluster that is started for them
@@ -66,6 +92,13 @@ pub(crate) enum Command {
     /// Make a cluster
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Look at configuration files
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a script that completes commands and flags in a shell
+    Completion(Completion),
+    /// Write the manual: a page for the program and one for each command
+    Man(Man),
 }
 
 /// Which cluster is meant.
@@ -128,6 +161,9 @@ pub(crate) struct Tasks {
     /// Only tasks that run at present: since when, on which worker, and how far they say they are
     #[arg(long, conflicts_with = "state")]
     pub(crate) running: bool,
+    /// Only tasks that failed for good, as --state failed
+    #[arg(long, conflicts_with_all = ["state", "running"])]
+    pub(crate) failed: bool,
     #[command(flatten)]
     pub(crate) listing: Listing,
 }
@@ -240,6 +276,10 @@ pub(crate) enum Figure {
     Speedup,
     /// Storing and fetching files, beside the file system of this machine
     Files,
+    /// What a cluster costs that has nothing to do
+    Idle,
+    /// How long a cluster needs after a process of each tier was killed
+    Recover,
 }
 
 /// `remuda bench`.
@@ -254,9 +294,9 @@ pub(crate) struct Bench {
     /// Folder in which the cluster gets one of its own; on a real disk [default: /var/tmp]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Masters: 1, 3 or 5
-    #[arg(long, value_name = "N", default_value = "3", value_parser = odd_masters)]
-    pub(crate) masters: u32,
+    /// Masters: 1, 3 or 5 [default: 3; noop, latency and submit are taken for 1, 5 and 3]
+    #[arg(long, value_name = "N", value_parser = odd_masters)]
+    pub(crate) masters: Option<u32>,
     /// Workers; speedup has its own
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
@@ -269,6 +309,9 @@ pub(crate) struct Bench {
     /// Jobs of noop and spawn, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
+    /// How often recover kills a process of each tier
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kills: u32,
 }
 
 /// The tiers that can be served.
@@ -339,6 +382,78 @@ pub(crate) enum Cluster {
     },
 }
 
+/// `remuda config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Tell all that is wrong with a configuration file, with its line; exit code 2 where anything is
+    ///
+    /// Looks at the file alone: not at the environment, and not at whether a folder or address can be
+    /// had. What holds in the end is shown by `remuda serve TIER --config FILE --show-config`.
+    Check {
+        /// The file: of a node, or of a client (~/.config/remuda/NAME.toml)
+        file: PathBuf,
+        /// For whom it is [default: as its tables tell]
+        #[arg(long = "for", value_name = "KIND")]
+        kind: Option<ConfigKind>,
+    },
+}
+
+/// For whom a configuration file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConfigKind {
+    /// A master
+    Master,
+    /// A balancer
+    Balancer,
+    /// A worker
+    Worker,
+    /// A storage node
+    Storage,
+    /// A client
+    Client,
+}
+
+impl ConfigKind {
+    /// What only a file of this kind has: a table, or a key outside of tables.
+    pub(crate) const TABLES: [(&str, ConfigKind); 5] = [
+        ("master", ConfigKind::Master),
+        ("balancer", ConfigKind::Balancer),
+        ("worker", ConfigKind::Worker),
+        ("storage", ConfigKind::Storage),
+        ("addresses", ConfigKind::Client),
+    ];
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ConfigKind::Master => "master",
+            ConfigKind::Balancer => "balancer",
+            ConfigKind::Worker => "worker",
+            ConfigKind::Storage => "storage node",
+            ConfigKind::Client => "client",
+        }
+    }
+}
+
+/// `remuda completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "For bash: remuda completion bash > \
+                        ~/.local/share/bash-completion/completions/remuda\n\
+                        For zsh: the same with zsh, into _remuda in a folder of $fpath\n\
+                        For fish: remuda completion fish > \
+                        ~/.config/fish/completions/remuda.fish")]
+pub(crate) struct Completion {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `remuda man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder that they are written into; made where it is missing
+    pub(crate) dir: PathBuf,
+}
+
 /// `remuda dev`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -405,6 +520,13 @@ impl Default for DevFolder {
 pub(crate) enum DevCommand {
     /// End all its processes; its jobs and files stay
     Stop(DevFolder),
+    /// Start one of its processes that is dead
+    Start {
+        /// Its name, as `remuda dev status` shows it
+        node: String,
+        #[command(flatten)]
+        folder: DevFolder,
+    },
     /// List its processes
     Status {
         #[command(flatten)]

@@ -10,18 +10,16 @@ mod failure;
 mod flags;
 mod identity;
 mod output;
+mod owner;
 mod quantity;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == worker::spawn::ENTRY) {
         return worker::spawn::helper_main();
     }
-    let flags = flags::Flags::parse();
-    match commands::run(flags) {
+    match commands::run(flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -97,9 +97,60 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
     whole.checked_mul(unit)?.checked_add(part)
 }
 
+/// Bytes as people read them: `17 B`, `1.5 MiB`.
+pub(crate) fn shown_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next();
+    // What would be rounded up to 1024.0 is one of the next unit.
+    while value >= 1023.95
+        && let Some(next) = units.next()
+    {
+        value /= 1024.0;
+        unit = Some(next);
+    }
+    format!("{value:.1} {}", unit.unwrap_or(&""))
+}
+
+/// A measured time for people: `12 µs`, `3.4 ms`, `5.6 s`, and from a minute on a [`span`].
+pub(crate) fn shown_time(time: Duration) -> String {
+    match time.as_micros() {
+        us @ 0..1_000 => format!("{us} µs"),
+        us @ 1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        us @ 1_000_000..60_000_000 => format!("{:.1} s", us as f64 / 1e6),
+        _ => span(time),
+    }
+}
+
+/// A duration for people, in its two largest units: `3d 4h`, `2h 5m`, `1m 30s`, `7s`.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_micros() / 1_000_000;
+    let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, ..) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_have_their_two_largest_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (90, "1m 30s"), (7_500, "2h 5m"), (273_600, "3d 4h")]
+        {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
 
     #[test]
     fn cpus_are_read_in_thousandths() {
@@ -144,5 +195,14 @@ mod tests {
         for text in ["", "0s", "90", "s", "30m1h", "1h1h", "1 h", "1w", "-1s", "999999999999999d"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn bytes_and_times_are_shown_in_the_unit_that_fits() {
+        let bytes = [0, 1023, 1024, 1_048_575, 3 << 30].map(shown_bytes);
+        assert_eq!(bytes, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "3.0 GiB"]);
+        let times = [7, 1_500, 2_340_000, 125_000_000, 3_720_000_000];
+        let times = times.map(|us| shown_time(Duration::from_micros(us)));
+        assert_eq!(times, ["7 µs", "1.5 ms", "2.3 s", "2m 5s", "1h 2m"]);
     }
 }

@@ -18,7 +18,9 @@ use crate::logic::answers::{
     Answer, DescribedJob, JobSummary, KeyValue, NodeSummary, OutcomeRun, RingAnswer, SegmentTasks,
 };
 use crate::logic::files::{FilePlan, FilePlanner};
-use crate::logic::jobs::{Compare, JobSelector, Request, Submission, Until, Write as KeyWrite};
+use crate::logic::jobs::{
+    Change, Compare, JobSelector, Request, Submission, Until, Write as KeyWrite,
+};
 use crate::logic::transfer::{GetId, Pin, PutReport};
 use crate::service::{Command, ServiceHandle, Sink, StreamItem};
 use crate::source::{LocalFile, Memory, Source, plan_file};
@@ -133,6 +135,15 @@ impl Client {
         self.job(Request::Cancel(job))
     }
 
+    /// Changes how a job is treated from now on, and returns its state then; for
+    /// [`Change::Forget`] its last one.
+    ///
+    /// # Errors
+    /// [`ClientError`]; among them that the job's state does not allow it.
+    pub fn change(&self, job: JobId, change: Change) -> Result<JobSummary, ClientError> {
+        self.job(Request::Change { job, change })
+    }
+
     /// Jobs, newest first, submitted before a log index (0 for the newest).
     ///
     /// # Errors
@@ -169,8 +180,36 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn segments(&self, job: JobId, after: u64) -> Result<Page<SegmentTasks, u64>, ClientError> {
-        match self.ask(Request::Segments { job, after })? {
+        self.segments_of_fold(job, after, 0)
+    }
+
+    /// As [`Client::segments`]; with a fold's number only those that it replaces.
+    pub(crate) fn segments_of_fold(
+        &self,
+        job: JobId,
+        after: u64,
+        fold: u64,
+    ) -> Result<Page<SegmentTasks, u64>, ClientError> {
+        match self.ask(Request::Segments { job, after, fold })? {
             Answer::Segments { ranges, next } => Ok(Page { items: ranges, next }),
+            _ => Err(ClientError::OtherAnswer),
+        }
+    }
+
+    /// Replaces the first `segment_count` segments of a fold by `segment`, which holds what was
+    /// accepted from them and is durable. False where they are listed no longer.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again is harmless.
+    pub fn end_fold(
+        &self,
+        job: JobId,
+        fold: u64,
+        segment: FileId,
+        segment_count: u64,
+    ) -> Result<bool, ClientError> {
+        match self.ask(Request::Fold { job, fold, segment, segment_count })? {
+            Answer::Folded { is_listed, .. } => Ok(is_listed),
             _ => Err(ClientError::OtherAnswer),
         }
     }

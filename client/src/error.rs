@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use node::network::NetworkError;
-use proto::ids::{JobId, TaskIndex};
+use proto::description::NotADescription;
+use proto::ids::{FileId, JobId, TaskIndex};
 use proto::manifest::ManifestError;
 use proto::name::NameError;
 use proto::segment::SegmentError;
@@ -76,6 +77,23 @@ pub enum ClientError {
     /// What should hold the outputs of tasks is no segment.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// A file that should be the description of a job is none.
+    #[error("the description {file} of the job")]
+    Description {
+        /// The file.
+        file: FileId,
+        /// Why not.
+        source: NotADescription,
+    },
+    /// Tasks to try again that lie too far apart from each other.
+    #[error(
+        "the tasks to try again are {runs} separate runs, more than the description of one \
+             job holds"
+    )]
+    TooScattered {
+        /// How many runs, or as many as were looked at.
+        runs: usize,
+    },
     /// A task that its job does not have.
     #[error("job {job} has no task {task}")]
     NoTask {

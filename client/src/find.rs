@@ -240,10 +240,12 @@ fn find_local(folder: &Path) -> Result<Found, FindError> {
     checked(&path, addresses, Some(folder.to_owned()))
 }
 
-#[derive(Deserialize)]
+/// A file that names a cluster: `NAME.toml` in `~/.config/remuda`, or one that is named.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ClusterFile {
-    addresses: Vec<String>,
+pub struct ClusterFile {
+    /// Addresses of nodes of the cluster, `tcp://HOST:PORT`.
+    pub addresses: Vec<String>,
 }
 
 fn read_cluster_file(path: &Path) -> Result<Found, FindError> {

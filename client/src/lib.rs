@@ -10,6 +10,10 @@
 //!   submission of it. [`Client::outputs`] reads what its tasks wrote.
 //! - [`Client::workers`] asks the workers what runs at this moment, [`Client::follow_task`] shows
 //!   what a task prints while it does.
+//! - [`Client::explain`] asks every tier why tasks are where they are, [`Client::accounting`] reads
+//!   what they used, [`survey`] and [`Client::storage`] ask the nodes themselves how they are.
+//! - [`Client::change`] holds, releases and forgets jobs; [`Client::retry`] makes a submission of the
+//!   tasks of a job that failed.
 //! - [`find`] says which cluster is meant.
 //!
 //! ```no_run
@@ -32,29 +36,41 @@
 //! # }
 //! ```
 
+mod accounting;
 mod blocking;
 mod completion;
+mod direct;
 mod error;
+mod explain;
 pub mod find;
+mod listed;
 mod live;
 mod local;
 pub mod logic;
 mod names;
+mod nodes;
 mod outputs;
+mod retry;
+mod sections;
 mod service;
 mod source;
 mod tree;
 mod upload;
 
+pub use accounting::Accounting;
 pub use blocking::{Begun, Client, MEMORY_LIMIT, PATIENCE, Page, Piece, Pieces};
 pub use completion::{Closed, Pending};
 pub use error::ClientError;
+pub use explain::Explained;
 pub use live::{Activities, FollowEvent, JobLogs, TaskEnded, TaskFollow, WorkerPlace, Workers};
 pub use local::FileProgress;
 pub use names::Named;
-pub use outputs::{OutputAt, Outputs, output_length, output_path};
+pub use nodes::{NodeState, StorageState, survey};
+pub use outputs::{OutputAt, Outputs, output_length, output_path, owned_output};
+pub use retry::Retried;
+pub use sections::{JobSection, Sections};
 pub use tree::{Resolved, Times, TreeProgress};
 pub use upload::{
-    CheckedDraft, Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work,
-    new_job_id,
+    CheckedDraft, Draft, DraftError, DraftInput, DraftProgram, Extent, InputFrom, LinesFrom,
+    Survey, Tasks, Work, new_job_id,
 };

@@ -4,51 +4,27 @@
 //! all workers, some at a time. That is coarse with thousands of workers: one look for a task is as
 //! many small requests, and takes as long as the slowest of those who do not answer. So the worker
 //! that has a task is asked alone until it has it no more, and who keeps silent is left alone for a
-//! while. The conversation is one of its own, beside the client's with masters and storage nodes.
+//! while.
 
 mod follow;
 mod recorded;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 
-use node::clock::Clock;
-use node::logic::backoff::Backoff;
-use node::logic::calls::{CallError, CallLimits, CallPolicy, Calls, FailedCall, Handled};
-use node::logic::network::{Link, NetworkEvent};
-use node::network::Network;
-use node::random;
-use proto::ids::{Incarnation, JobId, NodeId, RequestId, TaskIndex};
+use proto::ids::{Incarnation, JobId, NodeId, TaskIndex};
 use proto::record::Record;
 use proto::status::{OutputKind, Role};
 use proto::time::{Duration, Instant};
 
 use crate::blocking::Client;
+use crate::direct::{Direct, Heard, Took};
 use crate::error::ClientError;
 use crate::logic::live::{
     Activity, Chunk, activity_query, output_pull, read_activities, read_chunk,
 };
-use crate::service::new_network;
 
 pub use follow::{FollowEvent, TaskEnded, TaskFollow};
 pub use recorded::JobLogs;
-
-/// A worker that is alive answers at once, but may be reached only after a lost packet or two.
-const POLICY: CallPolicy = CallPolicy {
-    timeout: Duration::from_millis(1_000),
-    attempts: 2,
-    patience: Duration::from_millis(2_000),
-};
-
-/// Waits between attempts.
-const BACKOFF: Backoff =
-    Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(200) };
-
-/// Workers that are asked at the same time.
-const AT_ONCE: usize = 64;
-
-/// Open connections; ZeroMQ has about a thousand sockets for a process.
-const LINES: usize = 256;
 
 /// How long what the masters said of the workers is believed.
 const ROSTER: Duration = Duration::from_secs(2);
@@ -80,16 +56,11 @@ pub struct Activities {
 #[derive(Debug)]
 pub struct Workers<'a> {
     client: &'a Client,
-    network: Network,
-    clock: Clock,
-    calls: Calls,
+    direct: Direct,
     roster: Vec<WorkerPlace>,
     roster_due: Instant,
-    /// Open lines, the longest unused first.
-    lines: VecDeque<(String, Link)>,
     /// Workers that did not answer, until when they are left alone.
     silent: BTreeMap<(NodeId, Incarnation), Instant>,
-    last_request: RequestId,
 }
 
 impl Client {
@@ -99,24 +70,17 @@ impl Client {
     /// [`ClientError::Network`] and [`ClientError::Start`] where the process gets no socket or no
     /// randomness.
     pub fn workers(&self) -> Result<Workers<'_>, ClientError> {
-        let clock = Clock::start();
-        let random = random::generator().map_err(ClientError::Start)?;
-        let limits = CallLimits { calls: AT_ONCE, bytes: usize::MAX };
         Ok(Workers {
             client: self,
-            network: new_network(clock)?,
-            clock,
-            calls: Calls::new(BACKOFF, limits, random),
+            direct: Direct::new()?,
             roster: Vec::new(),
-            roster_due: clock.now(),
-            lines: VecDeque::new(),
+            roster_due: Instant(0),
             silent: BTreeMap::new(),
-            last_request: RequestId(0),
         })
     }
 }
 
-impl<'a> Workers<'a> {
+impl Workers<'_> {
     /// What all workers execute, of one job or of all.
     ///
     /// # Errors
@@ -131,7 +95,7 @@ impl<'a> Workers<'a> {
             if let (Ok(read), Some(answer)) = (read_activities(record), answers.get_mut(at)) {
                 *answer = Some(read);
             }
-            ControlFlow::<()>::Continue(())
+            Took::<()>::All
         });
         let mut all = Activities::default();
         for (place, answer) in roster.into_iter().zip(answers) {
@@ -157,7 +121,7 @@ impl<'a> Workers<'a> {
         from_attempt: u64,
     ) -> Result<Option<WorkerPlace>, ClientError> {
         self.read_roster()?;
-        let now = self.clock.now();
+        let now = self.direct.now();
         self.silent.retain(|_, until| now < *until);
         let is_spoken_to =
             |place: &&WorkerPlace| !self.silent.contains_key(&(place.node, place.incarnation));
@@ -165,8 +129,8 @@ impl<'a> Workers<'a> {
         let questions = asked.iter().map(|place| (place, activity_query(Some(job)))).collect();
         let is_it = |it: &Activity| (it.job, it.task) == (job, task) && it.attempt >= from_attempt;
         let found = self.ask(questions, &mut |at, record| match read_activities(record) {
-            Ok(tasks) if tasks.iter().any(is_it) => ControlFlow::Break(at),
-            _ => ControlFlow::Continue(()),
+            Ok(tasks) if tasks.iter().any(is_it) => Took::Enough(at),
+            _ => Took::All,
         });
         Ok(found.and_then(|at| asked.get(at).cloned()))
     }
@@ -187,16 +151,17 @@ impl<'a> Workers<'a> {
             if let Ok(chunk) = read_chunk(record, job, task) {
                 take(chunk);
             }
-            ControlFlow::<()>::Continue(())
+            Took::<()>::All
         });
     }
 
     /// Waits, and answers the workers' own questions meanwhile.
     pub fn wait(&mut self, span: Duration) {
-        let until = self.clock.now() + span;
-        while self.clock.now() < until {
-            self.turn(Some(until), &mut |_, _| {});
-        }
+        self.direct.wait(span);
+    }
+
+    fn now(&self) -> Instant {
+        self.direct.now()
     }
 
     /// A span for each worker that is known.
@@ -205,8 +170,7 @@ impl<'a> Workers<'a> {
     }
 
     fn read_roster(&mut self) -> Result<(), ClientError> {
-        let now = self.clock.now();
-        if now < self.roster_due {
+        if self.now() < self.roster_due {
             return Ok(());
         }
         let nodes = self.client.nodes()?;
@@ -219,7 +183,7 @@ impl<'a> Workers<'a> {
                 address: it.address,
             })
             .collect();
-        self.roster_due = self.clock.now() + ROSTER;
+        self.roster_due = self.now() + ROSTER;
         Ok(())
     }
 
@@ -228,101 +192,21 @@ impl<'a> Workers<'a> {
     fn ask<T>(
         &mut self,
         questions: Vec<(&WorkerPlace, Vec<u8>)>,
-        each: &mut dyn FnMut(usize, &Record<'_>) -> ControlFlow<T>,
+        each: &mut dyn FnMut(usize, &Record<'_>) -> Took<T>,
     ) -> Option<T> {
-        let mut in_flight: BTreeMap<RequestId, (usize, &WorkerPlace)> = BTreeMap::new();
-        let mut waiting = questions.into_iter().enumerate();
-        let mut enough = None;
-        loop {
-            while in_flight.len() < AT_ONCE
-                && enough.is_none()
-                && let Some((at, (place, record))) = waiting.next()
-            {
-                if let Ok(request) = self.send(&place.address, record) {
-                    in_flight.insert(request, (at, place));
+        let until = self.now() + LEFT_ALONE;
+        let places: Vec<&WorkerPlace> = questions.iter().map(|(place, _)| *place).collect();
+        let questions = questions.into_iter().map(|(place, record)| (&*place.address, record));
+        let silent = &mut self.silent;
+        self.direct.ask(questions.collect(), &mut |at, heard| match heard {
+            Heard::Record(record) => each(at, record),
+            Heard::Refused => Took::All,
+            Heard::Silence => {
+                if let Some(place) = places.get(at) {
+                    silent.insert((place.node, place.incarnation), until);
                 }
+                Took::All
             }
-            if in_flight.is_empty() || enough.is_some() {
-                break;
-            }
-            let failed = self.turn(None, &mut |request, record| {
-                if let Some((at, _)) = in_flight.remove(&request)
-                    && enough.is_none()
-                    && let ControlFlow::Break(value) = each(at, record)
-                {
-                    enough = Some(value);
-                }
-            });
-            for FailedCall { request, error } in failed {
-                if let Some((_, place)) = in_flight.remove(&request)
-                    && let CallError::GaveUp { last: None, .. } = error
-                {
-                    let until = self.clock.now() + LEFT_ALONE;
-                    self.silent.insert((place.node, place.incarnation), until);
-                }
-            }
-        }
-        // Answers that still come are passed over.
-        for request in in_flight.keys() {
-            self.calls.answered(*request);
-        }
-        enough
-    }
-
-    /// Sends a request on the line to an address.
-    fn send(&mut self, address: &str, record: Vec<u8>) -> Result<RequestId, CallError> {
-        let mut effects = Vec::new();
-        let known = self.lines.iter().position(|(known, _)| known == address);
-        let line = match known.and_then(|at| self.lines.remove(at)) {
-            Some(line) => line,
-            None => {
-                let next = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
-                let link = match self.lines.len() >= LINES {
-                    // More lines than questions at once: the longest unused one waits for nothing.
-                    true => self.lines.pop_front().map_or(Link(next), |(_, link)| {
-                        self.calls.remove_line(link, &mut effects, &mut Vec::new());
-                        link
-                    }),
-                    false => Link(next),
-                };
-                self.calls.set_line(link, vec![address.to_owned()]);
-                (address.to_owned(), link)
-            }
-        };
-        let link = line.1;
-        self.lines.push_back(line);
-        let now = self.clock.now();
-        self.last_request = self.last_request.next();
-        let request = self.last_request;
-        let called = self.calls.call(now, request, link, record, POLICY, &mut effects);
-        effects.drain(..).for_each(|effect| self.network.perform(effect));
-        called.map(|()| request)
-    }
-
-    /// One turn of the network: replies go to `reply`, what failed is returned.
-    fn turn(
-        &mut self,
-        until: Option<Instant>,
-        reply: &mut dyn FnMut(RequestId, &Record<'_>),
-    ) -> Vec<FailedCall> {
-        let (mut effects, mut failed) = (Vec::new(), Vec::new());
-        let deadline = [until, self.calls.next_deadline()].into_iter().flatten().min();
-        let (calls, clock) = (&mut self.calls, self.clock);
-        let mut answered = Vec::new();
-        self.network.poll(deadline, &mut |event| {
-            let handled = calls.handle(clock.now(), &event, &mut effects, &mut failed);
-            if let (Handled::Reply(request), NetworkEvent::Record { record, .. }) =
-                (handled, &event)
-            {
-                reply(request, record);
-                answered.push(request);
-            }
-        });
-        for request in answered {
-            self.calls.answered(request);
-        }
-        self.calls.tick(self.clock.now(), &mut effects, &mut failed);
-        effects.drain(..).for_each(|effect| self.network.perform(effect));
-        failed
+        })
     }
 }

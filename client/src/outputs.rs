@@ -1,41 +1,28 @@
 //! What tasks wrote, read from storage.
 //!
-//! The masters list the segments of a job and which tasks each counts for; a segment may hold more
-//! than that, such as what a superseded attempt wrote. Each listed segment is fetched once, a few
-//! ahead of whoever reads. Writing outputs into a folder is `outputs/get.rs`; what a running task
-//! prints is not on storage yet.
+//! Which segments hold it, and how they are read, is `sections.rs`. Writing outputs into a folder is
+//! `outputs/get.rs`; what a running task prints is not on storage yet.
 
 mod get;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use proto::ids::{FileId, JobId, TaskIndex};
-use proto::limits::SEGMENT_BYTES;
-use proto::segment::{Output, OutputContent, OutputRef, Section, Segment, TaskOutputs};
+use proto::ids::{JobId, TaskIndex};
+use proto::segment::{Output, OutputContent, OutputRef, Section, TaskOutputs};
 use proto::status::{OutputKind, TaskState};
 
-use crate::blocking::{Begun, Client};
+use crate::blocking::Client;
 use crate::error::ClientError;
 use crate::logic::jobs::JobSelector;
-
-/// Segments that are fetched ahead: 16 MiB of memory.
-const AHEAD: usize = 4;
+use crate::sections::Sections;
 
 impl Client {
-    /// What tasks of a job wrote, task by task, in the order in which it was recorded. Tasks that
-    /// wrote nothing are left out, and so are those without an outcome.
+    /// What tasks of a job wrote, task by task, as their results were recorded. Tasks that wrote
+    /// nothing are left out, and so are those without an outcome.
     #[must_use]
     pub fn outputs(&self, job: JobId, tasks: Range<u64>) -> Outputs<'_> {
-        Outputs {
-            client: self,
-            job,
-            tasks,
-            next_page: Some(0),
-            listed: VecDeque::new(),
-            fetched: VecDeque::new(),
-            ready: VecDeque::new(),
-        }
+        Outputs { sections: self.sections(job, tasks), ready: VecDeque::new() }
     }
 
     /// What one task wrote; nothing where it wrote nothing.
@@ -148,22 +135,8 @@ fn at(outputs: Vec<Output>, path: &[u8]) -> Option<OutputAt> {
 
 /// What tasks wrote, task by task.
 pub struct Outputs<'a> {
-    client: &'a Client,
-    job: JobId,
-    tasks: Range<u64>,
-    /// Where the list of segments goes on.
-    next_page: Option<u64>,
-    /// Segments to be fetched, with the tasks that they count for.
-    listed: VecDeque<(FileId, Vec<Range<u64>>)>,
-    fetched: VecDeque<Fetched>,
+    sections: Sections<'a>,
     ready: VecDeque<TaskOutputs>,
-}
-
-/// A segment that is under way.
-struct Fetched {
-    /// The tasks that it counts for.
-    tasks: Vec<Range<u64>>,
-    bytes: Begun<Vec<u8>>,
 }
 
 impl Outputs<'_> {
@@ -176,51 +149,11 @@ impl Outputs<'_> {
             if let Some(task) = self.ready.pop_front() {
                 return Ok(Some(task));
             }
-            self.fetch_ahead()?;
-            let Some(Fetched { tasks, bytes }) = self.fetched.pop_front() else {
-                return Ok(None);
-            };
-            let bytes = bytes.wait()??;
-            let segment = Segment::open(&bytes)?;
-            for section in segment.sections().iter().filter(|it| it.job == self.job) {
-                let counts = |task| tasks.iter().any(|range| range.contains(&task));
-                self.ready.extend(accepted(section, counts));
+            match self.sections.next_section()? {
+                Some(section) => self.ready.extend(section.outputs()?),
+                None => return Ok(None),
             }
         }
-    }
-
-    fn fetch_ahead(&mut self) -> Result<(), ClientError> {
-        while self.fetched.len() < AHEAD {
-            let Some((segment, tasks)) = self.listed.pop_front() else {
-                if !self.list()? {
-                    return Ok(());
-                }
-                continue;
-            };
-            let bytes = self.client.begin_get(segment, 0..u64::MAX, SEGMENT_BYTES as u64);
-            self.fetched.push_back(Fetched { tasks, bytes });
-        }
-        Ok(())
-    }
-
-    /// Fetches a page of the list; false where there is none.
-    fn list(&mut self) -> Result<bool, ClientError> {
-        let Some(after) = self.next_page else {
-            return Ok(false);
-        };
-        let page = self.client.segments(self.job, after)?;
-        self.next_page = page.next;
-        for item in page.items {
-            let wanted = item.tasks.start.max(self.tasks.start)..item.tasks.end.min(self.tasks.end);
-            if wanted.is_empty() {
-                continue;
-            }
-            match self.listed.back_mut() {
-                Some((segment, ranges)) if *segment == item.segment => ranges.push(wanted),
-                _ => self.listed.push_back((item.segment, vec![wanted])),
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -239,18 +172,20 @@ pub(crate) fn accepted(section: &Section<'_>, counts: impl Fn(u64) -> bool) -> V
             continue;
         }
         match found.last_mut().filter(|last| last.task_index == task) {
-            Some(last) => last.outputs.push(owned(&output)),
+            Some(last) => last.outputs.push(owned_output(&output)),
             None => found.push(TaskOutputs {
                 task_index: task,
                 attempt: output.attempt,
-                outputs: vec![owned(&output)],
+                outputs: vec![owned_output(&output)],
             }),
         }
     }
     found
 }
 
-fn owned(output: &OutputRef<'_>) -> Output {
+/// An output of a segment as a value of its own.
+#[must_use]
+pub fn owned_output(output: &OutputRef<'_>) -> Output {
     let content = match output.content {
         Ok(bytes) => OutputContent::Packed(bytes.to_vec()),
         Err(file) => OutputContent::File { file, length: output.length },
@@ -261,7 +196,7 @@ fn owned(output: &OutputRef<'_>) -> Output {
 
 #[cfg(test)]
 mod tests {
-    use proto::segment::{AccountingEntry, NewSection, encode};
+    use proto::segment::{AccountingEntry, NewSection, Segment, encode};
 
     use super::*;
 

@@ -13,6 +13,8 @@ use proto::limits::{TREE_BYTES, TREE_DEPTH};
 use proto::name::Pointer;
 use proto::tree::{Folder, MAGIC, Node, TreeError};
 
+pub(crate) use put::kind_name;
+
 use crate::blocking::{Begun, Client};
 use crate::error::ClientError;
 
@@ -155,7 +157,7 @@ fn lossy(path: &[u8]) -> String {
 }
 
 /// The depth of a folder inside one of depth `outer`.
-fn deeper(outer: usize) -> Result<usize, TreeError> {
+pub(crate) fn deeper(outer: usize) -> Result<usize, TreeError> {
     if outer < TREE_DEPTH { Ok(outer + 1) } else { Err(TreeError::Depth) }
 }
 

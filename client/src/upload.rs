@@ -6,6 +6,7 @@
 
 mod draft;
 mod lines;
+mod survey;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,6 +29,7 @@ pub use draft::{
     CheckedDraft, Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work,
 };
 use lines::LineIndex;
+pub use survey::{Extent, Survey};
 
 /// A UUID for a new job.
 ///
@@ -198,7 +200,7 @@ impl Client {
     }
 
     /// Decides what travels along and what is stored.
-    fn submission(
+    pub(crate) fn submission(
         &self,
         job: JobId,
         task_count: u64,
@@ -233,9 +235,14 @@ impl Client {
             environment: std::mem::take(&mut long.environment),
             inputs: std::mem::take(&mut long.inputs),
             outputs: std::mem::take(&mut long.outputs),
+            retry: long.retry.clone(),
             // All else is said by the description that names it.
             ..JobDescription::new(Runtime::Noop(proto::description::Noop::default()))
         };
+        // The masters want to know the job, and no more.
+        if let Some(retry) = &mut long.retry {
+            retry.tasks.clear();
+        }
         let encoded = inner.encode().map_err(|_| TOO_LONG)?;
         let length = encoded.len() as u64;
         let file = self.put_bytes(encoded)?;

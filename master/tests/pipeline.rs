@@ -12,7 +12,7 @@ use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use proto::description::{JobDescription, Noop, Runtime};
 use proto::ids::{ClusterId, Incarnation, JobId, NodeId, RequestId};
 use proto::messages::job::{
-    JobAccepted, JobDescribe, JobDescribed, JobQuery, JobStatus, JobSubmit,
+    JobAccepted, JobCancel, JobDescribe, JobDescribed, JobQuery, JobStatus, JobSubmit,
 };
 use proto::messages::node::{
     FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered, RunsLost,
@@ -21,13 +21,14 @@ use proto::messages::node::{
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerStatus, WorkerStatusReply};
 use proto::record::{Message, Record, Records, encode, set_request_id, stamp};
-use proto::status::{FeedKind, JobState, ProgramKind, Role, TaskState};
+use proto::status::{AuxiliaryState, FeedKind, JobState, ProgramKind, Role, TaskState};
 use proto::time::{Duration, Instant};
 use proto::wire::{bytes_of, items_of};
 
 const CLUSTER: ClusterId = ClusterId(1 << 70);
 const CLIENT: Link = Link(101);
 const BALANCER: Link = Link(102);
+const AUXILIARY: Link = Link(9);
 const WORKER: Link = Link(103);
 
 /// A master and its disk, in virtual time.
@@ -113,6 +114,7 @@ impl Driven {
         let (node, role) = match link {
             CLIENT => (NodeId(500), Role::Client),
             BALANCER => (NodeId(600), Role::Balancer),
+            AUXILIARY => (NodeId(601), Role::Balancer),
             _ => (NodeId(700), Role::Worker),
         };
         set_request_id(&mut record, RequestId(self.last_request));
@@ -268,4 +270,104 @@ fn a_job_goes_from_submission_to_its_end_and_survives_a_restart() {
     let old = RunsLost { group: 1, epoch: 0, ..RunsLost::default() };
     driven.say(BALANCER, encode(&old, &[bytes_of(&[lost])]));
     driven.heard(BALANCER, |_, error: ErrorReply| assert_eq!({ error.code }, 108));
+}
+
+#[test]
+fn finished_jobs_are_forgotten_when_it_is_time_by_one_entry_a_minute() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    for (job, pause) in [(JobId(1), 5), (JobId(2), 5), (JobId(3), 0)] {
+        driven.say(CLIENT, submission(job, 10));
+        driven.heard(CLIENT, |_, _: JobAccepted| ());
+        if pause > 0 {
+            driven.now += Duration::from_secs(pause);
+            driven.say(
+                CLIENT,
+                encode(&JobCancel { job_uuid: job.to_wire(), ..Default::default() }, &[]),
+            );
+            driven.heard(CLIENT, |_, status: JobStatus| {
+                assert_eq!(JobState::from_wire(status.state), Some(JobState::Cancelled));
+                assert_eq!({ status.age_us }, pause * 1_000_000);
+            });
+        }
+    }
+    let second = Duration::from_secs(1);
+    let retention = Duration::from_micros(master::logic::retention::RETENTION_US);
+    let listed = |driven: &Driven| driven.master.cluster().jobs.len();
+    driven.now += retention - Duration::from_secs(10);
+    driven.handle(Event::Tick);
+    let before = driven.master.cluster().applied;
+    let mut passed = 0;
+    while listed(&driven) == 3 {
+        driven.now += second;
+        driven.handle(Event::Tick);
+        passed += 1;
+        assert!(passed < 30, "the first job is due");
+    }
+    while listed(&driven) == 2 {
+        driven.now += second;
+        driven.handle(Event::Tick);
+        passed += 1;
+        assert!(passed < 100, "the second job is due");
+    }
+    // A digest of the state is an entry too, now and then.
+    let entries = driven.master.cluster().applied.0 - before.0;
+    assert!((2..=6).contains(&entries), "{entries} entries in little more than a minute");
+    assert!(passed >= 60, "the second entry waits for its minute");
+    driven.say(CLIENT, query(JobId(1), false));
+    driven.run(|driven| driven.names().contains(&"error_reply"));
+    driven.heard(CLIENT, |_, error: ErrorReply| assert_eq!({ error.code }, 107));
+}
+
+#[test]
+fn an_auxiliary_learns_of_its_promotion_with_its_next_renewal() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    for link in [BALANCER, AUXILIARY] {
+        driven.say(link, registration(Role::Balancer));
+        driven.heard(link, |_, _: NodeRegistered| ());
+    }
+    let renewal = |epoch: u64, state: AuxiliaryState| {
+        let renew = LeaseRenew {
+            group: 1,
+            epoch,
+            reachable_count: 1,
+            auxiliary: state.to_wire(),
+            auxiliary_incarnation: 1,
+            ..LeaseRenew::default()
+        };
+        encode(&renew, &[b""])
+    };
+    let renew = |driven: &mut Driven, link, epoch, state| -> LeaseReply {
+        driven.say(link, renewal(epoch, state));
+        driven.run(|driven| driven.names().contains(&"lease_reply"));
+        driven.heard(link, |_, reply: LeaseReply| reply)
+    };
+    let reply = renew(&mut driven, BALANCER, 1, AuxiliaryState::Unknown);
+    assert_eq!((reply.is_primary, reply.auxiliary), (1, AuxiliaryState::Absent.to_wire()));
+    assert_eq!(NodeId::from(reply.auxiliary_uuid), NodeId(601));
+    renew(&mut driven, BALANCER, 1, AuxiliaryState::InStep);
+    let reply = renew(&mut driven, BALANCER, 1, AuxiliaryState::InStep);
+    assert_eq!(reply.auxiliary, AuxiliaryState::InStep.to_wire());
+    // The primary falls silent.
+    let mut replies = Vec::new();
+    for _ in 0..5 {
+        replies.push(renew(&mut driven, AUXILIARY, 0, AuxiliaryState::Unknown));
+        let until = driven.now + Duration::from_millis(250);
+        driven.run(|driven| driven.now >= until);
+    }
+    let promoted = replies.iter().position(|reply| reply.is_primary == 1).expect("a promotion");
+    assert!(promoted >= 3, "the lease lasts for 900 ms");
+    assert_eq!({ replies[promoted].epoch }, 2);
+    assert_eq!(replies[promoted].is_all_dealt, 0, "it was in step");
+    assert_eq!(NodeId::from(replies[promoted].auxiliary_uuid), NodeId(600));
+    // It was only frozen: what it asks for is over, and it is the auxiliary now.
+    let thawed = renew(&mut driven, BALANCER, 1, AuxiliaryState::InStep);
+    assert_eq!((thawed.is_primary, { thawed.epoch }), (0, 2));
+    let reply = renew(&mut driven, AUXILIARY, 2, AuxiliaryState::Unknown);
+    assert_eq!((reply.is_primary, reply.auxiliary), (1, AuxiliaryState::Absent.to_wire()));
 }

@@ -21,7 +21,10 @@ pub struct Exposed {
 }
 
 /// Checks an address (`tcp://HOST:PORT`) before it is bound.
-pub(crate) fn check(exposure: Exposure, address: &str) -> Result<(), Exposed> {
+///
+/// # Errors
+/// [`Exposed`] where other machines reach it and nobody allowed that.
+pub fn check(exposure: Exposure, address: &str) -> Result<(), Exposed> {
     if exposure == Exposure::Insecure || is_loopback(address) {
         return Ok(());
     }

@@ -44,7 +44,7 @@ struct deal_bound {
     uint64_t dealt_below;
 };
 
-/* Why consecutive tasks are where they are. */
+/* Why tasks of a job are where they are; they need not be consecutive. */
 struct explanation {
     uint8_t reason;
     uint64_t first_task;
@@ -349,6 +349,7 @@ struct job_status {
     uint64_t crashed_attempts;
     uint64_t retry_of_uuid_upper;
     uint64_t retry_of_uuid_lower;
+    uint64_t age_us;
     uint64_t owner_length;
 };
 
@@ -534,6 +535,7 @@ struct segment_fold {
     uint64_t session_index;
     uint64_t segment_uuid_upper;
     uint64_t segment_uuid_lower;
+    uint64_t segment_count;
 };
 
 /* Answers `segment_fold`. */
@@ -1349,7 +1351,7 @@ static_assert(sizeof(struct pong) == 57, "packed");
 static_assert(sizeof(struct job_submit) == 130, "packed");
 static_assert(sizeof(struct job_accepted) == 81, "packed");
 static_assert(sizeof(struct job_query) == 90, "packed");
-static_assert(sizeof(struct job_status) == 195, "packed");
+static_assert(sizeof(struct job_status) == 203, "packed");
 static_assert(sizeof(struct job_list) == 77, "packed");
 static_assert(sizeof(struct list_end) == 81, "packed");
 static_assert(sizeof(struct job_cancel) == 81, "packed");
@@ -1366,7 +1368,7 @@ static_assert(sizeof(struct key_transaction) == 105, "packed");
 static_assert(sizeof(struct key_result) == 66, "packed");
 static_assert(sizeof(struct key_range) == 85, "packed");
 static_assert(sizeof(struct key_entry) == 81, "packed");
-static_assert(sizeof(struct segment_fold) == 105, "packed");
+static_assert(sizeof(struct segment_fold) == 113, "packed");
 static_assert(sizeof(struct segment_folded) == 66, "packed");
 static_assert(sizeof(struct node_register) == 130, "packed");
 static_assert(sizeof(struct node_registered) == 98, "packed");

@@ -74,6 +74,8 @@ pub struct JobDescription {
     pub max_fails: Option<u64>,
     /// Jobs of a higher one are dealt first.
     pub priority: i32,
+    /// Whether none of its tasks is dealt before it is released.
+    pub is_held: bool,
     /// Whether the scratch folder stays after a task.
     pub keep_scratch: bool,
     /// Replicas of what its tasks write; 0 for the cluster's default.
@@ -274,6 +276,7 @@ impl JobDescription {
             max_crashes: DEFAULT_MAX_CRASHES,
             max_fails: None,
             priority: 0,
+            is_held: false,
             keep_scratch: false,
             replica_count: 0,
             owner: String::new(),

@@ -76,6 +76,17 @@ pub const OUTPUTS_PER_TASK: usize = 4096;
 /// Largest segment that a worker makes: one block.
 pub const SEGMENT_BYTES: usize = BLOCK_BYTES;
 
+/// Largest segment into which others are folded.
+pub const FOLDED_SEGMENT_BYTES: u64 = 1 << 30;
+
+/// Bytes that fill a section of a folded segment: whoever wants one task reads one section, and its
+/// writer keeps one in memory. A task's outputs are never split, so that it may be longer by
+/// [`PACKED_TASK_BYTES`].
+pub const FOLDED_SECTION_BYTES: usize = 1 << 20;
+
+/// Longest index of a segment: of a thousand full sections it is below 100 KiB (eyeballed).
+pub const SEGMENT_INDEX_BYTES: usize = 4 << 20;
+
 /// Bytes of one answer about what a running task prints.
 pub const OUTPUT_CHUNK_BYTES: usize = 64 << 10;
 
@@ -98,5 +109,7 @@ const _: () = assert!(DESCRIPTION_BYTES + 16 * INPUTS_PER_JOB < JOB_RECORD_BYTES
 // The names of all outputs that one task may have fit beside what is packed.
 const _: () = assert!(PACKED_OUTPUT_BYTES < PACKED_TASK_BYTES);
 const _: () = assert!(2 * PACKED_TASK_BYTES < SEGMENT_BYTES);
+const _: () = assert!(FOLDED_SECTION_BYTES + 2 * PACKED_TASK_BYTES <= SEGMENT_BYTES);
+const _: () = assert!(FOLDED_SEGMENT_BYTES <= FILE_BYTES);
 const _: () = assert!(JOB_RECORD_BYTES < PACKED_FRAME_BYTES);
 const _: () = assert!(WHOLE_FILE_BYTES.is_multiple_of(BLOCK_BYTES));

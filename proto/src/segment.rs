@@ -4,8 +4,9 @@
 //! the job's [`AccountingEntry`]s, packed, in the order of their tasks, its [`OutputEntry`]s
 //! likewise, and the names and small contents that these point to; large outputs are files of their
 //! own. Who wants one job's range reads the tail, then the index, then that section and nothing
-//! else. Written once and named by its content, so it carries no checksum of its own. Deliberately
-//! not here: storing it, and which of its entries the masters accepted.
+//! else; of a large segment, into which others were folded, a job has many sections, each of tasks
+//! behind those of the one before. Written once and named by its content, so it carries no checksum
+//! of its own. Deliberately not here: storing it, and which of its entries the masters accepted.
 
 mod read;
 #[cfg(test)]
@@ -204,12 +205,40 @@ impl std::error::Error for SegmentError {}
 /// Packs entries and outputs into a segment: one section for each job, in the order given.
 ///
 /// # Panics
-/// If a section is empty or out of order, or an output's task has no entry in it: a bug of ours.
+/// As [`SegmentWriter::section`].
 #[must_use]
 pub fn encode(sections: &[NewSection<'_>]) -> Vec<u8> {
+    let mut writer = SegmentWriter::default();
     let mut bytes = MAGIC.to_vec();
-    let mut index = Vec::with_capacity(sections.len());
-    for NewSection { job, entries, outputs } in sections {
+    for section in sections {
+        writer.section(section, &mut bytes);
+    }
+    writer.finish(&mut bytes);
+    bytes
+}
+
+/// Packs a segment section by section, for one that does not fit into memory. What it makes follows
+/// [`MAGIC`], piece by piece. A job may have several sections then.
+#[derive(Clone, Debug, Default)]
+pub struct SegmentWriter {
+    index: Vec<SegmentSection>,
+}
+
+impl SegmentWriter {
+    /// Bytes of what was made so far, [`MAGIC`] included.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        let end = self.index.last().and_then(SegmentSection::bytes).map(|bytes| bytes.end);
+        end.unwrap_or(MAGIC.len() as u64)
+    }
+
+    /// Appends a section to `bytes`, and says where in the segment it stands.
+    ///
+    /// # Panics
+    /// If the section is empty or out of order, or an output's task has no entry in it: a bug of
+    /// ours.
+    pub fn section(&mut self, section: &NewSection<'_>, bytes: &mut Vec<u8>) -> SegmentSection {
+        let NewSection { job, entries, outputs } = section;
         assert!(are_in_order(entries), "the entries of {job} are out of order");
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             panic!("a section of {job} without entries");
@@ -218,11 +247,12 @@ pub fn encode(sections: &[NewSection<'_>]) -> Vec<u8> {
         let key = |outputs: &TaskOutputs| (outputs.task_index, outputs.attempt);
         assert!(outputs.is_sorted_by_key(key), "the outputs of {job} are out of order");
         assert!(outputs.iter().all(|it| tasks.contains(&it.task_index)), "outputs of another task");
-        let offset = bytes.len() as u64;
+        let offset = self.length();
         bytes.extend_from_slice(bytes_of(entries));
         let output_count: usize = outputs.iter().map(|task| task.outputs.len()).sum();
         let mut contents = Vec::new();
-        let contents_offset = bytes.len() + output_count * size_of::<OutputEntry>();
+        let before = size_of_val(*entries) + output_count * size_of::<OutputEntry>();
+        let contents_offset = offset + before as u64;
         for task in *outputs {
             for output in &task.outputs {
                 let entry = place(task, output, contents_offset, &mut contents);
@@ -230,7 +260,7 @@ pub fn encode(sections: &[NewSection<'_>]) -> Vec<u8> {
             }
         }
         bytes.extend_from_slice(&contents);
-        index.push(SegmentSection {
+        let placed = SegmentSection {
             job_uuid: job.to_wire(),
             offset,
             entry_count: entries.len() as u64,
@@ -238,27 +268,27 @@ pub fn encode(sections: &[NewSection<'_>]) -> Vec<u8> {
             byte_count: contents.len() as u64,
             first_task: *tasks.start(),
             last_task: *tasks.end(),
-        });
+        };
+        self.index.push(placed);
+        placed
     }
-    let index_offset = bytes.len() as u64;
-    bytes.extend_from_slice(bytes_of(&index));
-    let tail = SegmentTail { index_offset, magic: u64::from_le_bytes(MAGIC) };
-    bytes.extend_from_slice(bytes_of(&[tail]));
-    bytes
+
+    /// Appends the index and the tail.
+    pub fn finish(self, bytes: &mut Vec<u8>) {
+        let index_offset = self.length();
+        bytes.extend_from_slice(bytes_of(&self.index));
+        let tail = SegmentTail { index_offset, magic: u64::from_le_bytes(MAGIC) };
+        bytes.extend_from_slice(bytes_of(&[tail]));
+    }
 }
 
 /// Adds an output's name and bytes to `contents`, which stand at `offset` of the segment.
-fn place(
-    task: &TaskOutputs,
-    output: &Output,
-    offset: usize,
-    contents: &mut Vec<u8>,
-) -> OutputEntry {
-    let name_offset = (offset + contents.len()) as u64;
+fn place(task: &TaskOutputs, output: &Output, offset: u64, contents: &mut Vec<u8>) -> OutputEntry {
+    let name_offset = offset + contents.len() as u64;
     contents.extend_from_slice(&output.name);
     let (content_offset, content_length, file) = match &output.content {
         OutputContent::Packed(bytes) => {
-            let at = (offset + contents.len()) as u64;
+            let at = offset + contents.len() as u64;
             contents.extend_from_slice(bytes);
             (at, bytes.len() as u64, FileId(0))
         }

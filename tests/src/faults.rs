@@ -33,7 +33,33 @@ enum Kind {
     BitRot,
     /// Of the pipeline only: what a balancer dealt reaches the workers when its epoch is over.
     LateDeals,
+    /// A process dies and stays dead, of each tier at most one.
+    StaysDead,
+    /// All masters are down for a while; everybody else goes on.
+    NoMasters,
+    /// Everything is killed at one moment.
+    KillAll,
+    /// A process is cut off from one tier.
+    CutOff,
+    /// A process stands still for longer than any timeout.
+    Freeze,
+    /// Frames between two processes are lost on the wire and sent again.
+    Lossy,
+    /// A master's data folder is lost; it joins anew and takes its own place.
+    EmptyMaster,
 }
+
+/// Those that only a cluster of all tiers has.
+const OF_PIPELINES: [Kind; 8] = [
+    Kind::BitRot,
+    Kind::LateDeals,
+    Kind::StaysDead,
+    Kind::NoMasters,
+    Kind::KillAll,
+    Kind::CutOff,
+    Kind::Freeze,
+    Kind::Lossy,
+];
 
 /// Those of the bank.
 const KINDS: [Kind; 12] = [
@@ -62,6 +88,8 @@ pub(crate) enum Death {
     DiskLoss,
     /// The machine is gone for good.
     Gone,
+    /// kill -9, and nobody starts it again.
+    ForGood,
 }
 
 /// One fault. Those that end by themselves carry how long they last.
@@ -77,6 +105,9 @@ pub(crate) enum Fault {
     Cut { between: (ProcessId, ProcessId) },
     /// Bytes in one direction take longer.
     SlowLink { way: (ProcessId, ProcessId), by: Duration, lasts: Duration },
+    /// So many of a thousand frames in one direction are lost on the wire and sent again, later
+    /// and later.
+    Lossy { way: (ProcessId, ProcessId), per_mille: u32, lasts: Duration },
     /// A disk takes longer.
     SlowDisk { process: ProcessId, by: Duration, lasts: Duration },
     /// A bit of a file is not what was written; the file is the first one whose name contains
@@ -168,13 +199,13 @@ impl Swarm {
         }
     }
 
-    /// The options of a seed for a cluster of all tiers. Only storage nodes have full, lost and
-    /// rotten disks: replacing a master is the bank's.
+    /// The options of a seed for a cluster of all tiers. Only storage nodes have full and rotten
+    /// disks.
     pub(crate) fn draw_pipeline(rng: &mut Rng) -> Swarm {
         let mut swarm = Swarm::draw(rng);
         swarm.kinds.retain(|kind| !matches!(kind, Kind::FullDisk | Kind::EmptyDisk));
-        let own = [Kind::FullDisk, Kind::EmptyDisk, Kind::BitRot, Kind::LateDeals];
-        swarm.kinds.extend(own.into_iter().filter(|_| chance(rng, 300)));
+        let own = [Kind::FullDisk, Kind::EmptyDisk, Kind::EmptyMaster].into_iter();
+        swarm.kinds.extend(own.chain(OF_PIPELINES).filter(|_| chance(rng, 300)));
         if swarm.kinds.is_empty() {
             swarm.kinds.push(Kind::Kill);
         }
@@ -261,6 +292,30 @@ impl Swarm {
                 Fault::SlowDisk { process: member, by, lasts }
             }
             Kind::LateDeals => return late_deals(masters, balancers, workers),
+            Kind::StaysDead => {
+                let tiers = [masters, balancers, workers, storage.unwrap_or_default()];
+                let tier: Vec<ProcessId> = tiers[rng.usize(0..tiers.len())].to_vec();
+                let Some(process) = rng.choice(&tier) else { return Vec::new() };
+                crash(process, Death::ForGood)
+            }
+            Kind::NoMasters => return killed_together(rng, masters, lasts),
+            Kind::KillAll => return killed_together(rng, &all, Duration::ZERO),
+            Kind::CutOff => {
+                let tiers = [masters, balancers, workers, storage.unwrap_or_default()];
+                let tier: Vec<ProcessId> = tiers[rng.usize(0..tiers.len())].to_vec();
+                let pairs = tier.into_iter().filter(|&other| other != end);
+                let ways = pairs.flat_map(|other| [(end, other), (other, end)]).collect();
+                Fault::Block { ways, lasts }
+            }
+            Kind::Freeze => {
+                let lasts = span(rng, Duration::from_secs(3), Duration::from_secs(12));
+                Fault::Pause { process: end, lasts }
+            }
+            Kind::Lossy => {
+                let per_mille = [50, 300, 700][rng.usize(0..3)];
+                Fault::Lossy { way: way(rng, end, &all), per_mille, lasts }
+            }
+            Kind::EmptyMaster => crash(&masters[rng.usize(0..masters.len())], Death::DiskLoss),
             Kind::EmptyDisk | Kind::FullDisk | Kind::BitRot => {
                 let process = match storage {
                     None => Some(member),
@@ -281,6 +336,20 @@ impl Swarm {
         };
         vec![(Duration::ZERO, fault)]
     }
+}
+
+/// These are killed at one moment, and each is back some time after `least`.
+fn killed_together(
+    rng: &mut Rng,
+    processes: &[ProcessId],
+    least: Duration,
+) -> Vec<(Duration, Fault)> {
+    let (low, high) = (Duration::from_millis(20), Duration::from_secs(2));
+    let mut crash = |&process| {
+        let down = least + span(rng, low, high);
+        (Duration::ZERO, Fault::Crash { process, death: Death::Killed, down })
+    };
+    processes.iter().map(&mut crash).collect()
 }
 
 /// What the balancers deal is on its way for long, meanwhile they are started again and so get a

@@ -20,6 +20,7 @@ mod random;
 pub mod report;
 pub mod runs;
 pub mod scenarios;
+pub mod story;
 pub mod trace;
 pub mod wait;
 mod workload;

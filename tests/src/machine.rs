@@ -56,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) files: SimFiles,
     /// The clock of the present process.
     pub(crate) clock: LocalClock,
+    /// What the clock reads at virtual time zero, where a story says so.
+    pub(crate) origin: Option<u64>,
     /// How often a process was started here; what belongs to an earlier life is dropped.
     pub(crate) life: u64,
     /// The process, unless the machine is down.
@@ -95,6 +97,7 @@ impl Machine {
             recipe,
             files: SimFiles::default(),
             clock: LocalClock::default(),
+            origin: None,
             life: 0,
             process: None,
             pause: None,

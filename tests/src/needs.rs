@@ -16,6 +16,8 @@ pub enum Need {
     Root,
     /// Making network namespaces.
     Netns,
+    /// Filtering packets with `nft`.
+    Nft,
     /// Watching another process's system calls with `strace`.
     Strace,
     /// Seeing the bytes of each connection with `ss`.
@@ -30,6 +32,7 @@ impl Need {
             Need::Fuse => "fuse",
             Need::Root => "root",
             Need::Netns => "netns",
+            Need::Nft => "nft",
             Need::Strace => "strace",
             Need::Ss => "ss",
         }
@@ -45,6 +48,7 @@ impl Need {
             Need::Fuse => OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
             Need::Root => rustix::process::geteuid().is_root(),
             Need::Netns => runs("unshare", &["--net", "true"]),
+            Need::Nft => runs("unshare", &["--net", "nft", "list", "ruleset"]),
             Need::Strace => runs("strace", &["-o", "/dev/null", "true"]),
             Need::Ss => runs("ss", &["-t", "-i", "-n"]),
         }

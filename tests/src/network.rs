@@ -15,7 +15,7 @@ use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
 use crate::process::ProcessId;
-use crate::random::span;
+use crate::random::{chance, span};
 use crate::report::{Happening, Report};
 use crate::world::Delivery;
 
@@ -24,6 +24,9 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(6);
 
 /// First delay before a connection is tried again (RECONNECT_IVL) and the longest one.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// When TCP sends what was lost again for the first time, and how late it may get.
+const RETRANSMISSION: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 /// Bytes that a link moves in a microsecond: 1 Gbit/s.
 const BYTES_PER_MICROSECOND: u64 = 125;
@@ -168,6 +171,8 @@ pub(crate) struct Network {
     blocked: BTreeMap<(ProcessId, ProcessId), u64>,
     next_blockage: u64,
     slow: BTreeMap<(ProcessId, ProcessId), Duration>,
+    /// Of a thousand frames, how many are lost on the wire.
+    lossy: BTreeMap<(ProcessId, ProcessId), u32>,
 }
 
 impl Network {
@@ -184,6 +189,7 @@ impl Network {
             blocked: BTreeMap::new(),
             next_blockage: 1,
             slow: BTreeMap::new(),
+            lossy: BTreeMap::new(),
         }
     }
 
@@ -258,6 +264,20 @@ impl Network {
         }
     }
 
+    /// Who is at the other end of a process's socket.
+    pub(crate) fn sender(&self, to: ProcessId, source: &Source) -> Option<ProcessId> {
+        match source {
+            Source::Link { link, .. } => {
+                let socket = self.sockets.get(self.links.get(&(to, *link))?)?;
+                socket.listener
+            }
+            Source::Inbound { routing_id } => {
+                let socket = self.sockets.get(self.routes.get(&(to, routing_id.clone()))?)?;
+                Some(socket.opener)
+            }
+        }
+    }
+
     /// Sends on a link's socket; one that is not connected takes nothing.
     pub(crate) fn send(
         &mut self,
@@ -329,7 +349,15 @@ impl Network {
         let jitter = span(&mut self.rng, Duration::ZERO, self.weather.jitter);
         let slow = self.slow.get(&(from, to)).copied().unwrap_or(Duration::ZERO);
         let transfer = Duration(bytes as u64 / BYTES_PER_MICROSECOND);
-        self.weather.latency + jitter + slow + transfer
+        let mut again = Duration::ZERO;
+        if let Some(&per_mille) = self.lossy.get(&(from, to)) {
+            let mut pause = RETRANSMISSION.0;
+            while again < RETRANSMISSION.1 && chance(&mut self.rng, per_mille) {
+                again = again + pause;
+                pause = pause.times(2);
+            }
+        }
+        self.weather.latency + jitter + slow + transfer + again
     }
 
     /// Does a step that the agenda says is due.
@@ -561,6 +589,16 @@ impl Network {
             self.slow.remove(&(from, to));
         } else {
             self.slow.insert((from, to), by);
+        }
+    }
+
+    /// Loses so many of a thousand frames from one process to another on the wire, which TCP sends
+    /// again; 0 lifts it.
+    pub(crate) fn lose_some(&mut self, from: ProcessId, to: ProcessId, per_mille: u32) {
+        if per_mille == 0 {
+            self.lossy.remove(&(from, to));
+        } else {
+            self.lossy.insert((from, to), per_mille);
         }
     }
 

@@ -35,12 +35,14 @@ pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
     recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
     recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
     for place in 0..rng.usize(2..=4) {
-        recipes.push(Recipe::Worker { place, slot_count: [1, 2, 4][rng.usize(0..3)] });
+        recipes.push(worker(place, [1, 2, 4][rng.usize(0..3)]));
     }
     for place in 0..2 {
         let jobs = (0..2).map(|number| plan(rng, place, number, storage_count > 0)).collect();
         recipes.push(Recipe::JobClient { place, jobs, is_curious: false });
     }
+    let (after, pause) = (Duration::from_secs(1), Duration::from_millis(150));
+    recipes.push(Recipe::KeyClient { place: 0, after, pause, count: 400 });
     if storage_count > 0 {
         recipes.extend(readers(wishes(rng), storage_count));
     }
@@ -53,6 +55,11 @@ pub(crate) fn storing(rng: &mut Rng, storage_count: usize) -> Vec<Recipe> {
     recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
     recipes.extend(readers(two_files(rng), storage_count));
     recipes
+}
+
+/// A worker that is well.
+pub(crate) fn worker(place: usize, slot_count: u32) -> Recipe {
+    Recipe::Worker { place, slot_count, is_ill: false }
 }
 
 /// Who puts the files and reads them, and somebody else who reads them.
@@ -94,7 +101,7 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
     recipes.extend((0..2).map(|place| Recipe::Storage { place }));
     recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
-    recipes.extend((0..3).map(|place| Recipe::Worker { place, slot_count: 2 }));
+    recipes.extend((0..3).map(|place| worker(place, 2)));
     let noop = Noop {
         seed: rng.u64(..),
         shortest: Duration::from_millis(10),
@@ -109,6 +116,7 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
         noop: Noop { output_bytes: [20, 0][place], ..noop },
         retries: 1,
         task_count,
+        cancel_after: None,
     };
     // So short that several wait in a worker, and alone, so that another one idles at its end and
     // some are taken back.
@@ -118,6 +126,7 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
         noop: Noop { shortest: Duration(100), longest: Duration::from_millis(4), ..noop },
         retries: 1,
         task_count: 4 * task_count,
+        cancel_after: None,
     };
     for (place, jobs) in [vec![job(0)], vec![job(1), short]].into_iter().enumerate() {
         recipes.push(Recipe::JobClient { place, jobs, is_curious: place == 0 });
@@ -143,6 +152,7 @@ fn plan(rng: &mut Rng, place: usize, number: u128, may_write: bool) -> JobPlan {
         },
         retries: rng.u32(0..3),
         task_count: 1_000,
+        cancel_after: None,
     }
 }
 

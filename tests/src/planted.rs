@@ -4,38 +4,81 @@
 //! They are made at the edges of the simulated processes, where the shipped logic meets disks and
 //! frames, so that the logic in every run is the shipped one and no other program can contain them.
 
-/// A mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planted {
+use crate::runs::World;
+
+macro_rules! mistakes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal $world:ident $broken:literal,)+) => {
+        /// A mistake.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Planted {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Planted {
+            /// All of them.
+            pub const ALL: &'static [Planted] = &[$(Planted::$name,)+];
+
+            /// Its name on the command line.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Planted::$name => $text,)+
+                }
+            }
+
+            /// The cluster that it is planted into.
+            #[must_use]
+            pub const fn world(self) -> World {
+                match self {
+                    $(Planted::$name => World::$world,)+
+                }
+            }
+
+            /// Words of the promise that it breaks; empty where it breaks several.
+            #[must_use]
+            pub const fn broken(self) -> &'static str {
+                match self {
+                    $(Planted::$name => $broken,)+
+                }
+            }
+        }
+    };
+}
+
+mistakes! {
     /// Syncs of the bank's members return without having synced.
-    LyingSync,
+    LyingSync = "lying-sync" Bank "",
+    /// Syncs of the masters' log return without having synced.
+    LyingLog = "lying-log" Pipeline "",
     /// A storage node says that a block is durable before it wrote it.
-    EarlyAcknowledgement,
+    EarlyAcknowledgement = "early-acknowledgement" Pipeline "invariant 5",
+    /// A master says that a job is accepted before its entry is committed.
+    EarlyAcceptance = "early-acceptance" Pipeline "invariants 1 and 11",
+    /// A master acknowledges outcomes before their entry is committed.
+    EarlySettlement = "early-settlement" Pipeline "",
     /// A worker takes every completion of its own for the first one, whatever the masters say.
-    DuplicateCompletion,
+    DuplicateCompletion = "duplicate-completion" Pipeline "invariant 2",
     /// A worker takes a block for durable when it has sent it.
-    EarlyOutcome,
+    EarlyOutcome = "early-outcome" Pipeline "invariant 7",
     /// A worker obeys a balancer whose epoch is over.
-    OldEpoch,
+    OldEpoch = "old-epoch" Pipeline "invariant 6",
+    /// An auxiliary takes the group's epoch for its own.
+    TwoPrimaries = "two-primaries" Pipeline "invariant 6",
+    /// A primary does not wait until its auxiliary knows how far it deals, and the auxiliary never
+    /// hears of it.
+    MarkNotAwaited = "mark-not-awaited" Pipeline "",
+    /// A balancer takes what the masters say is unfinished for finished.
+    LostRequeue = "lost-requeue" Pipeline "everything finishes",
+    /// A master answers from what it has, however much the asker has seen.
+    StaleRead = "stale-read" Pipeline "invariant 3",
+    /// Masters take every request for one that they never saw.
+    ForgottenWindow = "forgotten-window" Pipeline "invariant 11",
 }
 
 impl Planted {
-    /// All that concern the pipeline.
-    pub const PIPELINE: [Planted; 4] = [
-        Planted::EarlyAcknowledgement,
-        Planted::DuplicateCompletion,
-        Planted::EarlyOutcome,
-        Planted::OldEpoch,
-    ];
-    /// Words of the promise that it breaks.
+    /// The mistake of this name.
     #[must_use]
-    pub const fn broken(self) -> &'static str {
-        match self {
-            Planted::LyingSync => "",
-            Planted::EarlyAcknowledgement => "invariant 5",
-            Planted::DuplicateCompletion => "invariant 2",
-            Planted::EarlyOutcome => "invariant 7",
-            Planted::OldEpoch => "invariant 6",
-        }
+    pub fn named(name: &str) -> Option<Planted> {
+        Planted::ALL.iter().copied().find(|mistake| mistake.name() == name)
     }
 }

@@ -11,20 +11,24 @@ pub(crate) mod files;
 mod foreign;
 mod gather;
 pub(crate) mod jobs;
+pub(crate) mod keys;
+mod marks;
 mod master;
 pub(crate) mod member;
+mod mistakes;
 pub(crate) mod storage;
 mod witness;
 mod worker;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use ::client::logic::answers::JobSummary;
 use ::master::logic::cluster::Cluster;
 use ::storage::logic::StorageLimits;
 use node::logic::network::NetworkLimits;
-use proto::ids::{BlockId, FileId, JobId, NodeId, TaskIndex};
-use proto::time::Instant;
+use proto::ids::{BlockId, Epoch, FileId, Incarnation, JobId, NodeId, TaskIndex};
+use proto::time::{Duration, Instant};
 
 use crate::bank::{Answer, Transfer};
 use crate::checkers::Violation;
@@ -38,6 +42,7 @@ use crate::process::edge::Edge;
 use crate::process::files::{FileClient, FileWish};
 use crate::process::foreign::ForeignClient;
 use crate::process::jobs::{JobClient, JobPlan};
+use crate::process::keys::KeyClient;
 use crate::process::master::MasterProcess;
 use crate::process::member::{MemberProcess, Tuning};
 use crate::process::storage::StorageProcess;
@@ -79,6 +84,8 @@ pub(crate) enum Recipe {
         place: usize,
         /// Tasks that it executes at a time.
         slot_count: u32,
+        /// Whether something is wrong with it, so that every task fails there.
+        is_ill: bool,
     },
     /// A storage node.
     Storage {
@@ -101,6 +108,17 @@ pub(crate) enum Recipe {
         /// Its files.
         files: Vec<FileWish>,
     },
+    /// A client that writes one key again and again.
+    KeyClient {
+        /// From 0.
+        place: usize,
+        /// When it begins after its start.
+        after: Duration,
+        /// How long it rests between two writes.
+        pause: Duration,
+        /// How often.
+        count: u64,
+    },
     /// A client that reads the same files without the client library.
     ForeignClient {
         /// From 0.
@@ -120,6 +138,7 @@ impl Recipe {
                 format!("c{}", place + 1)
             }
             Recipe::FileClient { place, .. } => format!("f{}", place + 1),
+            Recipe::KeyClient { place, .. } => format!("k{}", place + 1),
             Recipe::ForeignClient { place, .. } => format!("x{}", place + 1),
             Recipe::Balancer { place } => format!("b{}", place + 1),
             Recipe::Worker { place, .. } => format!("w{}", place + 1),
@@ -133,6 +152,7 @@ impl Recipe {
             Recipe::Client { .. }
             | Recipe::JobClient { .. }
             | Recipe::FileClient { .. }
+            | Recipe::KeyClient { .. }
             | Recipe::ForeignClient { .. } => String::new(),
             _ => format!("sim://{}", self.name()),
         }
@@ -321,6 +341,22 @@ pub(crate) enum Note {
     },
     /// A master's state names segments that it did not name before.
     Segments(Vec<FileId>),
+    /// A worker hears a deal that is meant for it.
+    Dealt {
+        /// The group and the epoch under which it was dealt.
+        under: (u64, Epoch),
+        /// The balancer and its incarnation.
+        by: (NodeId, Incarnation),
+    },
+    /// A worker begins tasks.
+    Begins {
+        /// Their job.
+        job: JobId,
+        /// The tasks.
+        tasks: Range<u64>,
+        /// The attempt.
+        attempt: u64,
+    },
     /// Something to count.
     Count(Happening, u64),
 }
@@ -388,6 +424,16 @@ pub(crate) trait Tier {
         true
     }
 
+    /// What a master has applied.
+    fn cluster(&self) -> Option<&Cluster> {
+        None
+    }
+
+    /// True for a master that leads, as it believes itself.
+    fn leads(&self) -> bool {
+        false
+    }
+
     /// What it is at present, in a few words.
     fn describe(&self) -> String;
 
@@ -415,8 +461,9 @@ impl Process {
             Recipe::Balancer { place } => {
                 Process::Tier(Box::new(BalancerProcess::start(*place, start, requests)))
             }
-            Recipe::Worker { place, slot_count } => {
-                Process::Tier(Box::new(WorkerProcess::start(*place, *slot_count, start, requests)))
+            Recipe::Worker { place, slot_count, is_ill } => {
+                let about = (*place, *slot_count, *is_ill);
+                Process::Tier(Box::new(WorkerProcess::start(about, start, requests)))
             }
             Recipe::Storage { place } => {
                 Process::Tier(Box::new(StorageProcess::start(*place, start, requests)?))
@@ -428,6 +475,10 @@ impl Process {
             Recipe::FileClient { place, files } => {
                 Process::Tier(Box::new(FileClient::start(*place, files, start, requests)))
             }
+            Recipe::KeyClient { place, after, pause, count } => {
+                let about = (*place, *after, *pause, *count);
+                Process::Tier(Box::new(KeyClient::start(about, start, requests)))
+            }
             Recipe::ForeignClient { place, files, node_count } => {
                 Process::Tier(Box::new(ForeignClient::start((*place, *node_count), files, start)))
             }
@@ -437,7 +488,7 @@ impl Process {
     pub(crate) fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         match self {
             Process::Member(member) => member.handle(now, event, requests),
-            Process::Client(client) => client.handle(now, event, requests),
+            Process::Client(client) => client.handle(now, &event, requests),
             Process::Tier(tier) => tier.handle(now, event, requests),
         }
     }
@@ -515,6 +566,19 @@ impl Process {
             Process::Client(client) => client.is_idle(),
             Process::Tier(tier) => tier.is_settled(),
         }
+    }
+
+    /// What a master has applied.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Process::Tier(tier) => tier.cluster(),
+            Process::Member(_) | Process::Client(_) => None,
+        }
+    }
+
+    /// True for a master that leads, as it believes itself.
+    pub(crate) fn leads(&self) -> bool {
+        matches!(self, Process::Tier(tier) if tier.leads())
     }
 
     /// Role and epoch for the trace, and what it waits for.

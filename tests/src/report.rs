@@ -34,6 +34,8 @@ happenings! {
     Elections = "elections",
     /// The leader died or was cut off, and another one led later.
     FailOvers = "fail-overs",
+    /// An auxiliary became the primary of its group.
+    TakeOvers = "take-overs",
     /// Requests that a client had answered.
     Acknowledged = "acknowledged requests",
     /// Reads of the sum that a client had answered.
@@ -78,10 +80,20 @@ happenings! {
     SecondHellos = "hellos repeated",
     /// Processes that stood still for a while.
     Pauses = "pauses",
+    /// Processes that stood still for longer than the timeouts of the others.
+    Freezes = "freezes",
+    /// Processes that died and stayed dead.
+    StayedDead = "stayed dead",
+    /// Times at which all masters were killed together.
+    MastersDown = "all masters killed",
+    /// Times at which everything was killed together.
+    AllKilled = "everything killed",
     /// Directions that carried nothing for a while.
     Partitions = "partitions",
     /// Links that were slow for a while.
     SlowLinks = "slow links",
+    /// Links on which frames were lost for a while.
+    LossyLinks = "lossy links",
     /// Disks that were slow for a while.
     SlowDisks = "slow disks",
     /// Files that a client was told are stored.
@@ -104,6 +116,8 @@ happenings! {
     Results = "results read back",
     /// Tasks that went back to a balancer's queue.
     Requeues = "tasks re-queued",
+    /// Tasks that ran when their worker died, as its next life reports them.
+    CrashedTasks = "tasks crashed",
     /// Tasks that two attempts finished, of which the masters refused the later one.
     SecondCompletions = "duplicate completions",
     /// Deals that reached a worker when their epoch was over.

@@ -62,6 +62,8 @@ impl std::fmt::Display for World {
 pub struct Failure {
     /// Of which cluster.
     pub world: World,
+    /// The mistake that was planted there.
+    pub planted: Option<Planted>,
     /// The seed.
     pub seed: u64,
     /// What was broken.
@@ -71,16 +73,21 @@ pub struct Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} seed {}: {}", self.world, self.seed, self.text)?;
-        write!(f, "reproduce: make sim WORLD={} SEED={}", self.world, self.seed)
+        match self.planted {
+            None => write!(f, "reproduce: make sim WORLD={} SEED={}", self.world, self.seed),
+            Some(mistake) => {
+                write!(f, "reproduce: make sim PLANTED={} SEED={}", mistake.name(), self.seed)
+            }
+        }
     }
 }
 
 /// Runs one seed with a mistake that the checkers must find.
 #[must_use]
 pub fn run_with(mistake: Planted, seed: u64, print: Print) -> Outcome {
-    let mut world = match mistake {
-        Planted::LyingSync => Simulated::of_seed(seed, print),
-        _ => Simulated::pipeline_of_seed(seed, print),
+    let mut world = match mistake.world() {
+        World::Bank => Simulated::of_seed(seed, print),
+        World::Pipeline => Simulated::pipeline_of_seed(seed, print),
     };
     world.plant(mistake);
     world.run()
@@ -90,12 +97,14 @@ pub fn run_with(mistake: Planted, seed: u64, print: Print) -> Outcome {
 fn guarded(world: World, seed: u64, run: impl Fn(u64) -> Outcome) -> Result<Report, Failure> {
     match catch_unwind(AssertUnwindSafe(|| run(seed))) {
         Ok(Outcome { failure: None, report, .. }) => Ok(report),
-        Ok(Outcome { failure: Some(text), .. }) => Err(Failure { world, seed, text }),
+        Ok(Outcome { failure: Some(text), .. }) => {
+            Err(Failure { world, planted: None, seed, text })
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()));
             let text = format!("panicked: {}", text.unwrap_or_default());
-            Err(Failure { world, seed, text })
+            Err(Failure { world, planted: None, seed, text })
         }
     }
 }

@@ -1,4 +1,11 @@
 //! Named stories: what a test wants to see once, exactly so, in an otherwise calm cluster.
+//!
+//! Those of the bank, of lost records and of disks stand here, the others by what they are about.
+
+pub mod changes;
+pub mod results;
+pub mod stage;
+pub mod takeover;
 
 use proto::time::{Duration, Instant};
 

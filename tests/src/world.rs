@@ -5,21 +5,25 @@
 //! the order of persisting, sending and applying; that is the shipped logic's. A run has two
 //! phases: in the first everything goes wrong and nothing false may be promised; then all is
 //! mended but a minority, and everything that was asked for must finish. The faults themselves
-//! are carried out in `trouble.rs`.
+//! are carried out in `trouble.rs`; what processes say and what a story sees is in `seen.rs`.
 
+mod seen;
 mod trouble;
 
+use std::collections::BTreeMap;
+
+use ::master::logic::cluster::Cluster;
 use fastrand::Rng;
 use node::logic::sessions::Route;
+use proto::ids::{Epoch, Incarnation, NodeId};
 use proto::record::Records;
 use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
-use crate::bank::{Effect, Transfer};
 use crate::checkers::blocks::{Blocks, DiskId};
-use crate::checkers::history::{Applied, History, Seen};
+use crate::checkers::history::History;
 use crate::checkers::jobs::Jobs;
-use crate::checkers::leaders::{Change, Leaders};
+use crate::checkers::leaders::Leaders;
 use crate::checkers::transfers::Transfers;
 use crate::checkers::{Violation, check};
 use crate::disk::SimFiles;
@@ -28,10 +32,11 @@ use crate::machine::Machine;
 use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
 use crate::pipeline::Loss;
 use crate::planted::Planted;
-use crate::process::{Done, Event, Note, Process, ProcessId, Queue, Recipe, Request, name_of};
+use crate::process::{Done, Event, Process, ProcessId, Queue, Recipe, Request, name_of};
 use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
 use crate::runs::Outcome;
+use crate::story::{Notes, Plot};
 use crate::trace::{Print, Trace, digest};
 
 /// How long things go wrong.
@@ -89,6 +94,8 @@ pub(crate) enum Mend {
     Unblock(Vec<(ProcessId, ProcessId)>),
     /// A direction has its ordinary latency again.
     Link((ProcessId, ProcessId)),
+    /// Nothing is lost in a direction any more.
+    Wire((ProcessId, ProcessId)),
     /// A disk has its ordinary speed again.
     DiskSpeed(ProcessId),
     /// A disk has room again.
@@ -127,8 +134,15 @@ pub(crate) struct World {
     /// What is known of jobs; `None` for a bank.
     jobs: Option<Jobs>,
     blocks: Blocks,
+    /// Which balancer, and which incarnation of it, dealt under which group and epoch.
+    dealers: BTreeMap<(u64, Epoch), (NodeId, Incarnation)>,
+    /// The newest primary of each group, and its epoch.
+    primaries: BTreeMap<u64, (Epoch, NodeId)>,
     loss: Option<Loss>,
     planted: Option<Planted>,
+    plot: Option<Plot>,
+    /// What was noted of the story.
+    notes: Notes,
     report: Report,
     trace: Trace,
     requests: Vec<Request>,
@@ -190,8 +204,12 @@ impl World {
             transfers: Transfers::default(),
             jobs: (!is_bank).then(Jobs::default),
             blocks: Blocks::default(),
+            dealers: BTreeMap::new(),
+            primaries: BTreeMap::new(),
             loss: None,
             planted: None,
+            plot: None,
+            notes: Notes::default(),
             report: Report::default(),
             trace: Trace::new(print),
             requests: Vec::new(),
@@ -208,13 +226,24 @@ impl World {
         world
     }
 
+    /// Lets the faults end sooner than they would.
+    pub(crate) fn heal_at(&mut self, at: Instant) {
+        self.agenda.at(at, Delivery::Heal);
+    }
+
+    /// Sets what the clock of a process reads at the beginning.
+    pub(crate) fn set_clock(&mut self, process: ProcessId, origin: u64) {
+        self.machines[process.0].origin = Some(origin);
+    }
+
     fn place(&mut self, recipe: Recipe) {
         let id = ProcessId(self.machines.len());
         match &recipe {
             Recipe::Member { .. } | Recipe::Master { .. } => self.members.push(id),
-            Recipe::Client { .. } | Recipe::FileClient { .. } | Recipe::ForeignClient { .. } => {
-                self.clients.push(id);
-            }
+            Recipe::Client { .. }
+            | Recipe::FileClient { .. }
+            | Recipe::KeyClient { .. }
+            | Recipe::ForeignClient { .. } => self.clients.push(id),
             Recipe::Storage { .. } => self.storage.push(id),
             Recipe::JobClient { jobs, .. } => {
                 self.clients.push(id);
@@ -247,7 +276,7 @@ impl World {
     /// Builds a mistake into the processes.
     pub(crate) fn plant(&mut self, mistake: Planted) {
         self.planted = Some(mistake);
-        if mistake == Planted::LyingSync {
+        if matches!(mistake, Planted::LyingSync | Planted::LyingLog) {
             self.members.iter().for_each(|member| self.files(*member).lie_about_syncs());
         }
     }
@@ -272,8 +301,24 @@ impl World {
         &self.machines[process.0].files
     }
 
+    /// Runs to the end and returns also what was noted of the story, and what the master that
+    /// applied most has at the end.
+    pub(crate) fn run_told(mut self) -> (Outcome, Notes, Option<Cluster>) {
+        let failure = self.run_through();
+        let notes = std::mem::take(&mut self.notes);
+        let processes = self.machines.iter().filter_map(|machine| machine.process.as_ref());
+        let clusters = processes.filter_map(Process::cluster);
+        let newest = clusters.max_by_key(|cluster| cluster.applied).cloned();
+        (self.outcome(failure), notes, newest)
+    }
+
     /// Runs to the end: until everything is done, or a promise is broken.
     pub(crate) fn run(mut self) -> Outcome {
+        let failure = self.run_through();
+        self.outcome(failure)
+    }
+
+    fn run_through(&mut self) -> Option<String> {
         let mut failure = None;
         while !self.is_done
             && let Some(delivery) = self.agenda.next()
@@ -283,13 +328,17 @@ impl World {
                 break;
             }
         }
+        if failure.is_none() && self.loss.is_some_and(|loss| !loss.is_over) {
+            failure = Some("the record that was to be lost never came".to_owned());
+        }
+        failure
+    }
+
+    fn outcome(mut self, failure: Option<String>) -> Outcome {
         for machine in &mut self.machines {
             if let Some(process) = &mut machine.process {
                 process.report(&mut self.report);
             }
-        }
-        if failure.is_none() && self.loss.is_some_and(|loss| !loss.is_over) {
-            failure = Some("the record that was to be lost never came".to_owned());
         }
         let (trace, events) = (self.trace.hash(), self.trace.events());
         Outcome { trace, events, report: self.report, failure }
@@ -348,6 +397,10 @@ impl World {
         let Arrival { to, source, mut frame } = arrival;
         if let Some(loss) = &mut self.loss {
             frame = loss.filter(frame);
+        }
+        let frame = self.told(to, &source, frame);
+        if frame.is_empty() {
+            return Ok(());
         }
         let from = match &source {
             Source::Link { link, .. } => u64::from(*link),
@@ -546,103 +599,6 @@ impl World {
         self.set_to_work(process);
         self.trace(process, "disk", &[], || format!("{done:?}"));
         self.handle(process, Event::Worked(done))
-    }
-
-    /// Tells the checkers what a process says.
-    fn observe(&mut self, process: ProcessId, note: Note) -> Result<(), Violation> {
-        match note {
-            Note::Applied(applied) => {
-                let Applied { index, state, .. } = applied;
-                self.trace(process, "applied", &[index, state], || {
-                    format!("{index}: {:?} -> {state:016x}", Transfer::decode(&applied.command))
-                });
-                if self.history.applied(process.0, &applied)? == Seen::First
-                    && self.transfers.applied(&applied)? == Effect::Before
-                {
-                    self.report.add(Happening::Duplicates, 1);
-                }
-            }
-            Note::Restored { index, state } => {
-                self.trace(process, "restored", &[index, state], || {
-                    format!("{index} {state:016x}")
-                });
-                self.history.restored(process.0, index, state)?;
-            }
-            Note::Leads { term } => match self.leaders.leads(process.0, term)? {
-                Change::None => {}
-                Change::Elected => self.report.add(Happening::Elections, 1),
-                Change::FailOver => {
-                    self.report.add(Happening::Elections, 1);
-                    self.report.add(Happening::FailOvers, 1);
-                }
-            },
-            Note::Votes => {
-                let machine = &mut self.machines[process.0];
-                if machine.votes_since.is_none() {
-                    machine.votes_since = Some(self.agenda.now());
-                    self.report.add(Happening::Replacements, u64::from(machine.is_successor));
-                }
-            }
-            Note::Sent(transfer) => self.transfers.sent(transfer),
-            Note::Acknowledged { transfer, answer } => {
-                let numbers = [transfer.number, answer.index];
-                self.trace(process, "answered", &numbers, || format!("{transfer:?}: {answer:?}"));
-                self.report.add(Happening::Acknowledged, 1);
-                self.transfers.acknowledged(transfer.client, transfer.number, answer)?;
-            }
-            Note::AuditSent { client } => self.transfers.audit_sent(client),
-            Note::Audited { client, index, sum } => {
-                self.trace(process, "audited", &[index, sum], || format!("{sum} at {index}"));
-                self.report.add(Happening::Audits, 1);
-                self.transfers.audited(client, index, sum)?;
-            }
-            Note::State(cluster) => {
-                self.trace(process, "applied", &[cluster.applied.0], || {
-                    cluster.applied.to_string()
-                });
-                self.report.add(Happening::States, 1);
-                let nodes = &cluster.nodes;
-                self.blocks.ring(nodes.ring_version, nodes.storage().count());
-                if let Some(jobs) = &mut self.jobs {
-                    jobs.state(process.0, &cluster)?;
-                }
-            }
-            Note::Segments(segments) => {
-                for segment in segments {
-                    if self.blocks.committed(segment)? {
-                        self.report.add(Happening::Segments, 1);
-                    }
-                }
-            }
-            Note::Stored { file, blocks } => {
-                self.trace(process, "stored", &[file.0 as u64], || file.to_string());
-                self.report.add(Happening::FilesStored, 1);
-                self.blocks.acknowledged(file, blocks)?;
-            }
-            Note::Broken(violation) => return Err(violation),
-            Note::Asked { file } => self.blocks.asked(file),
-            Note::NotFound { file } => self.blocks.not_found(file)?,
-            Note::Unreadable { file, why } => {
-                self.trace(process, "no file", &[file.0 as u64], || format!("{file}: {why}"));
-                self.blocks.unreadable(file, &why)?;
-            }
-            Note::Accepted { job, index } => {
-                self.trace(process, "accepted", &[index], || format!("{job} at {index}"));
-                if let Some(jobs) = &mut self.jobs {
-                    let is_first = jobs.accepted(job, index)?;
-                    self.report.add(Happening::Jobs, u64::from(is_first));
-                }
-            }
-            Note::Told { client, summary } => {
-                self.trace(process, "told", &[summary.index.0], || format!("{summary:?}"));
-                self.report.add(Happening::Acknowledged, 1);
-                if let Some(jobs) = &mut self.jobs {
-                    jobs.told(client, &summary)?;
-                }
-            }
-            Note::Count(happening, count) => self.report.add(happening, count),
-        }
-        Ok(())
     }
 
     /// Whether every member has had a vote for a while, so that one of them may lose its disk: the

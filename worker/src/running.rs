@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::ids::{JobId, TaskIndex};
 
+use crate::logic::RunningStage;
+
 /// A task that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningTask {
@@ -39,6 +41,8 @@ pub struct Running {
 struct Tasks {
     /// In the order of their beginnings; one for each slot at most.
     by_number: BTreeMap<u64, RunningTask>,
+    /// How far they are.
+    stages: BTreeMap<u64, RunningStage>,
     last_number: u64,
 }
 
@@ -50,6 +54,7 @@ impl Running {
         tasks.last_number += 1;
         let number = tasks.last_number;
         tasks.by_number.insert(number, task);
+        tasks.stages.insert(number, RunningStage::Inputs);
         Listed { running: self.clone(), number }
     }
 
@@ -67,6 +72,15 @@ impl Running {
         found.max_by_key(|it| it.attempt).cloned()
     }
 
+    /// How far a task is, as [`Running::find`] finds it.
+    #[must_use]
+    pub fn stage(&self, job: JobId, task: TaskIndex) -> Option<RunningStage> {
+        let tasks = self.tasks();
+        let found = tasks.by_number.iter().filter(|(_, it)| (it.job, it.task) == (job, task));
+        let (number, _) = found.max_by_key(|(_, it)| it.attempt)?;
+        tasks.stages.get(number).copied()
+    }
+
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
         // Nothing is half done where a holder panics, so the list is good.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,9 +94,18 @@ pub struct Listed {
     number: u64,
 }
 
+impl Listed {
+    /// It is so far now.
+    pub fn is_at(&self, stage: RunningStage) {
+        self.running.tasks().stages.insert(self.number, stage);
+    }
+}
+
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.running.tasks().by_number.remove(&self.number);
+        let mut tasks = self.running.tasks();
+        tasks.by_number.remove(&self.number);
+        tasks.stages.remove(&self.number);
     }
 }
 
@@ -113,6 +136,10 @@ mod tests {
         drop(first);
         assert_eq!(running.find(JobId(7), TaskIndex(3)), Some(task(3, 8)));
         assert_eq!(running.find(JobId(8), TaskIndex(3)), None);
+        assert_eq!(running.stage(JobId(7), TaskIndex(1)), Some(RunningStage::Inputs));
+        third.is_at(RunningStage::Outputs);
+        assert_eq!(running.stage(JobId(7), TaskIndex(1)), Some(RunningStage::Outputs));
+        assert_eq!(running.stage(JobId(8), TaskIndex(1)), None);
         drop(second);
         drop(third);
         assert!(running.list().is_empty());

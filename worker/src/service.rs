@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use client::{Client, ClientError};
 use node::daemon::{self, Daemon, DaemonError, system};
+use node::logic::explanations::explain_reply;
 use node::logic::network::{NetworkEffect, NetworkEvent, Peer};
 use node::logic::refusal::Refusal;
 use node::logic::updates::AlertLevel;
 use node::stop::Stop;
+use proto::ids::{LogIndex, TaskIndex};
+use proto::messages::job::ExplainQuery;
 use proto::messages::session::ErrorReply;
-use proto::record::{Message, Record};
+use proto::record::{Message, Record, set_request_id};
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use serde_json::json;
@@ -175,7 +178,7 @@ impl Service {
             let (logic, running) = (&mut self.logic, &self.running);
             network.poll(deadline, &mut |event| match publisher
                 .answer(&event)
-                .or_else(|| answer(&event, running))
+                .or_else(|| answer(&event, running, logic))
             {
                 Some(answer) => effects.push(Effect::Network(answer)),
                 None => logic.handle(clock.now(), Event::Network(event), &mut effects),
@@ -235,16 +238,35 @@ impl Service {
 
 /// The answer to a record of a peer that connected to this worker; `None` for everything that the
 /// logic handles.
-fn answer(event: &NetworkEvent<'_>, running: &Running) -> Option<NetworkEffect> {
+fn answer(event: &NetworkEvent<'_>, running: &Running, logic: &Worker) -> Option<NetworkEffect> {
     let NetworkEvent::Record { sender, record } = event else { return None };
     let Peer::Inbound(_) = sender.peer else { return None };
     let record = match live::answer(record, running) {
         Some(answer) => answer,
+        None if record.message_type() == ExplainQuery::TYPE => explain(record, running, logic),
         // An error is not answered with an error.
         None if record.message_type() == ErrorReply::TYPE => return None,
         None => not_ours(record),
     };
     Some(NetworkEffect::Send { to: sender.peer, record })
+}
+
+/// Why tasks are where they are.
+fn explain(record: &Record<'_>, running: &Running, logic: &Worker) -> Vec<u8> {
+    let query = match record.read::<ExplainQuery>() {
+        Ok(query) => query,
+        Err(error) => {
+            let refused = record.message_type();
+            let refusal = Refusal::new(ErrorCode::Malformed, refused, error.to_string());
+            return refusal.to_record(record.request_id());
+        }
+    };
+    let task = Some(TaskIndex(query.task_index)).filter(|task| task.0 != u64::MAX);
+    let stage = |job, task| running.stage(job, task);
+    let whys = logic.explain_tasks(query.job_uuid.into(), task, &stage);
+    let mut reply = explain_reply(LogIndex(0), 0, &whys);
+    set_request_id(&mut reply, record.request_id());
+    reply
 }
 
 fn not_ours(record: &Record<'_>) -> Vec<u8> {

@@ -12,7 +12,9 @@ use proto::wire::{bytes_of, items_of};
 
 use super::dealing::Replan;
 use super::lost::Fate;
-use super::seat::Seat;
+use super::marks::Doubt;
+use super::seat::{Renewed, Seat};
+use super::tasks::Granted;
 use super::{Balancer, Registering, feed, range_of};
 
 /// How long a request waits that a master could not serve for now, where it says nothing else.
@@ -39,17 +41,18 @@ impl Balancer {
                 if matches!(self.registering, Registering::Sent(sent, _) if sent == request) {
                     self.registering = Registering::Done;
                     self.answered_at = now;
-                    self.seat = Some(Seat::given(now, &registered, self.seat.as_ref()));
+                    let seat = Seat::given(now, &registered, self.seat.as_ref());
+                    if !seat.is_primary() {
+                        self.auxiliary.dismiss(&mut self.tasks, effects);
+                        self.tasks.drop_doubt();
+                    }
+                    self.seat = Some(seat);
                 }
             }
             LeaseReply::TYPE => {
-                let (reply, [_]) = record.open::<LeaseReply, 1>()?;
-                if let Some(seat) = &mut self.seat
-                    && seat.renewed(now, request, &reply)
-                {
-                    self.answered_at = now;
-                    self.feed.goes_to(now, LogIndex(reply.feed_index));
-                }
+                let (reply, [address]) = record.open::<LeaseReply, 1>()?;
+                let address = String::from_utf8_lossy(address);
+                self.on_lease(now, request, &reply, &address, effects);
             }
             FeedBatch::TYPE => {
                 let (batch, [items, jobs]) = record.open::<FeedBatch, 2>()?;
@@ -71,6 +74,42 @@ impl Balancer {
         Ok(())
     }
 
+    fn on_lease(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        reply: &LeaseReply,
+        auxiliary: &str,
+        effects: &mut Vec<NetworkEffect>,
+    ) {
+        let Some(seat) = &mut self.seat else { return };
+        match seat.renewed(now, request, reply) {
+            Renewed::NotAsked => return,
+            Renewed::Held => {}
+            Renewed::Began(doubt) => {
+                self.counters.promotions += 1;
+                self.tasks.unbind();
+                self.auxiliary.dismiss(&mut self.tasks, effects);
+                if let Some(doubt) = doubt {
+                    // Without marks of its own there is nothing to tell old from new.
+                    let is_all = doubt.is_all || !self.followed.is_told();
+                    self.tasks.begin_doubt(Doubt { is_all, ..doubt });
+                }
+                self.replan = Replan::Everyone;
+            }
+            Renewed::Ended => {
+                self.auxiliary.dismiss(&mut self.tasks, effects);
+                self.tasks.drop_doubt();
+            }
+        }
+        self.answered_at = now;
+        self.feed.goes_to(now, LogIndex(reply.feed_index));
+        let is_current = |seat: &Seat| seat.is_primary() && seat.epoch.0 == reply.epoch;
+        if self.seat.as_ref().is_some_and(is_current) {
+            self.auxiliary.told(now, reply, auxiliary, &mut self.tasks, effects);
+        }
+    }
+
     fn on_feed(
         &mut self,
         now: Instant,
@@ -83,16 +122,24 @@ impl Balancer {
         if self.feed.begins_anew(batch) && self.tasks.jobs().next().is_some() {
             // What was dealt is learnt from the workers' next inventories.
             self.tasks.clear();
-            seat.begin_grace(now, LogIndex(batch.up_to_index));
+            if seat.is_primary() {
+                let index = LogIndex(batch.up_to_index);
+                seat.begin_grace(now, index);
+                self.tasks.begin_doubt(Doubt { index, is_all: true });
+            }
         }
+        let how = if batch.is_complete == 1 { Granted::Piece } else { Granted::Whole };
         for item in items {
             if !self.feed.is_new(batch, item) {
                 continue;
             }
             match FeedKind::from_wire(item.kind) {
-                Some(FeedKind::Grant) => feed::take_grant(item, jobs, &mut self.tasks),
+                Some(FeedKind::Grant) => feed::take_grant(item, how, jobs, &mut self.tasks),
                 Some(FeedKind::JobEnded) => self.end_job(now, item.job_uuid.into(), effects),
-                Some(FeedKind::JobChanged | FeedKind::Withdrawn) | None => {}
+                Some(FeedKind::JobChanged) => {
+                    self.tasks.change(item.job_uuid.into(), item.priority, item.is_held == 1);
+                }
+                Some(FeedKind::Withdrawn) | None => {}
             }
         }
         self.feed.advance(batch);

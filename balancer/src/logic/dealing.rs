@@ -77,20 +77,19 @@ impl Balancer {
 
     /// The jobs that a plan for these workers looks at.
     fn planned_jobs(&self, workers: &[WorkerView]) -> Vec<JobView> {
-        let held_back = self.seat.as_ref().map(|seat| seat.held_back()).unwrap_or_default();
         let mut rooms: Vec<Needs> = workers.iter().map(|worker| worker.room).collect();
         rooms.sort_by_key(|room| (room.cpu_milli, room.memory_bytes));
         rooms.dedup();
         let fits = |needs: &Needs| rooms.iter().any(|room| room.holds(needs));
         let waiting = self.tasks.waiting();
-        let planned = waiting.filter(|(_, job)| job.index > held_back && fits(&job.needs));
+        let planned = waiting.filter(|(_, job)| fits(&job.needs));
         planned
             .take(PLANNED_JOBS)
             .map(|(id, job)| JobView {
                 job: id,
                 priority: job.priority,
                 needs: job.needs,
-                pending_count: job.pending_count(),
+                pending_count: job.open_count(),
                 busy_count: job.busy_count(),
                 served: job.served(),
                 mean_us: job.mean_us(),

@@ -12,7 +12,7 @@ use proto::record::{Records, encode, set_request_id};
 use proto::time::{Duration, Instant};
 
 use super::plan::Needs;
-use super::tasks::{GrantedJob, Tasks};
+use super::tasks::{Granted, GrantedJob, Tasks};
 
 /// How long a pull may stay unanswered after the leader told that there is something to pull.
 const OVERDUE: Duration = Duration::from_millis(1_000);
@@ -45,6 +45,11 @@ impl Feed {
     /// True once everything that was granted up to `index` is known.
     pub(super) fn reaches(&self, index: LogIndex) -> bool {
         self.is_ready && self.after >= index
+    }
+
+    /// Everything up to here is known.
+    pub(super) fn after(&self) -> LogIndex {
+        self.after
     }
 
     /// The pull under way will not be answered.
@@ -134,7 +139,7 @@ impl Feed {
 
 /// Takes a granted range into the tasks. One that cannot be read is passed over: the masters
 /// checked the job when they accepted it.
-pub(super) fn take_grant(item: &FeedItem, jobs: &[u8], tasks: &mut Tasks) {
+pub(super) fn take_grant(item: &FeedItem, how: Granted, jobs: &[u8], tasks: &mut Tasks) {
     let offset = usize::try_from(item.job_offset).unwrap_or(usize::MAX);
     let Some(records) = jobs.get(offset..) else {
         return;
@@ -158,8 +163,9 @@ pub(super) fn take_grant(item: &FeedItem, jobs: &[u8], tasks: &mut Tasks) {
         record: &records[..record.length()],
         task_count: submit.task_count,
         priority: item.priority,
+        is_held: item.is_held == 1,
         needs,
     };
     let range = item.first_task..item.first_task.saturating_add(item.task_count);
-    tasks.grant(&granted, &range, LogIndex(item.index));
+    tasks.grant(&granted, &range, LogIndex(item.index), how);
 }

@@ -6,23 +6,29 @@
 //! - [`tasks`]: where each granted task is; `held.rs`: the same by worker
 //! - `feed.rs`, `seat.rs`, `lost.rs`: grants, lease, and questions about tasks that vanished;
 //!   `answers.rs`: what the masters say to them
+//! - [`marks`]: how far tasks may have been dealt; `auxiliary.rs`: what a primary tells its auxiliary
+//!   of it, `followed.rs`: what the auxiliary takes
 //! - `workers.rs`, `inventory.rs`: who is there, and what the workers say
 //! - [`plan`]: who gets what, a pure function; `dealing.rs`: deals and recalls
 //! - [`explain`]: why a task is where it is
 
 mod answers;
+mod auxiliary;
 mod dealing;
 pub mod explain;
 mod feed;
+mod followed;
 mod held;
 mod inventory;
 mod lost;
+pub mod marks;
 pub mod plan;
 pub mod ranges;
 mod seat;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod workers;
 
 use std::ops::Range;
@@ -31,7 +37,8 @@ use fastrand::Rng;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use node::logic::rotation::Rotation;
 use proto::ids::{Epoch, Incarnation, NodeId, RequestId};
-use proto::messages::node::{LeaseRenew, NodeRegister};
+use proto::messages::job::ExplainQuery;
+use proto::messages::node::{DealMark, DealMarkReply, LeaseRenew, NodeRegister};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::TaskRun;
 use proto::record::{Message, Record, RecordError, encode, set_request_id};
@@ -39,8 +46,10 @@ use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
+use self::auxiliary::{AUXILIARY_LINK, Auxiliary, Primary};
 use self::dealing::Replan;
 use self::feed::Feed;
+use self::followed::Followed;
 pub use self::held::{Dealt, Stage};
 use self::lost::Lost;
 use self::seat::Seat;
@@ -109,6 +118,10 @@ pub struct Balancer {
     tasks: Tasks,
     workers: Workers,
     lost: Lost,
+    /// As primary: what it does for its auxiliary.
+    auxiliary: Auxiliary,
+    /// As auxiliary: what its primary told it.
+    followed: Followed,
     /// Sequence of the attempts dealt under `attempt_epoch`.
     attempt_sequence: u32,
     attempt_epoch: Epoch,
@@ -139,6 +152,8 @@ pub struct Counters {
     pub recalls: u64,
     /// Leases lost to a newer epoch.
     pub step_downs: u64,
+    /// Epochs under which it became the primary.
+    pub promotions: u64,
 }
 
 impl Balancer {
@@ -158,6 +173,8 @@ impl Balancer {
             tasks: Tasks::default(),
             workers: Workers::default(),
             lost: Lost::default(),
+            auxiliary: Auxiliary::default(),
+            followed: Followed::default(),
             attempt_sequence: 0,
             attempt_epoch: Epoch(0),
             replan: Replan::Nothing,
@@ -182,6 +199,7 @@ impl Balancer {
         if may_deal {
             self.deal(now, effects);
         }
+        self.tick_auxiliary(now, effects);
     }
 
     /// When to call [`Balancer::handle`] with [`Event::Tick`] if nothing else happens.
@@ -189,7 +207,8 @@ impl Balancer {
     pub fn next_deadline(&self) -> Option<Instant> {
         let silence = self.workers.next_deadline();
         let grace = self.seat.as_ref().and_then(Seat::grace_deadline);
-        let mut deadlines = vec![self.masters.next_deadline(), silence, grace];
+        let auxiliary = self.auxiliary.next_deadline();
+        let mut deadlines = vec![self.masters.next_deadline(), silence, grace, auxiliary];
         if self.was_dealing {
             deadlines.push(self.wants_recall.then_some(self.recall_from));
         }
@@ -257,6 +276,12 @@ impl Balancer {
         self.masters.addresses()
     }
 
+    /// True where this primary's auxiliary knows how far it may have dealt.
+    #[must_use]
+    pub fn has_auxiliary_in_step(&self) -> bool {
+        self.auxiliary.is_in_step()
+    }
+
     /// Walks the whole state and panics on a broken invariant.
     pub fn check_invariants(&self) {
         self.tasks.check_invariants();
@@ -272,6 +297,18 @@ impl Balancer {
     fn may_deal(&self, now: Instant) -> bool {
         let holder = self.seat.as_ref().filter(|seat| seat.holds_lease(now));
         holder.is_some_and(|seat| self.feed.reaches(seat.known_from()))
+    }
+
+    /// As primary: sends the auxiliary what it must know.
+    fn tick_auxiliary(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
+        let Some(seat) = self.seat.as_mut().filter(|seat| seat.is_primary()) else { return };
+        let slot_count = self.workers.slot_count();
+        let primary = Primary { group: seat.group, feed: self.feed.after(), slot_count };
+        let was_news = self.auxiliary.is_news();
+        self.auxiliary.tick(now, &primary, &mut self.tasks, effects);
+        if self.auxiliary.is_news() && !was_news {
+            seat.hurry(now);
+        }
     }
 
     fn next_request(&mut self) -> RequestId {
@@ -295,6 +332,12 @@ impl Balancer {
                 if let Some(seat) = &mut self.seat {
                     seat.disconnected();
                 }
+            }
+            NetworkEvent::Connected { link: AUXILIARY_LINK, sender, .. } => {
+                self.auxiliary.connected(now, &sender, effects);
+            }
+            NetworkEvent::Refused { link: AUXILIARY_LINK, .. } => {
+                self.auxiliary.refused(now, effects);
             }
             NetworkEvent::Masters { link: MASTER_LINK, masters } => self.masters.learn(&masters),
             NetworkEvent::Refused { link: MASTER_LINK, .. } => self.masters.fail(now, effects),
@@ -320,9 +363,26 @@ impl Balancer {
     ) -> Result<(), RecordError> {
         match sender.peer {
             Peer::Link(MASTER_LINK) => self.on_master_record(now, record, effects),
+            Peer::Link(AUXILIARY_LINK) if record.message_type() == DealMarkReply::TYPE => {
+                let reply = record.read::<DealMarkReply>()?;
+                if self.auxiliary.acknowledged(&reply, &mut self.tasks) {
+                    self.replan = Replan::Everyone;
+                }
+                Ok(())
+            }
             Peer::Link(_) => Ok(()),
+            Peer::Inbound(_)
+                if sender.role == Role::Balancer && record.message_type() == DealMark::TYPE =>
+            {
+                self.on_mark(now, sender, record, effects)
+            }
             Peer::Inbound(peer) if sender.role == Role::Worker => {
                 self.on_worker_record(now, sender, peer, record, effects)
+            }
+            Peer::Inbound(_) if record.message_type() == ExplainQuery::TYPE => {
+                let reply = self.explain_reply(now, record)?;
+                effects.push(NetworkEffect::Send { to: sender.peer, record: reply });
+                Ok(())
             }
             Peer::Inbound(_) => {
                 refuse(sender, record, effects);
@@ -338,6 +398,7 @@ impl Balancer {
             self.give_up(worker);
         }
         if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now)) {
+            self.tasks.end_doubt();
             self.replan = Replan::Everyone;
         }
         let is_unanswered = match self.registering {
@@ -407,6 +468,7 @@ impl Balancer {
         let dealt_count = running.iter().fold(0u64, |sum, run| sum.saturating_add(run.task_count));
         running.sort_by_key(|run| std::cmp::Reverse(run.task_count));
         running.truncate(RUNNING_JOBS);
+        let (auxiliary, incarnation) = self.auxiliary.state();
         let count = |workers: usize| u32::try_from(workers).unwrap_or(u32::MAX);
         let renew = LeaseRenew {
             group: self.seat.as_ref().map_or(0, |seat| seat.group),
@@ -416,6 +478,8 @@ impl Balancer {
             reachable_count: count(self.workers.reachable_count()),
             slot_count: self.workers.slot_count(),
             dealt_count,
+            auxiliary: auxiliary.to_wire(),
+            auxiliary_incarnation: incarnation.0,
             ..LeaseRenew::default()
         };
         encode(&renew, &[bytes_of(&running)])

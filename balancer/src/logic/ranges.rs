@@ -32,6 +32,19 @@ impl Ranges {
         self.runs.iter().map(|(&first, &end)| first..end)
     }
 
+    /// The range in which `index` is.
+    #[must_use]
+    pub fn containing(&self, index: u64) -> Option<Range<u64>> {
+        let (&first, &end) = self.runs.range(..=index).next_back()?;
+        (index < end).then_some(first..end)
+    }
+
+    /// True where `index` is in the set.
+    #[must_use]
+    pub fn contains(&self, index: u64) -> bool {
+        self.containing(index).is_some()
+    }
+
     /// The pieces of `range` that are in the set.
     #[must_use]
     pub fn within(&self, range: &Range<u64>) -> Vec<Range<u64>> {

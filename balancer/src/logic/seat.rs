@@ -9,6 +9,7 @@ use proto::ids::{Epoch, LogIndex, RequestId};
 use proto::messages::node::{LeaseReply, NodeRegistered};
 use proto::time::{Duration, Instant};
 
+use super::marks::Doubt;
 use super::workers::WORKER_TIMEOUT;
 
 /// How often the lease is renewed.
@@ -30,6 +31,20 @@ pub(super) struct Grace {
     until: Instant,
     /// Jobs that were granted up to here are held back.
     index: LogIndex,
+}
+
+/// What the answer to a renewal changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewed {
+    /// Nothing like it was asked.
+    NotAsked,
+    /// Nothing but the lease.
+    Held,
+    /// This balancer is the primary under an epoch in which it was not before. An earlier primary
+    /// may have dealt what is in doubt, if anything is.
+    Began(Option<Doubt>),
+    /// It is no primary any more.
+    Ended,
 }
 
 /// The seat in the group.
@@ -78,6 +93,11 @@ impl Seat {
     /// True while this balancer holds the group's lease.
     pub(super) fn holds_lease(&self, now: Instant) -> bool {
         self.is_primary && now < self.until
+    }
+
+    /// True where the masters gave it the primary's seat, whether or not the lease holds.
+    pub(super) fn is_primary(&self) -> bool {
+        self.is_primary
     }
 
     /// How far the feed must be known before anything may be dealt or killed under this lease.
@@ -134,32 +154,44 @@ impl Seat {
         if self.is_primary { self.epoch.0 } else { 0 }
     }
 
-    /// A renewal was answered. False where nothing like it was asked.
-    pub(super) fn renewed(&mut self, now: Instant, request: RequestId, reply: &LeaseReply) -> bool {
+    /// A renewal was answered.
+    pub(super) fn renewed(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        reply: &LeaseReply,
+    ) -> Renewed {
         let Some(asked_at) = self.take_asked(request) else {
-            return false;
+            return Renewed::NotAsked;
         };
         let epoch = Epoch(reply.epoch);
         if epoch < self.epoch {
-            return true;
+            return Renewed::Held;
         }
         self.epoch = epoch;
-        self.is_primary = reply.is_primary == 1;
+        let was_primary = std::mem::replace(&mut self.is_primary, reply.is_primary == 1);
         if !self.is_primary {
-            self.until = Instant(0);
-            return true;
-        }
-        if self.held.is_none_or(|(held, _)| held != epoch) {
-            let index = LogIndex(reply.feed_index);
-            self.held = Some((epoch, index));
-            self.grace = None;
-            if epoch != FIRST_EPOCH {
-                self.begin_grace(now, index);
-            }
+            (self.until, self.grace) = (Instant(0), None);
+            return if was_primary { Renewed::Ended } else { Renewed::Held };
         }
         let lease = Duration::from_millis(u64::from(reply.lease_ms)) - LEASE_MARGIN;
         self.until = asked_at + lease;
-        true
+        if self.held.is_some_and(|(held, _)| held == epoch) {
+            return Renewed::Held;
+        }
+        let index = LogIndex(reply.feed_index);
+        self.held = Some((epoch, index));
+        self.grace = None;
+        if epoch == FIRST_EPOCH {
+            return Renewed::Began(None);
+        }
+        self.begin_grace(now, index);
+        Renewed::Began(Some(Doubt { index, is_all: reply.is_all_dealt == 1 }))
+    }
+
+    /// The lease is renewed at once: there is something to tell.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.renew_due = now;
     }
 
     /// What was granted up to `index` may be held by workers that have not listed it yet.

@@ -12,8 +12,10 @@ use proto::messages::task::TaskRun;
 use proto::status::TaskState;
 
 use super::held::{Dealt, HeldIndex, Stage};
+use super::marks::{Doubt, implied};
 use super::plan::{Needs, WINDOW};
 use super::ranges::Ranges;
+use super::waiting::Waiting;
 
 /// A job as a grant names it.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,8 @@ pub struct GrantedJob<'a> {
     pub task_count: u64,
     /// Higher is dealt first.
     pub priority: i32,
+    /// True where none of its tasks is dealt until it is released.
+    pub is_held: bool,
     /// What one task uses.
     pub needs: Needs,
 }
@@ -41,12 +45,19 @@ pub struct JobTasks {
     pub index: LogIndex,
     /// Higher is dealt first.
     pub priority: i32,
+    /// True where none of its tasks is dealt until it is released.
+    pub is_held: bool,
     /// What one task uses.
     pub needs: Needs,
     /// Everything that was granted; a grant that arrives again changes nothing.
-    granted: Ranges,
+    pub(super) granted: Ranges,
     /// What waits to be dealt.
-    pending: Ranges,
+    pub(super) waiting: Waiting,
+    /// What the grants by themselves say may have been dealt.
+    pub(super) implied: Ranges,
+    /// What the primary told its auxiliary that may have been dealt: at the primary what the
+    /// auxiliary acknowledged, at the auxiliary what it was told.
+    pub(super) marked: Ranges,
     /// What is dealt and not settled, by first task.
     dealt: BTreeMap<u64, Dealt>,
     /// Number of tasks in `dealt` that keep a slot.
@@ -56,6 +67,9 @@ pub struct JobTasks {
     /// Mean time that a task keeps its slot, in microseconds; unknown until one ended.
     mean_us: Option<f64>,
 }
+
+/// Stands for a worker where none is known to have the tasks.
+pub(super) const NOBODY: NodeId = NodeId(0);
 
 /// Weight of the newest report in the mean: about the last ten count.
 const MEAN_WEIGHT: f64 = 0.2;
@@ -74,15 +88,33 @@ pub enum Place {
 }
 
 impl JobTasks {
+    /// Tasks that wait from now on, and did not: where nothing may be dealt without the auxiliary's
+    /// knowledge, only those that it knows of may be dealt at once.
+    fn put(&mut self, range: Range<u64>, is_bound: bool) {
+        if !is_bound {
+            self.waiting.open(range);
+            return;
+        }
+        for piece in self.marked.within(&range) {
+            self.waiting.open(piece);
+        }
+        for piece in self.marked.missing(&range) {
+            self.waiting.put_beyond(piece);
+        }
+    }
+
     fn new(job: &GrantedJob<'_>, index: LogIndex) -> JobTasks {
         JobTasks {
             record: job.record.to_vec(),
             task_count: job.task_count,
             index,
             priority: job.priority,
+            is_held: job.is_held,
             needs: job.needs,
             granted: Ranges::default(),
-            pending: Ranges::default(),
+            waiting: Waiting::default(),
+            implied: Ranges::default(),
+            marked: Ranges::default(),
             dealt: BTreeMap::new(),
             busy_count: 0,
             served: 0,
@@ -93,7 +125,21 @@ impl JobTasks {
     /// Number of tasks that wait.
     #[must_use]
     pub fn pending_count(&self) -> u64 {
-        self.pending.count()
+        self.waiting.count()
+    }
+
+    /// Number of waiting tasks that may be dealt now, but for the lease and for whether the job is
+    /// held.
+    #[must_use]
+    pub fn open_count(&self) -> u64 {
+        self.waiting.open_count()
+    }
+
+    /// True where a task waits because an earlier primary may have dealt it: the workers have their
+    /// time to list it.
+    #[must_use]
+    pub fn is_doubtful(&self, task: u64) -> bool {
+        self.waiting.is_doubtful(task)
     }
 
     /// Number of tasks that keep a slot, or wait at a worker.
@@ -114,14 +160,19 @@ impl JobTasks {
         self.mean_us
     }
 
+    /// True where a task may have been dealt, as far as grants and marks tell.
+    #[must_use]
+    pub fn may_be_dealt(&self, task: u64) -> bool {
+        self.implied.contains(task) || self.marked.contains(task)
+    }
+
     /// Where a task stands.
     #[must_use]
     pub fn place(&self, task: u64) -> Place {
         if let Some((_, dealt)) = self.overlaps(&(task..task.saturating_add(1))).first() {
             return Place::Dealt(*dealt);
         }
-        let is_in = |set: &Ranges| !set.within(&(task..task.saturating_add(1))).is_empty();
-        match (is_in(&self.granted), is_in(&self.pending)) {
+        match (self.granted.contains(task), self.waiting.contains(task)) {
             (false, _) => Place::Unknown,
             (true, true) => Place::Waiting,
             (true, false) => Place::Settled,
@@ -133,7 +184,7 @@ impl JobTasks {
     }
 
     /// The parts of dealt runs that lie in `range`, in order.
-    fn overlaps(&self, range: &Range<u64>) -> Vec<(Range<u64>, Dealt)> {
+    pub(super) fn overlaps(&self, range: &Range<u64>) -> Vec<(Range<u64>, Dealt)> {
         let before = self.dealt.range(..range.start).next_back().map(|(&first, _)| first);
         self.dealt
             .range(before.unwrap_or(range.start)..range.end.max(range.start))
@@ -203,14 +254,31 @@ impl Dealing<'_> {
 /// All jobs of the group.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    jobs: BTreeMap<JobId, JobTasks>,
-    /// Jobs with waiting tasks: highest priority first, then the oldest.
+    pub(super) jobs: BTreeMap<JobId, JobTasks>,
+    /// Jobs with tasks that may be dealt: highest priority first, then the oldest.
     waiting: BTreeSet<(std::cmp::Reverse<i32>, LogIndex, JobId)>,
     index: HeldIndex,
     /// Deals so far.
     deal_count: u64,
     /// A task that was dealt waits again, since this was last asked.
     is_requeued: bool,
+    /// Nothing is dealt that the auxiliary does not know of.
+    pub(super) is_bound: bool,
+    /// What was granted up to an index may have been dealt by an earlier primary.
+    pub(super) doubt: Option<Doubt>,
+    /// Jobs whose marks may have to be moved, since that was last looked at.
+    pub(super) touched: BTreeSet<JobId>,
+    /// Marks of jobs that are not known here (yet).
+    pub(super) early: BTreeMap<JobId, Ranges>,
+}
+
+/// How a granted range came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// As it was granted.
+    Whole,
+    /// What is unfinished of it.
+    Piece,
 }
 
 impl Tasks {
@@ -225,12 +293,12 @@ impl Tasks {
         self.jobs.get(&id)
     }
 
-    /// Jobs with waiting tasks, highest priority first, then the oldest.
+    /// Jobs with tasks that may be dealt, highest priority first, then the oldest.
     pub fn waiting(&self) -> impl Iterator<Item = (JobId, &JobTasks)> {
         self.waiting.iter().filter_map(|(_, _, id)| Some((*id, self.jobs.get(id)?)))
     }
 
-    /// True where no job has waiting tasks.
+    /// True where no job has tasks that may be dealt.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.waiting.is_empty()
@@ -254,18 +322,56 @@ impl Tasks {
     }
 
     /// Adds a granted range; what was granted before is passed over.
-    pub fn grant(&mut self, granted: &GrantedJob<'_>, range: &Range<u64>, index: LogIndex) {
+    pub fn grant(
+        &mut self,
+        granted: &GrantedJob<'_>,
+        range: &Range<u64>,
+        index: LogIndex,
+        how: Granted,
+    ) {
         let id = granted.job;
-        let job = self.jobs.entry(id).or_insert_with(|| JobTasks::new(granted, index));
-        for piece in job.granted.missing(&job.clip(range)) {
-            job.granted.insert(piece.clone());
-            job.pending.insert(piece);
+        let early = &mut self.early;
+        let job = self.jobs.entry(id).or_insert_with(|| {
+            let marked = early.remove(&id).unwrap_or_default();
+            JobTasks { marked, ..JobTasks::new(granted, index) }
+        });
+        let range = job.clip(range);
+        let implied = implied(&range);
+        let doubt = self.doubt.filter(|doubt| index <= doubt.index);
+        if self.is_bound && (how == Granted::Whole || job.is_all_implied()) {
+            job.marked.insert(implied.clone());
         }
+        for piece in job.granted.missing(&range) {
+            job.granted.insert(piece.clone());
+            job.put(piece, self.is_bound);
+        }
+        job.implied.insert(implied);
+        if let Some(doubt) = doubt {
+            job.doubt(&range, doubt);
+        }
+        self.touch(id);
+        self.note_waiting(id);
+    }
+
+    /// The marks of a job may have to be moved.
+    fn touch(&mut self, id: JobId) {
+        if self.is_bound {
+            self.touched.insert(id);
+        }
+    }
+
+    /// A job has another priority, or is held, or no longer.
+    pub fn change(&mut self, id: JobId, priority: i32, is_held: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        self.waiting.remove(&(std::cmp::Reverse(job.priority), job.index, id));
+        (job.priority, job.is_held) = (priority, is_held);
         self.note_waiting(id);
     }
 
     /// Forgets a job that is in a final state. Returns what workers still execute of it.
     pub fn end_job(&mut self, id: JobId) -> Vec<(NodeId, TaskRun)> {
+        self.early.remove(&id);
+        self.touched.remove(&id);
         let Some(job) = self.jobs.remove(&id) else {
             return Vec::new();
         };
@@ -290,10 +396,11 @@ impl Tasks {
         self.deal_count += 1;
         let served = self.deal_count;
         let mut dealing = self.dealing(id)?;
-        let range = dealing.job.pending.take_first(limit)?;
+        let range = dealing.job.waiting.take_first(limit)?;
         dealing.job.served = served;
         let entry = dealt(&range);
         dealing.put(range.start, entry);
+        self.touch(id);
         self.note_waiting(id);
         Some(range)
     }
@@ -326,10 +433,10 @@ impl Tasks {
             }
         }
         for piece in unknown.iter() {
-            let waiting = dealing.job.pending.within(&piece);
+            let waiting = dealing.job.waiting.within(&piece);
             let foreign = dealing.job.granted.missing(&piece);
             for taken in waiting.iter().chain(&foreign) {
-                dealing.job.pending.remove(taken.clone());
+                dealing.job.waiting.remove(taken);
                 dealing.job.granted.insert(taken.clone());
                 dealing.put_joined(taken.start, Dealt { end: taken.end, ..held });
             }
@@ -372,7 +479,7 @@ impl Tasks {
         for (piece, _) in dealing.job.overlaps(&range) {
             dealing.take_piece(&piece);
         }
-        dealing.job.pending.remove(range.clone());
+        dealing.job.waiting.remove(&range);
         // Of what was not granted yet it is known as well.
         dealing.job.granted.insert(range);
         self.note_waiting(id);
@@ -391,22 +498,24 @@ impl Tasks {
         self.requeue(id, range, |dealt| is_asked(dealt) && dealt.attempt == attempt)
     }
 
-    fn requeue(
+    pub(super) fn requeue(
         &mut self,
         id: JobId,
         range: &Range<u64>,
         is_meant: impl Fn(&Dealt) -> bool,
     ) -> bool {
+        let is_bound = self.is_bound;
         let Some(mut dealing) = self.dealing(id) else { return false };
         let mut is_any = false;
         for (piece, dealt) in dealing.job.overlaps(range) {
             if is_meant(&dealt) {
                 dealing.take_piece(&piece);
-                dealing.job.pending.insert(piece);
+                dealing.job.put(piece, is_bound);
                 is_any = true;
             }
         }
         self.is_requeued |= is_any;
+        self.touch(id);
         self.note_waiting(id);
         is_any
     }
@@ -425,6 +534,21 @@ impl Tasks {
             let is_it = dealt.worker == worker && dealt.attempt == attempt;
             if is_it && !matches!(dealt.stage, Stage::Asked(_)) {
                 dealing.set_stage(&piece, Stage::Asked(state));
+            }
+        }
+    }
+
+    /// Nobody listed what an earlier primary may have dealt: the masters are asked what became of
+    /// it before it is dealt again.
+    pub fn end_doubt(&mut self) {
+        self.doubt = None;
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            let Some(mut dealing) = self.dealing(id) else { continue };
+            for piece in dealing.job.waiting.take_doubtful() {
+                let stage = Stage::Asked(TaskState::Returned);
+                let asked = Dealt { end: piece.end, attempt: 0, worker: NOBODY, deal: 0, stage };
+                dealing.put(piece.start, asked);
             }
         }
     }
@@ -487,16 +611,26 @@ impl Tasks {
 
     /// Forgets everything, for a complete feed that follows.
     pub fn clear(&mut self) {
+        let mut early = std::mem::take(&mut self.early);
+        for (&id, job) in &mut self.jobs {
+            early.insert(id, std::mem::take(&mut job.marked));
+        }
         // What was dealt will wait again, until the workers list it.
-        *self = Tasks { is_requeued: true, ..Tasks::default() };
+        *self = Tasks {
+            is_requeued: true,
+            is_bound: self.is_bound,
+            doubt: self.doubt,
+            early,
+            ..Tasks::default()
+        };
     }
 
-    fn note_waiting(&mut self, id: JobId) {
+    pub(super) fn note_waiting(&mut self, id: JobId) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
         let key = (std::cmp::Reverse(job.priority), job.index, id);
-        if job.pending.is_empty() {
+        if job.waiting.open_count() == 0 || job.is_held {
             self.waiting.remove(&key);
         } else {
             self.waiting.insert(key);
@@ -517,15 +651,18 @@ impl Tasks {
                     busy += dealt.end - first;
                 }
                 let range = first..dealt.end;
-                assert!(job.pending.within(&range).is_empty(), "dealt and waiting");
+                assert!(job.waiting.within(&range).is_empty(), "dealt and waiting");
                 assert!(job.granted.missing(&range).is_empty(), "dealt and not granted");
             }
-            for range in job.pending.iter() {
+            for range in job.waiting.within(&(0..u64::MAX)) {
                 assert!(job.granted.missing(&range).is_empty(), "waits and was not granted");
             }
+            job.waiting.check_invariants();
+            assert!(self.is_bound || !job.waiting.has_beyond(), "waits for no auxiliary");
             assert_eq!(busy, job.busy_count, "the count of busy tasks");
             let key = (std::cmp::Reverse(job.priority), job.index, id);
-            assert_eq!(self.waiting.contains(&key), !job.pending.is_empty(), "the waiting list");
+            let may_be_dealt = job.waiting.open_count() > 0 && !job.is_held;
+            assert_eq!(self.waiting.contains(&key), may_be_dealt, "the waiting list");
         }
         assert_eq!(index, self.index, "the index by worker");
     }

@@ -1,7 +1,9 @@
 //! A balancer between scripted masters and workers: each test tells one story.
 
+mod explaining;
 mod model;
 mod scene;
+mod takeover;
 
 use node::logic::network::{NetworkEffect, NetworkEvent, Peer};
 use proto::ids::{JobId, LogIndex};
@@ -299,6 +301,11 @@ fn a_new_epoch_waits_for_inventories_before_it_deals_what_was_granted() {
         scene.wait_renewing(Duration::from_millis(500));
         scene.heartbeat(&worker, 3, 1, &[held, run(OTHER, 0..1, (2 << 32) | 1)]);
     }
+    assert!(scene.deals().is_empty(), "it may have its outcome by now");
+    let (request, _, runs) = scene.asked_with_runs::<RunsLost>().expect("a question");
+    assert_eq!((runs[0].first_task, { runs[0].task_count }), (1, 1));
+    assert_eq!(runs[0].state, TaskState::Returned.to_wire());
+    scene.fates(request, &runs);
     let deals = scene.deals();
     assert_eq!(scene::tasks_of(&deals), [(1, 2)]);
     assert_eq!(deals[0].attempt >> 32, 2);

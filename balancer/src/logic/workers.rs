@@ -89,6 +89,13 @@ impl Workers {
         self.workers.values().filter(|worker| worker.standing != Standing::Silent)
     }
 
+    /// The workers that were heard of within the worker timeout: how they stand, and what their
+    /// tasks may use together.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = (NodeId, Standing, Needs)> {
+        let reachable = self.workers.iter().filter(|(_, it)| it.standing != Standing::Silent);
+        reachable.map(|(&node, worker)| (node, worker.standing, worker.room))
+    }
+
     /// Number of workers that were heard of within the worker timeout.
     pub(super) fn reachable_count(&self) -> usize {
         self.reachable().count()

@@ -1,13 +1,11 @@
 //! Whether the accounting of a job is what it should be: of tasks drawn at random, each has one
 //! entry in the segment that the masters name for it.
 
-use std::collections::BTreeMap;
-
-use client::Client;
+use client::{Accounting, Client};
 use node::clock::Clock;
 use proto::description::Noop;
-use proto::ids::{FileId, JobId, NodeId, TaskIndex};
-use proto::segment::{AccountingEntry, Segment};
+use proto::ids::{JobId, NodeId, TaskIndex};
+use proto::segment::AccountingEntry;
 use proto::status::Role;
 use proto::time::Duration;
 
@@ -31,67 +29,42 @@ pub(super) fn check(
     task_count: u64,
 ) -> Result<(), Failure> {
     let mut random = node::random::generator().during(|| "draw tasks".into())?;
-    let drawn: Vec<u64> = (0..SAMPLE).map(|_| random.u64(0..task_count)).collect();
-    let clock = Clock::start();
-    let by_segment = loop {
-        match find(client, job, &drawn)? {
-            Ok(found) => break found,
-            Err(missing) if clock.now().0 > PATIENCE.0 => {
-                return Err(Failure::failed(format!("no segment has task {missing}")));
-            }
-            Err(_) => std::thread::park_timeout(PAUSE.to_std()),
-        }
-    };
+    let mut drawn: Vec<u64> = (0..SAMPLE).map(|_| random.u64(0..task_count)).collect();
+    // Neighbours lie in the same segments.
+    drawn.sort_unstable();
+    let mut accounting = await_listed(client, job, &drawn)?;
     let nodes = client.nodes().asked()?;
     let workers = nodes.iter().filter(|it| it.role == Role::Worker).map(|it| it.node);
     let workers: Vec<NodeId> = workers.collect();
-    for (segment, tasks) in by_segment {
-        let bytes = client.get_bytes(segment).asked()?;
-        let opened = Segment::open(&bytes).during(|| format!("read segment {segment}"))?;
-        for task in tasks {
-            let sections = opened.sections().iter().filter(|section| section.job == job);
-            let mut entries = sections.filter_map(|section| {
-                let entries = section.entries;
-                let at = entries.binary_search_by_key(&task, |entry| entry.task_index).ok()?;
-                entries.get(at).copied()
-            });
-            match (entries.next(), entries.next()) {
-                (Some(entry), None) => check_entry(&entry, noop, &workers)?,
-                (found, _) => {
-                    let count = if found.is_some() { "two entries" } else { "no entry" };
-                    let text = format!("segment {segment} has {count} of task {task}");
-                    return Err(Failure::failed(text));
-                }
+    for task in drawn {
+        match &accounting.entries_of(TaskIndex(task)).asked()?[..] {
+            [entry] => check_entry(entry, noop, &workers)?,
+            entries => {
+                let text = format!("task {task} has {} entries in its segment", entries.len());
+                return Err(Failure::failed(text));
             }
         }
     }
     Ok(())
 }
 
-/// The segments of the drawn tasks, or the first task that none has.
-fn find(
-    client: &Client,
+/// The accounting of a job, once a segment is listed for each of the drawn tasks.
+fn await_listed<'a>(
+    client: &'a Client,
     job: JobId,
     drawn: &[u64],
-) -> Result<Result<BTreeMap<FileId, Vec<u64>>, u64>, Failure> {
-    let mut ranges = Vec::new();
-    let mut after = Some(0);
-    while let Some(from) = after {
-        let page = client.segments(job, from).asked()?;
-        ranges.extend(page.items);
-        after = page.next;
-    }
-    ranges.sort_by_key(|range| range.tasks.start);
-    let mut by_segment: BTreeMap<FileId, Vec<u64>> = BTreeMap::new();
-    for task in drawn {
-        let before = ranges.partition_point(|range| range.tasks.start <= *task);
-        let range = before.checked_sub(1).and_then(|at| ranges.get(at));
-        match range.filter(|range| range.tasks.contains(task)) {
-            Some(range) => by_segment.entry(range.segment).or_default().push(*task),
-            None => return Ok(Err(*task)),
+) -> Result<Accounting<'a>, Failure> {
+    let clock = Clock::start();
+    let mut accounting = client.accounting(job).asked()?;
+    loop {
+        let is_missing = |task: &&u64| accounting.segment_of(TaskIndex(**task)).is_none();
+        let Some(missing) = drawn.iter().find(is_missing) else { return Ok(accounting) };
+        if clock.now().0 > PATIENCE.0 {
+            return Err(Failure::failed(format!("no segment has task {missing}")));
         }
+        std::thread::park_timeout(PAUSE.to_std());
+        accounting.look_again().asked()?;
     }
-    Ok(Ok(by_segment))
 }
 
 fn check_entry(entry: &AccountingEntry, noop: &Noop, workers: &[NodeId]) -> Result<(), Failure> {

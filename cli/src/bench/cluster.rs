@@ -28,12 +28,25 @@ const FUSE: u64 = 0x6573_5546;
 /// How long a mount may take to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Masters of a cluster, unless told otherwise.
+pub(super) const MASTERS: u32 = 3;
+
 /// Between two looks for it.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How many workers a cluster has, and how many slots each of them.
+/// What becomes of a process of a cluster that dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TheDead {
+    /// It is started again after a second.
+    ComeBack,
+    /// It is started again when that is asked for.
+    StayDead,
+}
+
+/// How many masters and workers a cluster has, and how many slots each worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
+    pub(super) masters: u32,
     pub(super) workers: u32,
     pub(super) slots: u32,
 }
@@ -44,7 +57,7 @@ impl Shape {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cores = u32::try_from(cores).unwrap_or(u32::MAX);
         let slots = flags.slots.unwrap_or_else(|| (cores / flags.workers.max(1)).max(1));
-        Shape { workers: flags.workers, slots }
+        Shape { masters: flags.masters.unwrap_or(MASTERS), workers: flags.workers, slots }
     }
 
     /// Slots in all.
@@ -54,15 +67,14 @@ impl Shape {
 }
 
 /// Where clusters are started, one after the other. A signal ends the one that runs.
-pub(super) struct Room<'a> {
-    flags: &'a Bench,
+pub(super) struct Room {
     folder: PathBuf,
     running: Arc<Mutex<Option<Running>>>,
 }
 
-impl Room<'_> {
+impl Room {
     /// The folder that the flags ask for, which must be on a real disk.
-    pub(super) fn open(flags: &Bench) -> Result<Room<'_>, Failure> {
+    pub(super) fn open(flags: &Bench) -> Result<Room, Failure> {
         let folder = flags.dir.clone().unwrap_or_else(|| PathBuf::from(ROOM));
         disk::refuse_memory(&folder)?;
         let stop = Stop::on_signals().during(|| "watch for signals".into())?;
@@ -73,15 +85,15 @@ impl Room<'_> {
             let _ = end(&interrupted);
             std::process::exit(130);
         });
-        Ok(Room { flags, folder, running })
+        Ok(Room { folder, running })
     }
 
     /// Starts a cluster in a new folder.
-    pub(super) fn start(&self, shape: Shape) -> Result<BenchCluster, Failure> {
+    pub(super) fn start(&self, shape: Shape, dead: TheDead) -> Result<BenchCluster, Failure> {
         let bits = node::random::bits().during(|| "draw a name".into())?;
         let folder = self.folder.join(format!("remuda-bench-{:016x}", bits as u64));
         std::fs::create_dir(&folder).during(|| format!("make {}", folder.display()))?;
-        let mut supervisor = match spawn(self.flags.masters, shape, &folder) {
+        let mut supervisor = match spawn(shape, dead, &folder) {
             Ok(supervisor) => supervisor,
             Err(failure) => {
                 let _ = std::fs::remove_dir_all(&folder);
@@ -218,14 +230,15 @@ fn this_program() -> Result<Command, Failure> {
     Ok(Command::new(std::env::current_exe().during(|| "find this program".into())?))
 }
 
-fn spawn(masters: u32, shape: Shape, folder: &Path) -> Result<Child, Failure> {
+fn spawn(shape: Shape, dead: TheDead, folder: &Path) -> Result<Child, Failure> {
     let mut command = this_program()?;
     command.args(["dev", "--dir"]).arg(folder);
     command
-        .args(["--masters", &masters.to_string()])
+        .args(["--masters", &shape.masters.to_string()])
         .args(["--workers", &shape.workers.to_string()])
         .args(["--slots", &shape.slots.to_string()])
         .args(["--parent", &std::process::id().to_string()])
+        .args((dead == TheDead::StayDead).then_some("--no-restart"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // A Ctrl-C is this process's matter, which ends the cluster in order.

@@ -8,10 +8,12 @@ mod accounting;
 mod cluster;
 mod disk;
 mod files;
+mod idle;
 mod latency;
 mod native;
 mod noop;
 mod processes;
+mod recover;
 mod spawn;
 mod speedup;
 mod submit;
@@ -22,7 +24,7 @@ use serde::Serialize;
 use crate::failure::{During, Failure};
 use crate::flags::{Bench, Figure};
 use crate::output;
-use cluster::{BenchCluster, Room, Shape};
+use cluster::{BenchCluster, MASTERS, Room, Shape, TheDead};
 
 /// One figure, as it is printed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,6 +35,11 @@ struct Line {
     unit: &'static str,
     #[serde(flatten)]
     limit: Option<Limit>,
+    #[serde(flatten)]
+    spread: Option<Spread>,
+    /// Masters of the cluster, where the figure is taken for several numbers of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masters: Option<u32>,
 }
 
 /// The limit that was measured in the same run.
@@ -44,9 +51,17 @@ struct Limit {
     ratio: f64,
 }
 
+/// How far values lie above their median.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Spread {
+    p95: f64,
+    max: f64,
+}
+
 impl Line {
     fn new(bench: &'static str, metric: &'static str, value: f64, unit: &'static str) -> Line {
-        Line { bench, metric, value: rounded(value), unit, limit: None }
+        let value = rounded(value);
+        Line { bench, metric, value, unit, limit: None, spread: None, masters: None }
     }
 
     fn beside(self, limit: f64, limit_name: &'static str) -> Line {
@@ -54,9 +69,19 @@ impl Line {
         Line { limit: Some(Limit { limit: rounded(limit), limit_name, ratio }), ..self }
     }
 
+    fn up_to(self, p95: f64, max: f64) -> Line {
+        Line { spread: Some(Spread { p95: rounded(p95), max: rounded(max) }), ..self }
+    }
+
     fn text(&self) -> String {
         let figure = format!("{}.{}", self.bench, self.metric);
-        let text = format!("{figure:28} {:>14} {}", self.value, self.unit);
+        let mut text = format!("{figure:28} {:>14} {}", self.value, self.unit);
+        if let Some(masters) = self.masters {
+            text += &format!(" with {masters} masters");
+        }
+        if let Some(Spread { p95, max }) = &self.spread {
+            text += &format!("  (p95 {p95}, max {max})");
+        }
         match &self.limit {
             Some(Limit { limit, limit_name, ratio }) => {
                 format!("{text}  ({ratio} of {limit}: {limit_name})")
@@ -89,12 +114,15 @@ fn quantile(sorted: &[Duration], share: f64) -> Option<Duration> {
 #[derive(Clone, Copy, Debug)]
 struct Printer {
     json: bool,
+    /// Masters of the cluster, where the figure is taken for several numbers of them.
+    masters: Option<u32>,
 }
 
 impl Printer {
     fn line(self, line: &Line) -> Result<(), Failure> {
+        let line = Line { masters: self.masters, ..line.clone() };
         if self.json {
-            output::json::print(line)
+            output::json::print(&line)
         } else {
             output::print(&format!("{}\n", line.text()))
         }
@@ -102,15 +130,27 @@ impl Printer {
 }
 
 /// All figures, in the order in which they are taken.
-const ALL: [Figure; 6] =
-    [Figure::Noop, Figure::Spawn, Figure::Latency, Figure::Submit, Figure::Speedup, Figure::Files];
+const ALL: [Figure; 8] = [
+    Figure::Noop,
+    Figure::Spawn,
+    Figure::Latency,
+    Figure::Submit,
+    Figure::Speedup,
+    Figure::Files,
+    Figure::Idle,
+    Figure::Recover,
+];
+
+/// Figures that tell what replication costs are taken for each of these numbers of masters, the
+/// usual one last.
+const REPLICATION: [u32; 3] = [1, 5, MASTERS];
 
 /// Runs what the flags ask for, each figure on a new cluster.
 pub(crate) fn run(flags: &Bench) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         eprintln!("warning: this is not a release build; measure with target/release/remuda");
     }
-    let printer = Printer { json: flags.json };
+    let printer = Printer { json: flags.json, masters: None };
     let room = Room::open(flags)?;
     match flags.figure {
         Figure::All => ALL.iter().try_for_each(|figure| take(*figure, &room, flags, printer)),
@@ -118,12 +158,34 @@ pub(crate) fn run(flags: &Bench) -> Result<(), Failure> {
     }
 }
 
-fn take(figure: Figure, room: &Room<'_>, flags: &Bench, printer: Printer) -> Result<(), Failure> {
-    if figure == Figure::Speedup {
-        return speedup::run(room, printer);
-    }
+fn take(figure: Figure, room: &Room, flags: &Bench, printer: Printer) -> Result<(), Failure> {
     let shape = Shape::of(flags);
-    let cluster = room.start(shape)?;
+    match figure {
+        Figure::Speedup => speedup::run(room, shape.masters, printer),
+        Figure::Noop | Figure::Latency | Figure::Submit if flags.masters.is_none() => {
+            REPLICATION.iter().try_for_each(|masters| {
+                let printer = Printer { masters: Some(*masters), ..printer };
+                take_on(room, Shape { masters: *masters, ..shape }, figure, flags, printer)
+            })
+        }
+        Figure::Recover if shape.masters < MASTERS => {
+            Err(Failure::usage("with one master there is no other to take over from it")
+                .hint("leave --masters out"))
+        }
+        figure => take_on(room, shape, figure, flags, printer),
+    }
+}
+
+/// Takes a figure on a new cluster.
+fn take_on(
+    room: &Room,
+    shape: Shape,
+    figure: Figure,
+    flags: &Bench,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let dead = if figure == Figure::Recover { TheDead::StayDead } else { TheDead::ComeBack };
+    let cluster = room.start(shape, dead)?;
     let sync = print_sync(&cluster, printer)?;
     match figure {
         Figure::Noop => noop::run(&cluster, flags, printer)?,
@@ -131,7 +193,9 @@ fn take(figure: Figure, room: &Room<'_>, flags: &Bench, printer: Printer) -> Res
         Figure::Latency => latency::run(&cluster, sync, printer)?,
         Figure::Submit => submit::run(&cluster, printer)?,
         Figure::Files => files::run(&cluster, printer)?,
-        Figure::Speedup | Figure::All => unreachable!("it was taken above"),
+        Figure::Idle => idle::run(&cluster, printer)?,
+        Figure::Recover => recover::run(&cluster, flags, printer)?,
+        Figure::Speedup | Figure::All => unreachable!("they have no cluster of their own"),
     }
     cluster.end().during(|| "end the cluster".into())
 }
@@ -159,6 +223,13 @@ mod tests {
             r#"{"bench":"latency","metric":"p50_ms","value":2.0,"unit":"ms","limit":0.8,"limit_name":"the least there can be","ratio":2.5}"#
         );
         assert!(line.text().contains("(2.5 of 0.8: the least"), "{}", line.text());
+        let line = Line::new("recover", "worker_ms", 2.0, "ms").up_to(3.0, 4.0);
+        let line = Line { masters: Some(5), ..line };
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"bench":"recover","metric":"worker_ms","value":2.0,"unit":"ms","p95":3.0,"max":4.0,"masters":5}"#
+        );
+        assert!(line.text().ends_with("2 ms with 5 masters  (p95 3, max 4)"), "{}", line.text());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How much faster a job of sleeping tasks gets by more workers: what dealing, starting and
 //! reporting cost beside the tasks themselves.
 
-use super::cluster::{Room, Shape};
+use super::cluster::{Room, Shape, TheDead};
 use super::{Line, Printer, print_sync, processes};
 use crate::failure::{During, Failure};
 
@@ -20,10 +20,10 @@ const WARM_UP_TASKS: u64 = 50;
 const LIMIT: &str = "as many times as there are workers";
 
 /// Takes the figures, each on a cluster of its own with one slot a worker.
-pub(super) fn run(room: &Room<'_>, printer: Printer) -> Result<(), Failure> {
+pub(super) fn run(room: &Room, masters: u32, printer: Printer) -> Result<(), Failure> {
     let mut alone = None;
     for (workers, metric) in (1..).zip(METRICS) {
-        let cluster = room.start(Shape { workers, slots: 1 })?;
+        let cluster = room.start(Shape { masters, workers, slots: 1 }, TheDead::ComeBack)?;
         if alone.is_none() {
             print_sync(&cluster, printer)?;
         }

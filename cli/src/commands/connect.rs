@@ -22,7 +22,8 @@ pub(crate) fn connect(place: &Where) -> Result<Client, Failure> {
     Ok(client)
 }
 
-fn find(place: &Where) -> Result<Found, Failure> {
+/// Where the cluster that is meant is, without asking it anything.
+pub(super) fn find(place: &Where) -> Result<Found, Failure> {
     Surroundings::of_process(place.cluster.clone()).find().map_err(|error| {
         let text = node::log::chain(&error);
         match error {
@@ -53,9 +54,10 @@ fn find(place: &Where) -> Result<Found, Failure> {
 pub(crate) fn failure(error: &ClientError) -> Failure {
     let text = node::log::chain(error);
     match error {
-        ClientError::Call(CallFailure::Unreachable { .. }) => {
-            Failure::unreachable(text).hint("see whether it runs: remuda dev status")
-        }
+        ClientError::Call(CallFailure::Unreachable { .. }) => Failure::unreachable(text).hint(
+            "see whether its masters run (a local cluster: remuda dev status), or name \
+                 another one: --cluster tcp://HOST:PORT",
+        ),
         ClientError::Call(CallFailure::Refused { code, .. }) => match code {
             ErrorCode::Invalid | ErrorCode::TooLarge | ErrorCode::JobDiffers => {
                 Failure::usage(text)

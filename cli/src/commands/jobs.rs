@@ -3,7 +3,8 @@
 use client::Client;
 use client::logic::answers::{JobSummary, OutcomeRun};
 use client::logic::jobs::{JobSelector, Request, Until};
-use proto::ids::LogIndex;
+use node::stop::Stop;
+use proto::ids::{JobId, LogIndex};
 use proto::status::{Cause, JobState, TaskState};
 use proto::time::Duration;
 use serde::Serialize;
@@ -14,10 +15,15 @@ use crate::failure::{During, Failure};
 use crate::flags::{Cancel, Jobs, OneJob, Status, Tasks};
 use crate::output::human::Table;
 use crate::output::progress::Progress;
+use crate::output::style::{self, Stream};
 use crate::output::{self, json};
+use crate::quantity;
 
 /// Jobs and runs of tasks asked for at once.
 const PAGE: u32 = 1_000;
+
+/// The state of a job of which nothing is dealt, for people.
+const HELD: &str = "held";
 
 /// How often the bar moves.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -36,28 +42,42 @@ pub(crate) fn wait(flags: &OneJob) -> Result<(), Failure> {
 }
 
 /// Waits until a job's state is final; a failure where it is not *done*. Shows a bar on a terminal.
+/// Interrupted, it says how to go on: the job does.
 pub(crate) fn wait_for(client: &Client, job: &JobSelector) -> Result<(), Failure> {
     // The name may mean another job later: the bar and the end are about one.
     let first = client.status(job.clone()).asked()?;
     let job = JobSelector::Id(first.job);
+    let stop = Stop::on_signals().during(|| "watch for signals".into())?;
     let mut progress = Progress::tasks(first.task_count);
-    if !progress.is_seen() {
-        return verdict(&client.wait(job).asked()?);
-    }
     let mut ended = client.begin(Request::Job { job: job.clone(), until: Until::Final });
     let mut shown = first;
     loop {
         let count = shown.done_count + shown.failed_count;
         progress.show_tasks(count, shown.failed_count, shown.running_count);
+        if stop.is_requested() {
+            drop(progress);
+            return Err(interrupted(shown.job));
+        }
         if let Some(answer) = ended.wait_for(PROGRESS_INTERVAL).during(|| "wait for it".into())? {
             answer.asked()?;
             break;
         }
-        shown = client.status(job.clone()).asked()?;
+        // Nobody else needs to know how far it is.
+        if progress.is_seen() {
+            shown = client.status(job.clone()).asked()?;
+        }
     }
     drop(progress);
     let ended = client.status(job).asked()?;
     verdict(&ended)
+}
+
+/// Nobody waits any longer, and the job does not care.
+fn interrupted(job: JobId) -> Failure {
+    output::note(&format!(
+        "job {job} goes on; wait again: remuda wait {job}; cancel it: remuda cancel {job}"
+    ));
+    Failure::interrupted()
 }
 
 fn verdict(job: &JobSummary) -> Result<(), Failure> {
@@ -68,8 +88,10 @@ fn verdict(job: &JobSummary) -> Result<(), Failure> {
                 "job {} failed: {} of {} tasks failed, the lowest exit code is {}",
                 job.job, job.failed_count, job.task_count, job.exit_code
             );
-            Err(Failure::failed(text)
-                .hint(format!("see which: remuda tasks {} --state failed", job.job)))
+            Err(Failure::failed(text).hint(format!(
+                "see which: remuda tasks {0} --failed; try them again: remuda retry {0} --failed",
+                job.job
+            )))
         }
         state => Err(Failure::failed(format!(
             "job {} is {state}: {} of {} tasks are done",
@@ -89,6 +111,14 @@ struct Shown {
     failed: u64,
     running: u64,
     lost_attempts: u64,
+    crashed_attempts: u64,
+    priority: i32,
+    held: bool,
+    owner: String,
+    /// The job whose tasks this one tries again; `None` for one that is no retry.
+    retry_of: Option<String>,
+    /// Since its submission, without the time in which no master led.
+    age_seconds: f64,
     /// The lowest exit code of a failed task that is not 0; 0 where none failed.
     exit_code: i32,
     /// From its submission to its last outcome; `None` while it is not final.
@@ -108,6 +138,12 @@ impl From<&JobSummary> for Shown {
             failed: job.failed_count,
             running: job.running_count,
             lost_attempts: job.lost_attempts,
+            crashed_attempts: job.crashed_attempts,
+            priority: job.priority,
+            held: job.is_held,
+            owner: job.owner.clone(),
+            retry_of: job.retry_of.map(|other| other.to_string()),
+            age_seconds: job.age.as_secs_f64(),
             exit_code: job.exit_code,
             seconds: job.finished.map(seconds),
             segments: job.segment_count,
@@ -124,23 +160,26 @@ pub(crate) fn status(flags: &Status) -> Result<(), Failure> {
 /// `remuda cancel`.
 pub(crate) fn cancel(flags: &Cancel) -> Result<(), Failure> {
     let client = connect(&flags.listing.place)?;
-    let job = match selector(&flags.job) {
-        JobSelector::Id(job) => job,
-        text @ JobSelector::Text(_) => client.status(text).asked()?.job,
-    };
+    let job = super::change::one(&client, &selector(&flags.job))?;
     show(&client.cancel(job).asked()?, flags.listing.json)
 }
 
 /// The state for people. The masters log that a job runs with its first outcome; that tasks are
 /// dealt before tells as much.
-fn seen_state(job: &JobSummary) -> &'static str {
+pub(super) fn seen_state(job: &JobSummary) -> &'static str {
     match job.state {
+        _ if job.is_held => HELD,
         JobState::Queued if job.running_count > 0 => JobState::Running.name(),
         state => state.name(),
     }
 }
 
-fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
+fn paint_state(state: &str) -> String {
+    Stream::Output.paint(style::state(state), state)
+}
+
+/// Prints one job.
+pub(super) fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
     let shown = Shown::from(job);
     if as_json {
         return json::print(&shown);
@@ -148,13 +187,21 @@ fn show(job: &JobSummary, as_json: bool) -> Result<(), Failure> {
     let mut lines = vec![
         ("job", shown.job),
         ("name", if shown.name.is_empty() { "-".to_owned() } else { shown.name }),
-        ("state", seen_state(job).to_owned()),
+        ("owner", if shown.owner.is_empty() { "-".to_owned() } else { shown.owner }),
+        ("age", quantity::span(job.age)),
+        ("state", paint_state(seen_state(job))),
         ("tasks", shown.tasks.to_string()),
         ("done", shown.done.to_string()),
         ("failed", shown.failed.to_string()),
         ("running", shown.running.to_string()),
         ("lost", format!("{} attempts", shown.lost_attempts)),
+        ("crashed", format!("{} attempts", shown.crashed_attempts)),
+        ("priority", shown.priority.to_string()),
     ];
+    if let Some(other) = &shown.retry_of {
+        let tasks = if shown.tasks == 1 { "task" } else { "tasks" };
+        lines.push(("retry", format!("tries again {} {tasks} of {other}", shown.tasks)));
+    }
     if let Some(seconds) = shown.seconds {
         lines.push(("time", format!("{seconds:.3} s")));
     }
@@ -180,12 +227,14 @@ pub(crate) fn list(flags: &Jobs) -> Result<(), Failure> {
     if flags.listing.json {
         return json::print(&jobs.iter().map(Shown::from).collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["job", "name", "state", "tasks", "done", "failed", "running"]);
+    let mut table =
+        Table::new(&["job", "name", "owner", "age", "state", "tasks", "done", "failed", "running"]);
     for job in &jobs {
         let it = Shown::from(job);
         let counts = [it.tasks, it.done, it.failed, it.running].map(|count| count.to_string());
         let state = seen_state(job).to_owned();
-        table.row([vec![it.job, it.name, state], counts.to_vec()].concat());
+        let age = quantity::span(job.age);
+        table.row([vec![it.job, it.name, it.owner, age, state], counts.to_vec()].concat());
     }
     output::print(&table.render())
 }
@@ -197,6 +246,8 @@ struct ShownRun {
     task_count: u64,
     state: &'static str,
     exit_code: i32,
+    /// Before the one that has the outcome, or at all where none has.
+    earlier_attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
 }
@@ -229,7 +280,8 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
     if flags.running || flags.state.as_deref() == Some(TaskState::Running.name()) {
         return progress::list_running(&client, this, flags.listing.json);
     }
-    let wanted = |state: TaskState| flags.state.as_deref().is_none_or(|it| it == state.name());
+    let state = flags.state.as_deref().or(flags.failed.then_some(TaskState::Failed.name()));
+    let wanted = |seen: TaskState| state.is_none_or(|it| it == seen.name());
     let mut shown = Vec::new();
     outcomes(&client, &this, |run| {
         if wanted(run.state) {
@@ -238,6 +290,7 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
                 task_count: run.tasks.end - run.tasks.start,
                 state: run.state.name(),
                 exit_code: run.exit_code,
+                earlier_attempts: run.earlier_attempts,
                 cause: Some(run.cause).filter(|it| *it != Cause::None).map(Cause::name),
             });
         }
@@ -246,12 +299,12 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
     if flags.listing.json {
         return json::print(&shown);
     }
-    let mut table = Table::new(&["tasks", "count", "state", "exit code", "cause"]);
+    let mut table = Table::new(&["tasks", "count", "state", "exit code", "attempts", "cause"]);
     for run in shown {
         let has_ended = [TaskState::Done, TaskState::Failed].map(TaskState::name);
-        let exit_code = match has_ended.contains(&run.state) {
-            true => run.exit_code.to_string(),
-            false => String::new(),
+        let (exit_code, attempts) = match has_ended.contains(&run.state) {
+            true => (run.exit_code.to_string(), run.earlier_attempts.saturating_add(1)),
+            false => (String::new(), run.earlier_attempts),
         };
         let tasks = match run.task_count {
             1 => run.first_task.to_string(),
@@ -262,6 +315,7 @@ pub(crate) fn tasks(flags: &Tasks) -> Result<(), Failure> {
             run.task_count.to_string(),
             run.state.to_owned(),
             exit_code,
+            if attempts == 0 { String::new() } else { attempts.to_string() },
             run.cause.unwrap_or_default().to_owned(),
         ]);
     }

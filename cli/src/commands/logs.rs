@@ -18,6 +18,7 @@ use super::connect::{Asked, connect};
 use super::jobs::selector;
 use crate::failure::Failure;
 use crate::flags::Logs;
+use crate::output::note;
 
 /// The waits between two looks at a job that is followed, doubled while nothing ends.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -49,10 +50,6 @@ fn parse(text: &str) -> Result<(JobSelector, Option<TaskIndex>), Failure> {
         _ => Err(Failure::usage(format!("{text:?} names no task of a job"))
             .hint("write JOB/TASK with the task's index, such as last/0")),
     }
-}
-
-fn note(text: &str) {
-    eprintln!("note: {text}");
 }
 
 fn follow_task(

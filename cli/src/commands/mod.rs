@@ -1,10 +1,18 @@
 //! What each command does, one file per noun.
 
+mod accounting;
+mod change;
 pub(crate) mod cluster;
+mod completion;
+mod config;
 pub(crate) mod connect;
+mod df;
+mod dry_run;
 mod entries;
+mod explain;
 mod files;
 mod follow;
+mod health;
 pub(crate) mod jobs;
 mod logs;
 mod mount;
@@ -12,6 +20,7 @@ mod names;
 mod nodes;
 mod outputs;
 mod progress;
+mod retry;
 pub(crate) mod serve;
 mod source;
 mod submit;
@@ -30,8 +39,15 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Jobs(flags) => jobs::list(&flags),
         Command::Tasks(flags) => jobs::tasks(&flags),
         Command::Logs(flags) => logs::run(&flags),
+        Command::Explain(flags) => explain::run(&flags),
+        Command::Accounting(flags) => accounting::run(&flags),
         Command::Progress(flags) => progress::tell(&flags),
         Command::Cancel(flags) => jobs::cancel(&flags),
+        Command::Hold(flags) => change::hold(&flags),
+        Command::Release(flags) => change::release(&flags),
+        Command::Priority(flags) => change::priority(&flags),
+        Command::Retry(flags) => retry::run(&flags),
+        Command::Forget(flags) => change::forget(&flags),
         Command::Put(flags) => files::put(&flags),
         Command::Get(flags) => files::get(&flags),
         Command::Cat(flags) => files::cat(&flags),
@@ -40,13 +56,19 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Mount(flags) => mount::run(&flags),
         Command::Nodes(flags) if flags.follow => follow::follow(&flags.listing),
         Command::Nodes(flags) => nodes::list(&flags.listing),
+        Command::Health(flags) => health::run(&flags),
+        Command::Df(flags) => df::run(&flags),
         Command::Dev(flags) => match flags.command {
             None => dev::start(&flags.start),
             Some(DevCommand::Stop(folder)) => dev::stop(&folder.dir),
+            Some(DevCommand::Start { node, folder }) => dev::start_again(&folder.dir, &node),
             Some(DevCommand::Status { folder, json }) => dev::status(&folder.dir, json),
         },
         Command::Bench(flags) => bench::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Cluster(flags) => cluster::run(&flags),
+        Command::Config(flags) => config::run(&flags),
+        Command::Completion(flags) => completion::print(flags.shell),
+        Command::Man(flags) => completion::write_pages(&flags.dir),
     }
 }

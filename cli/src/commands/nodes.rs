@@ -1,4 +1,4 @@
-//! `remuda nodes`: the roster of the cluster.
+//! `remuda nodes`: the roster of the cluster, and which of its nodes answer.
 
 use serde::Serialize;
 
@@ -14,6 +14,8 @@ struct Shown {
     node: String,
     tier: &'static str,
     leads: bool,
+    /// Asked just now.
+    answers: bool,
     address: String,
     telemetry: String,
     incarnation: u64,
@@ -24,10 +26,14 @@ struct Shown {
 
 /// Lists the nodes.
 pub(crate) fn list(flags: &Listing) -> Result<(), Failure> {
-    let nodes = connect(&flags.place)?.nodes().asked()?;
+    let client = connect(&flags.place)?;
+    let nodes = client.nodes().asked()?;
+    let answering = client.answering(&nodes).asked()?;
     let mut shown: Vec<Shown> = nodes
         .into_iter()
-        .map(|node| Shown {
+        .zip(answering)
+        .map(|(node, answers)| Shown {
+            answers,
             node: node.node.to_string(),
             tier: node.role.name(),
             leads: node.leads,
@@ -43,11 +49,13 @@ pub(crate) fn list(flags: &Listing) -> Result<(), Failure> {
     if flags.json {
         return json::print(&shown);
     }
-    let mut table = Table::new(&["tier", "node", "leads", "address", "slots"]);
+    let mut table = Table::new(&["tier", "node", "leads", "answers", "address", "slots"]);
     for it in shown {
         let leads = if it.leads { "yes" } else { "" };
+        let answers = if it.answers { "yes" } else { "no" };
         let slots = if it.slots > 0 { it.slots.to_string() } else { String::new() };
-        table.row(vec![it.tier.to_owned(), it.node, leads.to_owned(), it.address, slots]);
+        let (leads, answers) = (leads.to_owned(), answers.to_owned());
+        table.row(vec![it.tier.to_owned(), it.node, leads, answers, it.address, slots]);
     }
     output::print(&table.render())
 }

@@ -47,7 +47,7 @@ pub(crate) fn list_running(
         client.workers().asked()?.activities(Some(job.job)).asked()?;
     if !silent.is_empty() {
         let count = silent.len();
-        eprintln!("note: {count} workers do not answer; what they execute is not listed");
+        output::note(&format!("{count} workers do not answer; what they execute is not listed"));
     }
     tasks.sort_by_key(|(_, activity)| (activity.task, activity.attempt));
     let shown = tasks.into_iter().map(|(place, activity)| Shown {

@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::path::Path;
 
-use node::config::{Loaded, NodeConfig, Override};
+use node::config::{ConfigError, Loaded, NodeConfig, Override};
 use node::stop::Stop;
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{During, Failure};
-use crate::flags::{Serve, Tier};
+use crate::flags::{Serve, Tier, VERSION};
 use crate::output;
 
 /// Runs a node of the tier that the flags name.
@@ -50,7 +50,7 @@ where
         .map_err(|error| Failure::usage(node::log::chain(&error)))?;
     let stop = Stop::on_signals().during(|| "watch for signals".into())?;
     let tier = flags.tier.role();
-    tracing::info!(%tier, version = env!("CARGO_PKG_VERSION"), "starting");
+    tracing::info!(%tier, version = VERSION, "starting");
     let log_file = settings.log_file.is_some();
     let ended = run(loaded.settings, stop);
     match &ended {
@@ -67,7 +67,19 @@ pub(crate) fn load<C: DeserializeOwned>(
     file: Option<&Path>,
     overrides: &[Override],
 ) -> Result<Loaded<C>, Failure> {
-    node::config::load(file, &node::config::environment(), overrides)
+    node::config::load(file, &node::config::environment(), overrides).map_err(|error| {
+        let failure = Failure::usage(node::log::chain(&error));
+        match file {
+            Some(file) if !matches!(error, ConfigError::Read { .. }) => failure
+                .hint(format!("see all that is wrong: remuda config check {}", file.display())),
+            _ => failure,
+        }
+    })
+}
+
+/// Reads the settings of a tier from a file alone.
+pub(crate) fn load_file<C: DeserializeOwned>(file: &Path) -> Result<Loaded<C>, Failure> {
+    node::config::load(Some(file), &[], &[])
         .map_err(|error| Failure::usage(node::log::chain(&error)))
 }
 

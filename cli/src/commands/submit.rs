@@ -13,7 +13,8 @@ use client::{
     Client, Draft, DraftError, DraftInput, DraftProgram, InputFrom, LinesFrom, Tasks, Work,
 };
 use proto::description::{Array, JobDescription, Noop};
-use proto::status::Role;
+use proto::ids::JobId;
+use proto::status::Reason;
 use proto::time::Duration;
 use serde::Serialize;
 
@@ -23,6 +24,7 @@ use crate::failure::{During, Failure};
 use crate::flags::Submit;
 use crate::output::progress::Progress;
 use crate::output::{self, json};
+use crate::owner;
 
 /// Longest script that is read into memory (eyeballed).
 const SCRIPT_BYTES: u64 = 16 << 20;
@@ -40,6 +42,10 @@ struct Shown {
 /// Submits a job; its UUID goes to standard output.
 pub(crate) fn run(flags: &Submit) -> Result<(), Failure> {
     let checked = draft(flags)?.check().map_err(|error| refused(&error))?;
+    if flags.dry_run {
+        note_forgotten_lines(flags);
+        return super::dry_run::run(&checked, &flags.listing);
+    }
     let tasks = checked.task_count();
     let job = flags.job.map_or_else(client::new_job_id, Ok).asked()?;
     let client = connect(&flags.listing.place)?;
@@ -52,28 +58,34 @@ pub(crate) fn run(flags: &Submit) -> Result<(), Failure> {
     } else {
         output::print(&format!("{job}\n"))?;
     }
-    note_surprises(flags, &client)?;
+    note_forgotten_lines(flags);
+    note_large_tasks(flags, &client, job)?;
     if flags.wait {
         super::jobs::wait_for(&client, &JobSelector::Id(job))?;
     }
     Ok(())
 }
 
-/// Says what is allowed and yet seldom meant.
-fn note_surprises(flags: &Submit, client: &Client) -> Result<(), Failure> {
+/// Says where `{line}` stands for no line: that is allowed, and seldom meant.
+fn note_forgotten_lines(flags: &Submit) {
     let mut arguments = flags.command.iter().map(|it| it.as_bytes());
     let has_place = arguments.any(|it| it.windows(6).any(|bytes| bytes == b"{line}"));
     if has_place && flags.each_line.is_none() {
         output::note("{line} stays as it is: tasks have lines with --each-line FILE");
     }
-    let Some(milli) = flags.cpus.filter(|milli| *milli > 1_000) else { return Ok(()) };
-    let workers = client.nodes().asked()?.into_iter().filter(|node| node.role == Role::Worker);
-    let most = workers.map(|worker| worker.slot_count).max().unwrap_or(0);
-    if u64::from(milli) > u64::from(most) * 1_000 {
+}
+
+/// Says where no worker has room for a task.
+fn note_large_tasks(flags: &Submit, client: &Client, job: JobId) -> Result<(), Failure> {
+    if flags.cpus.is_none_or(|milli| milli <= 1_000) && flags.mem.is_none() {
+        return Ok(());
+    }
+    let told = client.explained_by_masters(job, None).asked()?.told;
+    if let Some(told) = told.iter().find(|it| it.reason == Reason::TooLarge) {
         output::note(&format!(
-            "no worker has more than {most} slots, each of a CPU unless its configuration says \
-             otherwise: tasks of {} CPUs may wait for ever (remuda nodes)",
-            f64::from(milli) / 1_000.0
+            "no worker is large enough for one of the tasks: the largest has {}; they wait until \
+             there is one (remuda explain {job})",
+            told.text
         ));
     }
     Ok(())
@@ -107,6 +119,9 @@ fn draft(flags: &Submit) -> Result<Draft, Failure> {
     settings.retries = flags.retries.unwrap_or(settings.retries);
     settings.max_crashes = flags.max_crashes.unwrap_or(settings.max_crashes);
     settings.max_fails = flags.max_fails;
+    settings.priority = flags.priority.unwrap_or(settings.priority);
+    settings.is_held = flags.hold;
+    settings.owner = owner::of_this_process();
     settings.keep_scratch = flags.keep_scratch;
     check_once(settings)?;
     Ok(draft)

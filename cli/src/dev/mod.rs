@@ -6,10 +6,12 @@
 //! - `plan`: which processes there are and where they listen, kept in `dev.toml`.
 //! - `lock`, `registry`: that it runs, and how others find it.
 //! - `supervisor`: keeps processes running.
+//! - `control`: what other commands ask of it.
 //! - `start`, `detach`, `stop`, `status`: the commands.
 //! - `roster`: what a starting cluster still lacks.
 //! - `record`: what the supervisor tells others of its processes.
 
+mod control;
 mod detach;
 mod lock;
 mod plan;
@@ -24,14 +26,17 @@ mod supervisor;
 use std::path::Path;
 
 use client::Client;
+use proto::status::Role;
 use proto::time::Duration;
 
+pub(crate) use control::start_again;
 pub(crate) use start::start;
-pub(crate) use status::{leader_pid, status};
+pub(crate) use status::{is_running, leader_pid, leading, node, running, status};
 pub(crate) use stop::stop;
 
+use crate::commands::connect::Asked;
 use crate::failure::{During, Failure};
-use plan::Plan;
+use plan::{Plan, Planned};
 
 /// Replaces a file in one step, so that nobody reads half of it.
 fn replace(path: &Path, text: &str) -> Result<(), Failure> {
@@ -39,6 +44,12 @@ fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(&new, text)
         .and_then(|()| std::fs::rename(&new, path))
         .during(|| format!("write {}", path.display()))
+}
+
+/// What the cluster of a folder lacks of its processes and leaders; empty where nothing is missing.
+pub(crate) fn lacks(folder: &Path, client: &Client) -> Result<Vec<String>, Failure> {
+    let nodes = client.nodes().asked()?;
+    Ok(roster::lacks(&plan_of(folder)?, folder, &nodes))
 }
 
 /// The plan of a folder that must have one.
@@ -49,9 +60,12 @@ fn plan_of(folder: &Path) -> Result<Plan, Failure> {
     })
 }
 
-/// A client of the masters of a plan that gives up after `patience`.
-fn client_of(plan: &Plan, patience: Duration) -> Result<Client, Failure> {
-    let mut client = Client::connect(plan.masters()).during(|| "start a client".into())?;
+/// A client of the masters of a plan that gives up after `patience`; it begins with one that runs.
+fn client_of(plan: &Plan, folder: &Path, patience: Duration) -> Result<Client, Failure> {
+    let mut masters: Vec<&Planned> = plan.of(Role::Master).collect();
+    masters.sort_by_key(|planned| !is_running(folder, &planned.name()));
+    let masters = masters.into_iter().map(|planned| planned.listen.clone()).collect();
+    let mut client = Client::connect(masters).during(|| "start a client".into())?;
     client.set_patience(patience);
     Ok(client)
 }

@@ -12,17 +12,19 @@ use proto::ids::ClusterId;
 use proto::status::Role;
 use proto::time::Duration;
 
+use super::control::Requests;
 use super::detach;
 use super::lock::{self, Holder, Lock};
 use super::plan::{Plan, Planned};
 use super::record::Record;
 use super::registry::{self, Entry};
 use super::roster;
-use super::supervisor::{Change, Program, Report, Restart, Supervisor};
+use super::supervisor::{Change, Program, Report, Restart, Starter, Supervisor};
 use crate::commands::cluster::{self, Founding};
 use crate::commands::serve;
 use crate::failure::{During, Failure};
 use crate::flags::DevStart;
+use crate::identity::identity_of;
 use crate::output;
 
 /// How long a process that was asked to end may take before it is killed.
@@ -70,11 +72,34 @@ pub(crate) fn start(flags: &DevStart) -> Result<(), Failure> {
     let restart = if flags.no_restart { Restart::Never } else { Restart::AfterASecond };
     let programs = programs(&made)?;
     let report = report(&made, &programs, restart);
-    Supervisor::new(programs, restart, PATIENCE, report).run(&stop);
+    let mut supervisor = Supervisor::new(programs, restart, PATIENCE, report);
+    obey(made.clone(), Requests::open(&made.folder)?, supervisor.starter());
+    supervisor.run(&stop);
     clean_mounts(&made);
     drop(entry);
     let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     failure.map_or(Ok(()), Err)
+}
+
+/// Starts what other commands ask for, on a thread of its own. What belongs into a process's folder
+/// is put there again: it may have been taken away since.
+fn obey(made: Made, mut requests: Requests, starter: Starter) {
+    std::thread::spawn(move || {
+        while let Ok(name) = requests.next() {
+            let mut planned = made.plan.processes.iter().enumerate();
+            let Some((position, planned)) = planned.find(|(_, it)| it.name() == name) else {
+                continue;
+            };
+            let folder = Plan::folder_of(&made.folder, planned);
+            let is_ready = std::fs::create_dir_all(&folder)
+                .during(|| format!("make {}", folder.display()))
+                .and_then(|()| write_config(&made.folder, &made.plan, planned, Some(made.cluster)));
+            match is_ready {
+                Ok(_) => starter.start(position),
+                Err(failure) => drop(failure.report()),
+            }
+        }
+    });
 }
 
 /// Takes away the mounts of workers that were killed, so that the folder can be removed.
@@ -159,9 +184,15 @@ fn wait_until_free(data: &Path) -> Result<(), Failure> {
 
 /// The cluster's UUID; makes the cluster where its first master has none yet.
 fn founded(folder: &Path, plan: &Plan) -> Result<ClusterId, Failure> {
-    let Some(first) = plan.of(Role::Master).next() else {
+    let Some((first, others)) = plan.processes.split_first() else {
         return Err(Failure::failed(format!("{} has no master", folder.display())));
     };
+    // Whoever else knows a cluster joined it: a first master whose folder is lost must not make
+    // another one beside it.
+    let cluster_of = |it| identity_of(&Plan::folder_of(folder, it)).and_then(|it| it.cluster);
+    if let Some(cluster) = others.iter().find_map(cluster_of) {
+        return Ok(cluster);
+    }
     let config = write_config(folder, plan, first, None)?;
     match cluster::found(Some(&config))? {
         Founding::Now(cluster) | Founding::Before(cluster) => Ok(cluster),
@@ -192,8 +223,8 @@ fn write_config(
     node.insert("data".into(), data.into());
     node.insert("listen".into(), planned.listen.clone().into());
     node.insert("telemetry".into(), planned.telemetry.clone().into());
-    // The first master is the one that the others join: it joins nobody.
-    let joins = planned.tier != Role::Master || planned.number > 1;
+    // Until there is a cluster, its first master joins nobody.
+    let joins = cluster.is_some() || planned.tier != Role::Master || planned.number > 1;
     let masters = if joins { plan.masters() } else { Vec::new() };
     let others = masters.into_iter().filter(|address| *address != planned.listen);
     node.insert("masters".into(), others.collect::<Vec<_>>().into());
@@ -315,7 +346,7 @@ fn announce(made: &Made, told: Told, stop: &Stop) -> Result<(), Failure> {
 /// Nothing where the end was asked for meanwhile.
 fn wait_until_it_answers(made: &Made, stop: &Stop) -> Result<Option<()>, Failure> {
     let clock = Clock::start();
-    let client = super::client_of(&made.plan, QUESTION_PATIENCE)?;
+    let client = super::client_of(&made.plan, &made.folder, QUESTION_PATIENCE)?;
     loop {
         let missing = match client.nodes() {
             Ok(nodes) => {
@@ -351,6 +382,21 @@ mod tests {
         std::fs::write(folder.path().join("thesis.tex"), "").unwrap();
         let refused = refuse_foreign(folder.path()).unwrap_err();
         assert!(format!("{refused:?}").contains("it has thesis.tex"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_first_master_whose_folder_is_lost_makes_no_other_cluster() {
+        let outer = tempfile::tempdir().unwrap();
+        let flags = DevStart { masters: Some(3), ..DevStart::default() };
+        let plan = Plan::settle(None, &flags).unwrap();
+        let folders = plan.processes.iter().map(|it| Plan::folder_of(outer.path(), it));
+        folders.for_each(|folder| std::fs::create_dir(folder).unwrap());
+        let second = Plan::folder_of(outer.path(), &plan.processes[1]);
+        let cluster = ClusterId(77);
+        drop(node::data_folder::DataFolder::open(&second, Role::Master, Some(cluster)).unwrap());
+        assert_eq!(founded(outer.path(), &plan).unwrap(), cluster);
+        let first = Plan::folder_of(outer.path(), &plan.processes[0]);
+        assert!(identity_of(&first).is_none(), "it is left empty, to join the others");
     }
 
     #[test]

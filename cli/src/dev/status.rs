@@ -40,7 +40,7 @@ pub(crate) fn status(folder: &Path, json: bool) -> Result<(), Failure> {
     let plan = super::plan_of(folder)?;
     let runs = lock::is_held(folder);
     let processes = if runs { record::read(folder) } else { Vec::new() };
-    let leaders = if runs { leaders(&plan)? } else { None };
+    let leaders = if runs { leaders(&plan, folder)? } else { None };
     let show = |planned: &Planned| {
         let name = planned.name();
         let nothing = Process { name: name.clone(), pid: None, starts: 0, ended: None };
@@ -73,8 +73,8 @@ pub(crate) fn status(folder: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// The leading master and the primary balancers; `None` where no master answers.
-fn leaders(plan: &Plan) -> Result<Option<Vec<NodeId>>, Failure> {
-    match super::client_of(plan, PATIENCE)?.nodes() {
+fn leaders(plan: &Plan, folder: &Path) -> Result<Option<Vec<NodeId>>, Failure> {
+    match super::client_of(plan, folder, PATIENCE)?.nodes() {
         Ok(nodes) => Ok(Some(nodes.iter().filter(|it| it.leads).map(|it| it.node).collect())),
         Err(error) => {
             eprintln!("who leads is not known: {}", node::log::chain(&error));
@@ -85,15 +85,39 @@ fn leaders(plan: &Plan) -> Result<Option<Vec<NodeId>>, Failure> {
 
 /// The process of the leading master of a folder's cluster.
 pub(crate) fn leader_pid(folder: &Path) -> Result<u32, Failure> {
+    Ok(leading(folder, Role::Master)?.1)
+}
+
+/// Name and process of who leads a tier of a folder's cluster.
+pub(crate) fn leading(folder: &Path, tier: Role) -> Result<(String, u32), Failure> {
+    let leaders = leaders(&super::plan_of(folder)?, folder)?.unwrap_or_default();
+    for (name, pid) in running(folder, tier)? {
+        if leaders.contains(&node(folder, &name)?) {
+            return Ok((name, pid));
+        }
+    }
+    Err(Failure::failed(format!("no {tier} leads at present")))
+}
+
+/// Names and processes of a tier of a folder's cluster, as far as they run.
+pub(crate) fn running(folder: &Path, tier: Role) -> Result<Vec<(String, u32)>, Failure> {
     let plan = super::plan_of(folder)?;
-    let leaders = leaders(&plan)?.unwrap_or_default();
-    let leads = |planned: &&Planned| {
-        let identity = identity_of(&Plan::folder_of(folder, planned));
-        identity.is_some_and(|identity| leaders.contains(&identity.node))
-    };
-    let name = plan.of(Role::Master).find(leads).map(Planned::name);
-    let process = record::read(folder).into_iter().find(|it| Some(&it.name) == name.as_ref());
-    process.and_then(|it| it.pid).ok_or_else(|| Failure::failed("no master leads at present"))
+    let names: Vec<String> = plan.of(tier).map(Planned::name).collect();
+    let processes = record::read(folder).into_iter();
+    let is_one = |it: &Process| names.contains(&it.name);
+    Ok(processes.filter(is_one).filter_map(|it| Some((it.name, it.pid?))).collect())
+}
+
+/// Whether a process of a folder's cluster runs, as far as its parent noticed.
+pub(crate) fn is_running(folder: &Path, name: &str) -> bool {
+    record::read(folder).iter().any(|it| it.name == name && it.pid.is_some())
+}
+
+/// The node of a process of a folder's cluster.
+pub(crate) fn node(folder: &Path, name: &str) -> Result<NodeId, Failure> {
+    let identity = identity_of(&folder.join(name));
+    let unknown = || Failure::failed(format!("{name} has no data folder"));
+    Ok(identity.ok_or_else(unknown)?.node)
 }
 
 fn table(shown: &[Shown]) -> String {

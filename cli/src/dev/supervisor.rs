@@ -80,7 +80,22 @@ struct State {
 
 enum Happened {
     Exited { position: usize, start: u64, status: io::Result<ExitStatus> },
+    Start { position: usize },
     Stop,
+}
+
+/// Asks a supervisor to start what does not run.
+#[derive(Clone)]
+pub(crate) struct Starter {
+    sender: Sender<Happened>,
+}
+
+impl Starter {
+    /// Starts a program now, unless it runs.
+    pub(crate) fn start(&self, position: usize) {
+        // Nobody receives it where the supervisor is gone.
+        let _ = self.sender.send(Happened::Start { position });
+    }
 }
 
 /// Starts programs and watches over them.
@@ -111,6 +126,11 @@ impl Supervisor {
         Supervisor { programs, states, restart, patience, report, clock, starts, sender, happened }
     }
 
+    /// What asks this one to start a program again.
+    pub(crate) fn starter(&self) -> Starter {
+        Starter { sender: self.sender.clone() }
+    }
+
     /// Runs all programs until the end is asked for, then ends them. Must be called on a thread
     /// that lives as long as the process: the kernel tells the children when it ends.
     pub(crate) fn run(&mut self, stop: &Stop) {
@@ -125,6 +145,13 @@ impl Supervisor {
                 Happened::Stop => break,
                 Happened::Exited { position, start, status } => {
                     self.exited(position, start, &status, false);
+                }
+                Happened::Start { position } => {
+                    let state = self.states.get_mut(position);
+                    if let Some(state) = state.filter(|state| state.running.is_none()) {
+                        state.due = None;
+                        self.start(position);
+                    }
                 }
             }
         }
@@ -242,7 +269,7 @@ impl Supervisor {
                 Some(Happened::Exited { position, start, status }) => {
                     self.exited(position, start, &status, true);
                 }
-                Some(Happened::Stop) => {}
+                Some(Happened::Start { .. } | Happened::Stop) => {}
                 None => return false,
             }
         }
@@ -298,6 +325,7 @@ mod tests {
     struct Supervised {
         stop: Stop,
         changes: Receiver<(usize, Change)>,
+        starter: Starter,
         thread: Option<JoinHandle<()>>,
     }
 
@@ -314,13 +342,17 @@ mod tests {
             let (sender, changes) = channel();
             let stop = Stop::new();
             let asked = stop.clone();
+            let (starters, started) = channel();
             let thread = std::thread::spawn(move || {
                 let report: Report =
                     Box::new(move |position, change| drop(sender.send((position, change.clone()))));
                 let patience = Duration::from_millis(300);
-                Supervisor::new(programs, restart, patience, report).run(&asked);
+                let mut supervisor = Supervisor::new(programs, restart, patience, report);
+                starters.send(supervisor.starter()).unwrap();
+                supervisor.run(&asked);
             });
-            Supervised { stop, changes, thread: Some(thread) }
+            let starter = started.recv().unwrap();
+            Supervised { stop, changes, starter, thread: Some(thread) }
         }
 
         fn next(&self) -> (usize, Change) {
@@ -378,6 +410,28 @@ mod tests {
         assert_eq!(exits, [(0, ended("exit code 7", false)), (1, ended("exit code 8", false))]);
         assert_eq!(supervised.end(), [(2, ended("killed by signal 15", true))]);
         assert_eq!(starts, 3);
+    }
+
+    #[test]
+    fn what_is_dead_is_started_when_asked_for_and_what_runs_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let scripts = ["exit 7", "exec sleep 60"];
+        let supervised = Supervised::scripts(folder.path(), Restart::Never, &scripts);
+        let next = || loop {
+            match supervised.next() {
+                (1, Change::Started { .. }) => {}
+                other => return other,
+            }
+        };
+        for _ in 0..2 {
+            assert!(matches!(next(), (0, Change::Started { .. })));
+            assert_eq!(next(), (0, ended("exit code 7", false)));
+            supervised.starter.start(1);
+            supervised.starter.start(9);
+            supervised.starter.start(0);
+        }
+        let starts = supervised.end();
+        assert!(!starts.iter().any(|it| matches!(it, (1, Change::Started { .. }))), "{starts:?}");
     }
 
     #[test]

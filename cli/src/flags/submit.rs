@@ -56,6 +56,12 @@ pub(crate) struct Submit {
     /// The job stops once more tasks than this failed [default: it goes on]
     #[arg(long, value_name = "N")]
     pub(crate) max_fails: Option<u64>,
+    /// Jobs of a higher priority are dealt first [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) priority: Option<i32>,
+    /// Deal none of its tasks before `remuda release`
+    #[arg(long)]
+    pub(crate) hold: bool,
     /// A script (- for standard input) that begins with #!; what stands behind -- are its arguments
     #[arg(long, value_name = "FILE")]
     pub(crate) script: Option<PathBuf>,
@@ -65,6 +71,9 @@ pub(crate) struct Submit {
     /// Leave the working folder of each task on its worker
     #[arg(long)]
     pub(crate) keep_scratch: bool,
+    /// Check everything and print what would be submitted; stores and submits nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
     /// Wait until it is done, as `remuda wait` does
     #[arg(long)]
     pub(crate) wait: bool,

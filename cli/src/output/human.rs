@@ -1,4 +1,10 @@
-//! Tables for people: columns as wide as their longest cell, two blanks apart.
+//! Tables for people: columns as wide as their longest cell, two blanks apart; on a terminal, states
+//! have colours.
+
+use super::style::{self, Stream};
+
+/// The column whose words have colours.
+const STATE: &str = "STATE";
 
 /// A table with a head.
 #[derive(Debug)]
@@ -25,11 +31,20 @@ impl Table {
             cells.map(|cell| cell.chars().count().max(1)).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let is_state = |column: usize| {
+            self.rows.first().and_then(|head| head.get(column)).is_some_and(|it| it == STATE)
+        };
         let mut text = String::new();
         for row in &self.rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
                 let cell = if cell.is_empty() { "-" } else { cell };
-                format!("{cell:width$}")
+                let blanks = width.saturating_sub(cell.chars().count());
+                // The blanks stay outside of the colour: it must not make a cell wider.
+                let cell = match is_state(column) {
+                    true => Stream::Output.paint(style::state(cell), cell),
+                    false => cell.to_owned(),
+                };
+                format!("{cell}{}", " ".repeat(blanks))
             });
             text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
             text.push('\n');

@@ -1,12 +1,13 @@
 //! What commands print: data on standard output, for people or as JSON, and all else on standard
 //! error.
 //!
-//! Everything can be read without colour, so nothing has any. Writing never panics: a reader that
-//! goes away ends the command quietly.
+//! Everything can be read without colour; where there is a terminal, `style` adds some. Writing never
+//! panics: a reader that goes away ends the command quietly.
 
 pub(crate) mod human;
 pub(crate) mod json;
 pub(crate) mod progress;
+pub(crate) mod style;
 
 use std::io::Write;
 
@@ -26,5 +27,6 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// Says something on standard error that is no failure.
 pub(crate) fn note(text: &str) {
     // Nobody who reads it is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "note: {text}");
+    let label = style::Stream::Error.paint(style::note(), "note:");
+    let _ = writeln!(std::io::stderr(), "{label} {text}");
 }

@@ -112,7 +112,7 @@ impl TaskFollow<'_> {
                 Stage::Running(place) => Some(place.clone()),
             };
             match place {
-                Some(_) if self.look_due <= self.workers.clock.now() => {
+                Some(_) if self.look_due <= self.workers.now() => {
                     // Where it runs nowhere in a later attempt, its worker is asked on.
                     let later = self.position.attempt().map_or(0, |it| it.saturating_add(1));
                     self.search(later)?;
@@ -179,7 +179,7 @@ impl TaskFollow<'_> {
         }
         let found = self.workers.find(self.job, self.task, from_attempt)?;
         let wait = LOOK_AROUND.max(self.workers.pause(PAUSE_PER_WORKER));
-        self.look_due = self.workers.clock.now() + wait;
+        self.look_due = self.workers.now() + wait;
         let Some(place) = found else { return Ok(false) };
         self.stage = Stage::Running(place);
         self.pause = PAUSE;

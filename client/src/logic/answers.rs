@@ -16,8 +16,8 @@ use proto::description::JobDescription;
 use proto::ids::{FileId, Incarnation, JobId, LogIndex, NodeId, RingVersion};
 use proto::limits;
 use proto::messages::job::{
-    JobAccepted, JobDescribed, JobStatus, ListEnd, SegmentList, SegmentRange, TaskOutcome,
-    TaskOutcomes,
+    JobAccepted, JobDescribed, JobStatus, ListEnd, SegmentFolded, SegmentList, SegmentRange,
+    TaskOutcome, TaskOutcomes,
 };
 use proto::messages::keyspace::{KeyEntry, KeyResult};
 use proto::messages::node::{NodeEntry, RingMember, RingReply};
@@ -27,6 +27,7 @@ use proto::status::{Cause, JobState, ProgramKind, Role, TaskState};
 use proto::time::Duration;
 use proto::wire::{WireUuid, items_of};
 
+use super::explain::{self, read_reply};
 use super::jobs::{JobSelector, Request};
 
 /// Records of one listing; a master sends far fewer at a time.
@@ -55,6 +56,9 @@ pub struct JobSummary {
     pub lost_attempts: u64,
     /// Log time of the submission.
     pub submitted: Duration,
+    /// How long ago that was, as far as the master could tell: time without a leading master is
+    /// not counted.
+    pub age: Duration,
     /// Log time of the last outcome; `None` while it is not final.
     pub finished: Option<Duration>,
     /// The lowest exit code that is not 0 of a failed task; 0 where none failed.
@@ -103,6 +107,8 @@ pub struct OutcomeRun {
     pub cause: Cause,
     /// Exit code, minus the signal's number where one ended it.
     pub exit_code: i32,
+    /// Attempts of each that ended before the one that has the outcome, or at all where none has.
+    pub earlier_attempts: u32,
 }
 
 /// Consecutive tasks whose recorded result is in one segment.
@@ -171,10 +177,12 @@ pub enum Answer {
         /// Log index of its entry.
         index: LogIndex,
     },
-    /// A job's state (also the answer to a cancellation).
+    /// A job's state (also the answer to a cancellation or another change).
     Job(JobSummary),
     /// What a job is.
     Description(Box<DescribedJob>),
+    /// Why tasks are where they are, as far as the masters know.
+    Explained(explain::Reply),
     /// Jobs, newest first.
     Jobs {
         /// The jobs.
@@ -195,6 +203,13 @@ pub enum Answer {
         ranges: Vec<SegmentTasks>,
         /// `after` of the next page; `None` where this was all.
         next: Option<u64>,
+    },
+    /// What became of a fold.
+    Folded {
+        /// True where the new segment is listed instead of the old ones.
+        is_listed: bool,
+        /// Log index of the entry.
+        index: LogIndex,
     },
     /// The nodes of the cluster.
     Nodes(Vec<NodeSummary>),
@@ -248,9 +263,11 @@ enum Expected {
     Accepted(JobId),
     Job,
     Description(Option<JobId>),
+    Explained,
     Jobs,
     Outcomes { job: JobId, first_task: u64 },
     Segments(JobId),
+    Folded,
     Nodes,
     Transaction,
     Keys,
@@ -272,14 +289,16 @@ impl AnswerReader {
     pub fn of(request: &Request) -> AnswerReader {
         let expected = match request {
             Request::Submit(submission) => Expected::Accepted(submission.job),
-            Request::Job { .. } | Request::Cancel(_) => Expected::Job,
+            Request::Job { .. } | Request::Cancel(_) | Request::Change { .. } => Expected::Job,
             Request::Describe(JobSelector::Id(job)) => Expected::Description(Some(*job)),
             Request::Describe(JobSelector::Text(_)) => Expected::Description(None),
+            Request::Explain { .. } => Expected::Explained,
             Request::Jobs { .. } => Expected::Jobs,
             Request::Outcomes { job, first_task, .. } => {
                 Expected::Outcomes { job: *job, first_task: *first_task }
             }
             Request::Segments { job, .. } => Expected::Segments(*job),
+            Request::Fold { .. } => Expected::Folded,
             Request::Nodes => Expected::Nodes,
             Request::Transaction { .. } => Expected::Transaction,
             Request::Keys { .. } => Expected::Keys,
@@ -320,8 +339,18 @@ impl AnswerReader {
                 (Answer::Job(job), index)
             }
             Expected::Description(job) => read_description(record, job)?,
+            Expected::Explained => {
+                let reply = read_reply(record, Role::Master)?;
+                let index = reply.index;
+                (Answer::Explained(reply), index)
+            }
             Expected::Outcomes { job, first_task } => read_outcomes(record, job, first_task)?,
             Expected::Segments(job) => read_segments(record, job)?,
+            Expected::Folded => {
+                let folded: SegmentFolded = record.read()?;
+                let index = LogIndex(folded.index);
+                (Answer::Folded { is_listed: folded.is_listed == 1, index }, index)
+            }
             Expected::Transaction => read_transaction(record)?,
             Expected::Ring => (Answer::Ring(read_ring(record)?), LogIndex(0)),
             Expected::Jobs | Expected::Nodes | Expected::Keys => return self.take_listed(record),
@@ -404,6 +433,7 @@ fn read_job(record: &Record<'_>) -> Result<JobSummary, RecordError> {
         running_count: status.running_count,
         lost_attempts: status.lost_attempts,
         submitted: Duration(status.submitted_us),
+        age: Duration(status.age_us),
         finished: Some(Duration(status.finished_us)).filter(|it| *it != Duration::ZERO),
         exit_code: status.exit_code,
         segment_count: status.segment_count,
@@ -469,6 +499,7 @@ fn read_outcomes(
             state: TaskState::from_wire(item.state).ok_or(wrong("state"))?,
             cause: Cause::from_wire(item.cause).ok_or(wrong("cause"))?,
             exit_code: item.exit_code,
+            earlier_attempts: item.earlier_attempts,
         });
     }
     // A page that leads back to itself would be asked for ever.

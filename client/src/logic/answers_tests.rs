@@ -8,7 +8,7 @@ use proto::record::{Records, encode};
 use proto::wire::{WireUuid, bytes_of};
 
 use super::*;
-use crate::logic::jobs::{Compare, JobSelector, NotSendable, Submission, Until, Write};
+use crate::logic::jobs::{Change, Compare, JobSelector, NotSendable, Submission, Until, Write};
 
 const JOB: JobId = JobId(7);
 
@@ -32,7 +32,8 @@ fn requests() -> Vec<Request> {
         Request::Jobs { before: LogIndex(0), limit: 10 },
         Request::Cancel(JOB),
         Request::Outcomes { job: JOB, first_task: 5, limit: 10 },
-        Request::Segments { job: JOB, after: 0 },
+        Request::Segments { job: JOB, after: 0, fold: 0 },
+        Request::Fold { job: JOB, fold: 3, segment: FileId(9), segment_count: 2 },
         Request::Nodes,
         Request::Transaction {
             compares: vec![Compare { key: b"name/a".to_vec(), version: LogIndex(0) }],
@@ -45,6 +46,7 @@ fn requests() -> Vec<Request> {
         Request::Keys { prefix: b"name/".to_vec(), after: Vec::new(), limit: 10 },
         Request::Ring,
         Request::Describe(JobSelector::Text("last".to_owned())),
+        Request::Change { job: JOB, change: Change::Priority(-2) },
     ]
 }
 
@@ -57,9 +59,14 @@ fn status(name: &[u8], state: u8) -> Vec<u8> {
         done_count: 3,
         failed_count: 1,
         finished_us: 0,
+        age_us: 7,
+        is_held: 1,
+        priority: -2,
+        crashed_attempts: 6,
+        retry_of_uuid: WireUuid::new(9),
         ..Default::default()
     };
-    encode(&status, &[name])
+    encode(&status, &[name, b"ann@field"])
 }
 
 #[test]
@@ -71,6 +78,9 @@ fn a_jobs_state_is_read_and_its_values_are_checked() {
         panic!("no job");
     };
     assert_eq!((job.job, job.name.as_str(), job.state), (JOB, "name", JobState::Running));
+    assert_eq!((job.owner.as_str(), job.retry_of), ("ann@field", Some(JobId(9))));
+    assert_eq!((job.is_held, job.priority, job.crashed_attempts), (true, -2, 6));
+    assert_eq!(job.age, Duration::from_micros(7));
     assert_eq!((job.done_count, job.failed_count, job.finished, index), (3, 1, None, LogIndex(40)));
     for wrong in [status(b"name", 200), status(b"\xff", 0)] {
         assert!(matches!(read(&mut reader, &wrong), Err(BadAnswer::Record(_))));

@@ -7,16 +7,19 @@
 use std::fmt;
 
 use proto::description::{InputSource, JobDescription, Program, Runtime};
-use proto::ids::{FileId, JobId, LogIndex};
+use proto::ids::{FileId, JobId, LogIndex, TaskIndex};
 use proto::limits;
 use proto::messages::job::{
-    JobCancel, JobDescribe, JobList, JobQuery, JobSubmit, SegmentQuery, TaskQuery,
+    JobCancel, JobChange, JobDescribe, JobList, JobQuery, JobSubmit, SegmentFold, SegmentQuery,
+    TaskQuery,
 };
 use proto::messages::keyspace::{KeyCompare, KeyRange, KeyTransaction, KeyWrite};
 use proto::messages::node::{NodeList, RingQuery};
 use proto::record::encode;
-use proto::status::ProgramKind;
+use proto::status::{JobChangeKind, ProgramKind};
 use proto::wire::{WireUuid, bytes_of};
+
+use super::explain::explain_query;
 
 /// Longest selector of a job: a name, a UUID, or the beginning of one.
 const SELECTOR_BYTES: usize = limits::NAME_BYTES;
@@ -106,6 +109,19 @@ pub enum Until {
     Final,
 }
 
+/// What is changed of a job after its submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// None of its tasks is dealt any more; those that run go on.
+    Hold,
+    /// Its tasks are dealt again.
+    Release,
+    /// Jobs of a higher priority are dealt first.
+    Priority(i32),
+    /// A job in a final state is no longer listed, and what it wrote no longer kept.
+    Forget,
+}
+
 /// A condition of a transaction: the key's version, 0 where it must not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
@@ -138,6 +154,13 @@ pub enum Request {
     },
     /// Tell what a job is.
     Describe(JobSelector),
+    /// Tell what the masters know of why tasks are where they are.
+    Explain {
+        /// The job.
+        job: JobId,
+        /// The task; `None` for the job as a whole.
+        task: Option<TaskIndex>,
+    },
     /// List jobs, newest first.
     Jobs {
         /// Only those submitted before this log index; 0 for the newest.
@@ -147,6 +170,14 @@ pub enum Request {
     },
     /// Cancel a job.
     Cancel(JobId),
+    /// Change how a job is treated from now on. Answered by its state then; to *forget*, by its
+    /// last one.
+    Change {
+        /// The job.
+        job: JobId,
+        /// What is changed.
+        change: Change,
+    },
     /// Tell the outcomes of a job's tasks.
     Outcomes {
         /// The job.
@@ -162,6 +193,19 @@ pub enum Request {
         job: JobId,
         /// Go on after this position; 0 for the first.
         after: u64,
+        /// Only those that this fold replaces; 0 for all.
+        fold: u64,
+    },
+    /// Replace segments by one that holds what was accepted from them.
+    Fold {
+        /// The job whose segments they are.
+        job: JobId,
+        /// Number of the fold.
+        fold: u64,
+        /// The new segment; nil where nothing was accepted.
+        segment: FileId,
+        /// How many of the fold's segments it holds, the first ones.
+        segment_count: u64,
     },
     /// List the nodes of the cluster.
     Nodes,
@@ -207,7 +251,14 @@ impl Request {
     /// has the effect of one.
     #[must_use]
     pub fn is_changing(&self) -> bool {
-        matches!(self, Request::Submit(_) | Request::Cancel(_) | Request::Transaction { .. })
+        matches!(
+            self,
+            Request::Submit(_)
+                | Request::Cancel(_)
+                | Request::Change { .. }
+                | Request::Transaction { .. }
+                | Request::Fold { .. }
+        )
     }
 
     /// True where asking a second time under another number is harmless: reading, and what names
@@ -243,6 +294,7 @@ impl Request {
                 let query = JobDescribe { job_uuid, seen_index: seen.0, ..Default::default() };
                 Ok(encode(&query, &[selector.as_bytes()]))
             }
+            Request::Explain { job, task } => Ok(explain_query(*job, *task, seen)),
             Request::Jobs { before, limit } => {
                 let list = JobList {
                     before_index: before.0,
@@ -260,6 +312,7 @@ impl Request {
                 };
                 Ok(encode(&cancel, &[]))
             }
+            Request::Change { job, change } => Ok(encode_change(*job, *change, session)),
             Request::Outcomes { job, first_task, limit } => {
                 let query = TaskQuery {
                     job_uuid: job.to_wire(),
@@ -270,14 +323,28 @@ impl Request {
                 };
                 Ok(encode(&query, &[]))
             }
-            Request::Segments { job, after } => {
+            Request::Segments { job, after, fold } => {
                 let query = SegmentQuery {
                     job_uuid: job.to_wire(),
                     after: *after,
-                    seen_index: seen.0,
+                    // Whoever folds knows of it by a deal, not by an index that it has seen: a
+                    // master that lags must not say that there is nothing to fold.
+                    seen_index: if *fold == 0 { seen.0 } else { 0 },
+                    fold: *fold,
                     ..Default::default()
                 };
                 Ok(encode(&query, &[]))
+            }
+            Request::Fold { job, fold, segment, segment_count } => {
+                let fold = SegmentFold {
+                    job_uuid: job.to_wire(),
+                    fold: *fold,
+                    session_index: session.0,
+                    segment_uuid: segment.to_wire(),
+                    segment_count: *segment_count,
+                    ..Default::default()
+                };
+                Ok(encode(&fold, &[]))
             }
             Request::Nodes => {
                 Ok(encode(&NodeList { seen_index: seen.0, ..Default::default() }, &[]))
@@ -296,6 +363,23 @@ impl Request {
             Request::Ring => Ok(encode(&RingQuery::default(), &[])),
         }
     }
+}
+
+fn encode_change(job: JobId, change: Change, session: LogIndex) -> Vec<u8> {
+    let (kind, priority) = match change {
+        Change::Hold => (JobChangeKind::Hold, 0),
+        Change::Release => (JobChangeKind::Release, 0),
+        Change::Priority(priority) => (JobChangeKind::Priority, priority),
+        Change::Forget => (JobChangeKind::Forget, 0),
+    };
+    let change = JobChange {
+        job_uuid: job.to_wire(),
+        session_index: session.0,
+        change: kind.to_wire(),
+        priority,
+        ..Default::default()
+    };
+    encode(&change, &[])
 }
 
 fn encode_submission(it: &Submission, session: LogIndex) -> Result<Vec<u8>, NotSendable> {

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod client;
+pub mod explain;
 pub mod files;
 pub mod jobs;
 pub mod live;

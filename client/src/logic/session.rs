@@ -26,9 +26,10 @@ use proto::time::{Duration, Instant};
 use super::answers::{Answer, AnswerReader, BadAnswer};
 use super::jobs::{NotSendable, Request};
 
-/// How long one attempt waits: longer than an election takes, so that a request which a follower
-/// forwarded is not asked again while it is on its way.
-const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long one attempt waits. A master that was killed says nothing, so this is what its death
+/// costs a client; it is as long as most elections take, so that a request which a follower
+/// forwarded is rarely asked again while it is on its way.
+const ATTEMPT: Duration = Duration::from_millis(700);
 
 /// Waits between attempts.
 const BACKOFF: Backoff =

@@ -176,7 +176,8 @@ fn modification_time(metadata: &Metadata) -> ModificationTime {
     ModificationTime { seconds: metadata.mtime(), nanoseconds }
 }
 
-fn kind_name(kind: FileType) -> &'static str {
+/// What something is that no tree holds, with its article.
+pub(crate) fn kind_name(kind: FileType) -> &'static str {
     if kind.is_socket() {
         "a socket"
     } else if kind.is_fifo() {

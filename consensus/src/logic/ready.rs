@@ -377,6 +377,7 @@ impl<S: StateMachine> Member<S> {
             Ok(machine) => self.machine = machine,
             Err(error) => return self.halt(HaltReason::Snapshot(error), effects),
         }
+        tracing::info!(index, "the state is taken over from another member's snapshot");
         self.applied = index;
         self.applied_term = head.term.0;
         self.told_applied = index;

@@ -4,6 +4,8 @@
 //! is therefore the same on every master that applied the same entries (invariant 10). Soft state
 //! that only serves waiting askers lives in `replies.rs`.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -12,9 +14,11 @@ use proto::status::{ErrorCode, JobState};
 use serde::{Deserialize, Serialize};
 
 use super::commands::{AnsweredRun, Asker, ClientChange, Command, Output, ReportedSegment};
+use super::folds::Folds;
 use super::jobs::{Job, ReportedRun};
 use super::keyspace::Keyspace;
 use super::nodes::Nodes;
+use super::retention::{ENTRY_JOBS, REMEMBERED_JOBS, Retention};
 use super::sessions::{Admission, Sessions};
 use super::submissions::{Submission, digest};
 
@@ -33,18 +37,25 @@ pub struct Cluster {
     pub jobs_by_index: OrdMap<LogIndex, JobId>,
     /// Active grants in the order of the log.
     grants: OrdMap<(u64, LogIndex, JobId), (u64, u64)>,
+    /// Jobs whose tasks are treated otherwise than they were granted, in the order of the log; each
+    /// unfinished job at most once.
+    pub(super) changed: OrdMap<(LogIndex, JobId), ()>,
     /// Jobs that ended, in the order of the log; bounded.
     ended: OrdMap<(LogIndex, JobId), ()>,
     /// A reader of the feed that has nothing behind this index must start anew.
     feed_floor: LogIndex,
     /// Newest index of anything in the feed.
-    feed_index: LogIndex,
+    pub(super) feed_index: LogIndex,
     /// Roster, groups, ring.
     pub nodes: Nodes,
     /// Names and small values.
     pub keyspace: Keyspace,
     /// Request windows of clients.
     pub sessions: Sessions,
+    /// Jobs that are or were finished, by age.
+    pub retention: Retention,
+    /// Segments that are packed into one, and the masters' own jobs that do it.
+    pub folds: Folds,
     /// Log index of the last applied command.
     pub applied: LogIndex,
 }
@@ -63,6 +74,13 @@ pub enum FeedEntry {
         /// Number of tasks.
         task_count: u64,
     },
+    /// A job has another priority, or is held, or no longer.
+    Changed {
+        /// Log index of the entry that changed it last.
+        index: LogIndex,
+        /// The job.
+        job: JobId,
+    },
     /// A job ended.
     Ended {
         /// Log index of the entry that ended it.
@@ -77,7 +95,9 @@ impl FeedEntry {
     #[must_use]
     pub fn index(&self) -> LogIndex {
         match self {
-            FeedEntry::Grant { index, .. } | FeedEntry::Ended { index, .. } => *index,
+            FeedEntry::Grant { index, .. }
+            | FeedEntry::Changed { index, .. }
+            | FeedEntry::Ended { index, .. } => *index,
         }
     }
 }
@@ -104,7 +124,9 @@ impl Cluster {
                     };
                 }
                 let (again, refused) = self.record_runs(&runs, index, log_time_us);
-                self.add_segments(segments);
+                let mut changed = self.add_segments(segments);
+                changed.extend(runs.iter().filter(|it| !it.segment.is_nil()).map(|it| it.job));
+                self.begin_folds(&changed, index, log_time_us);
                 let reply = Output::Runs { index, again, refused };
                 if let Some(mut node) = known
                     && node.registration.incarnation == incarnation
@@ -115,9 +137,22 @@ impl Cluster {
                 }
                 reply
             }
+            Command::LeaseExpired { group, epoch, successor, incarnation } => {
+                self.nodes.expire_lease(group, epoch, (successor, incarnation), index);
+                Output::Noted
+            }
+            Command::AuxiliaryNoted { group, epoch, incarnation, is_in_step } => {
+                self.nodes.note_auxiliary(group, epoch, incarnation, is_in_step);
+                Output::Noted
+            }
             Command::RunsLost { runs } => {
                 let (again, refused) = self.record_runs(&runs, index, log_time_us);
                 Output::Runs { index, again, refused }
+            }
+            Command::Retain => {
+                let due = self.retention.take_due(log_time_us);
+                due.iter().for_each(|(job, _)| self.forget(*job, log_time_us));
+                Output::Retained { is_more: due.len() >= ENTRY_JOBS }
             }
         }
     }
@@ -140,8 +175,16 @@ impl Cluster {
                     self.submit(job, &record, index, log_time_us)
                 }
                 ClientChange::Cancel { job } => self.cancel(job, index, log_time_us),
+                ClientChange::Change { job, change } => {
+                    self.change(job, change, index, log_time_us)
+                }
                 ClientChange::Transaction { compares, writes } => {
                     self.keyspace.transact(&compares, writes, index)
+                }
+                ClientChange::Fold { job, fold, file, segment_count } => {
+                    let output = self.end_fold(job, fold, file, segment_count, index);
+                    self.begin_folds(&[job], index, log_time_us);
+                    output
                 }
             },
         };
@@ -163,6 +206,9 @@ impl Cluster {
                 )
             };
         }
+        if self.retention.is_forgotten(id) {
+            return self.no_job(id);
+        }
         let submission = match Submission::check(record) {
             Ok(submission) => submission,
             Err(refusal) => return refusal,
@@ -170,7 +216,19 @@ impl Cluster {
         if self.jobs.len() >= LISTED_JOBS {
             return Output::refused(
                 ErrorCode::Busy,
-                format!("{LISTED_JOBS} jobs are listed: wait until some are forgotten"),
+                format!(
+                    "{LISTED_JOBS} jobs are listed: wait until some are forgotten, or have \
+                     finished ones forgotten with `remuda forget JOB`"
+                ),
+            );
+        }
+        if self.retention.is_full() {
+            return Output::refused(
+                ErrorCode::Busy,
+                format!(
+                    "{REMEMBERED_JOBS} jobs were forgotten within the last days, and no more can \
+                     be remembered"
+                ),
             );
         }
         let resolved = match submission.resolve(&self.keyspace) {
@@ -185,8 +243,9 @@ impl Cluster {
     }
 
     fn cancel(&mut self, id: JobId, index: LogIndex, log_time_us: u64) -> Output {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return Output::refused(ErrorCode::NotFound, format!("there is no job {id}"));
+        let is_task = self.folds.is_task(id);
+        let Some(job) = self.jobs.get_mut(&id).filter(|_| !is_task) else {
+            return self.no_job(id);
         };
         if !job.state.is_final() {
             Arc::make_mut(job).end(JobState::Cancelled, log_time_us);
@@ -206,16 +265,21 @@ impl Cluster {
         let (mut again, mut refused) = (Vec::new(), Vec::new());
         for run in runs {
             let answer = |tasks| AnsweredRun { job: run.job, tasks, attempt: run.attempt };
-            let job = self.jobs.get_mut(&run.job).filter(|job| !job.state.is_final());
-            let Some(job) = job else {
+            let is_open = self.jobs.get(&run.job).is_some_and(|job| !job.state.is_final());
+            if !is_open {
                 refused.push(answer(run.tasks.clone()));
                 continue;
-            };
-            let job = Arc::make_mut(job);
-            let recorded = job.record(run);
+            }
+            let (recorded, is_settled) = self.with_segments(run.job, |job| {
+                let recorded = job.record(run);
+                (recorded, job.settle(log_time_us))
+            });
             refused.extend(recorded.refused.into_iter().map(answer));
-            if job.settle(log_time_us) {
+            if is_settled {
                 self.leave_feed(run.job, index);
+                if self.folds.is_task(run.job) {
+                    self.fold_task_ended(run.job, log_time_us);
+                }
                 again.retain(|other: &AnsweredRun| other.job != run.job);
                 continue;
             }
@@ -225,17 +289,24 @@ impl Cluster {
         (again, refused)
     }
 
-    fn add_segments(&mut self, segments: Vec<ReportedSegment>) {
+    /// Lists segments; returns the jobs that have them.
+    fn add_segments(&mut self, segments: Vec<ReportedSegment>) -> Vec<JobId> {
+        let mut changed = Vec::new();
         for segment in segments {
+            let mut tasks_of_jobs: BTreeMap<JobId, Vec<Range<u64>>> = BTreeMap::new();
             for (id, tasks) in segment.runs {
-                if let Some(job) = self.jobs.get_mut(&id) {
-                    Arc::make_mut(job).add_segment(segment.file, vec![tasks]);
-                }
+                tasks_of_jobs.entry(id).or_default().push(tasks);
+            }
+            for (id, tasks) in tasks_of_jobs {
+                self.with_segments(id, |job| job.segments.add(segment.file, tasks));
+                changed.push(id);
             }
         }
+        changed
     }
 
-    fn grant_more(&mut self, id: JobId, index: LogIndex) {
+    /// Grants more of a job where a group has little left of it.
+    pub(super) fn grant_more(&mut self, id: JobId, index: LogIndex) {
         let group = self.nodes.group_for_grant();
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -246,11 +317,16 @@ impl Cluster {
         }
     }
 
-    /// Replaces a job's grants in the feed by the news that it ended.
-    fn leave_feed(&mut self, id: JobId, index: LogIndex) {
+    /// Replaces a job's grants and changes in the feed by the news that it ended.
+    pub(super) fn leave_feed(&mut self, id: JobId, index: LogIndex) {
         if let Some(job) = self.jobs.get_mut(&id) {
-            for grant in std::mem::take(&mut Arc::make_mut(job).grants) {
+            let job = Arc::make_mut(job);
+            for grant in std::mem::take(&mut job.grants) {
                 self.grants.remove(&(grant.group, grant.index, id));
+            }
+            self.changed.remove(&(job.changed, id));
+            if !self.folds.is_task(id) {
+                self.retention.finish(id, job.finished_us);
             }
         }
         self.ended.insert((index, id), ());
@@ -288,7 +364,11 @@ impl Cluster {
             .ended
             .range((after.next(), JobId(0))..)
             .map(|(&(index, job), ())| FeedEntry::Ended { index, job });
-        let mut entries: Vec<FeedEntry> = grants.chain(ended).collect();
+        let changed = self
+            .changed
+            .range((after.next(), JobId(0))..)
+            .map(|(&(index, job), ())| FeedEntry::Changed { index, job });
+        let mut entries: Vec<FeedEntry> = grants.chain(changed).chain(ended).collect();
         entries.sort_by_key(FeedEntry::index);
         entries
     }
@@ -332,9 +412,16 @@ impl Cluster {
 
     /// Walks the whole state and panics on a broken invariant.
     pub fn check_invariants(&self) {
+        let mut finished = 0;
+        let mut changed = 0;
         for (id, job) in &self.jobs {
             job.check_invariants();
-            assert_eq!(self.jobs_by_index.get(&job.index), Some(id), "every job has its place");
+            finished += usize::from(job.state.is_final());
+            changed += usize::from(self.changed.contains_key(&(job.changed, *id)));
+            assert!(!self.retention.is_forgotten(*id), "a forgotten job is listed");
+            let place = self.jobs_by_index.get(&job.index);
+            let has_place = !self.folds.is_task(*id);
+            assert_eq!(place == Some(id), has_place, "every job of a user has its place");
             for grant in &job.grants {
                 assert!(
                     self.grants.contains_key(&(grant.group, grant.index, *id)),
@@ -342,7 +429,11 @@ impl Cluster {
                 );
             }
         }
-        assert_eq!(self.jobs.len(), self.jobs_by_index.len(), "no place without a job");
+        let placed = self.jobs.len() - self.folds.task_count();
+        assert_eq!(placed, self.jobs_by_index.len(), "no place without a job");
+        self.check_folds();
+        assert_eq!(self.changed.len(), changed, "no change of a job without the job");
+        self.retention.check_invariants(finished);
         self.nodes.check_invariants();
         self.sessions.check_invariants();
     }

@@ -3,7 +3,7 @@
 //! A command holds everything that `apply` decides by: nothing is read from a clock or a
 //! configuration there. The encoding is postcard behind one version byte.
 
-use proto::ids::{Incarnation, JobId, LogIndex, NodeId, RequestId};
+use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::status::{ErrorCode, Role};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,13 @@ pub enum ClientChange {
         /// The job.
         job: JobId,
     },
+    /// Change how a job is treated from now on.
+    Change {
+        /// The job.
+        job: JobId,
+        /// What is changed.
+        change: JobChange,
+    },
     /// Write keys if all conditions hold.
     Transaction {
         /// The conditions.
@@ -64,6 +71,30 @@ pub enum ClientChange {
         /// The writes.
         writes: Vec<Write>,
     },
+    /// Replace segments by one that holds what was accepted from them.
+    Fold {
+        /// The job whose segments they are.
+        job: JobId,
+        /// Number of the fold.
+        fold: u64,
+        /// The new segment; nil where nothing was accepted.
+        file: proto::ids::FileId,
+        /// How many of the fold's segments it holds, the first ones.
+        segment_count: u64,
+    },
+}
+
+/// What is changed of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobChange {
+    /// None of its tasks is dealt any more.
+    Hold,
+    /// Its tasks are dealt again.
+    Release,
+    /// It has another priority.
+    Priority(i32),
+    /// It is no longer listed. Only for a job in a final state.
+    Forget,
 }
 
 /// An entry of the log.
@@ -86,11 +117,35 @@ pub enum Command {
         /// Segments stored after the outcome of their tasks was reported.
         segments: Vec<ReportedSegment>,
     },
+    /// The leader found the lease of a group's epoch over: its auxiliary becomes the primary.
+    LeaseExpired {
+        /// The group.
+        group: u64,
+        /// The epoch that is over.
+        epoch: Epoch,
+        /// The auxiliary.
+        successor: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A primary says whether its auxiliary knows how far it may have dealt.
+    AuxiliaryNoted {
+        /// The group.
+        group: u64,
+        /// The primary's epoch.
+        epoch: Epoch,
+        /// The auxiliary's incarnation that is meant.
+        incarnation: Incarnation,
+        /// True where it knows.
+        is_in_step: bool,
+    },
     /// A balancer cannot tell what became of runs.
     RunsLost {
         /// The runs, as lost or returned.
         runs: Vec<ReportedRun>,
     },
+    /// What was finished for so long that it is due to be forgotten is forgotten.
+    Retain,
 }
 
 /// A segment that a worker reports for tasks whose outcome it reported before.
@@ -128,6 +183,21 @@ pub enum Output {
         /// The job.
         job: JobId,
     },
+    /// The job is treated as asked for.
+    Changed {
+        /// The job.
+        job: JobId,
+    },
+    /// The job is no longer listed.
+    Forgotten {
+        /// Its last state, as a `job_status` record.
+        record: Vec<u8>,
+    },
+    /// What was due is forgotten.
+    Retained {
+        /// There may be more: one entry forgets so many and no more.
+        is_more: bool,
+    },
     /// Whether the transaction was applied, and where.
     Transaction {
         /// The conditions held.
@@ -149,6 +219,15 @@ pub enum Output {
         /// Those that had their outcome before, so that what was reported now is dropped.
         refused: Vec<AnsweredRun>,
     },
+    /// What became of a fold.
+    Folded {
+        /// Log index of the entry.
+        index: LogIndex,
+        /// The new segment is listed.
+        is_listed: bool,
+    },
+    /// What the leader proposed of itself is carried out, or came too late.
+    Noted,
     /// Refused.
     Refused {
         /// Why.

@@ -110,6 +110,14 @@ fn record(cluster: &Cluster, batch: FeedBatch, entries: &[FeedEntry]) -> Vec<u8>
     let items: Vec<FeedItem> = entries
         .iter()
         .filter_map(|entry| match entry {
+            FeedEntry::Changed { index, job: id } => cluster.jobs.get(id).map(|job| FeedItem {
+                index: index.0,
+                kind: FeedKind::JobChanged.to_wire(),
+                job_uuid: id.to_wire(),
+                priority: job.priority,
+                is_held: u8::from(job.is_held),
+                ..FeedItem::default()
+            }),
             FeedEntry::Ended { index, job } => Some(FeedItem {
                 index: index.0,
                 kind: FeedKind::JobEnded.to_wire(),
@@ -130,6 +138,7 @@ fn record(cluster: &Cluster, batch: FeedBatch, entries: &[FeedEntry]) -> Vec<u8>
                     first_task: *first_task,
                     task_count: *task_count,
                     priority: job.priority,
+                    is_held: u8::from(job.is_held),
                     job_offset,
                     ..FeedItem::default()
                 })

@@ -14,6 +14,7 @@ use proto::messages::task::TaskRun;
 use proto::status::{Cause, JobState, TaskState, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::segments::SegmentList;
 use super::submissions::{Digest, Resolved};
 use super::tasks::{RunMap, TaskSet, outside};
 
@@ -43,6 +44,16 @@ pub struct Attempts {
     pub newest: u64,
 }
 
+impl Attempts {
+    /// How many ended.
+    #[must_use]
+    pub fn ended(&self) -> u32 {
+        // At most MAX_LOST_ATTEMPTS + 1 of them.
+        let lost = u32::try_from(self.lost.len()).unwrap_or(u32::MAX);
+        self.failed.saturating_add(self.crashed).saturating_add(lost)
+    }
+}
+
 /// A range of a job's tasks that a balancer group deals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -52,15 +63,6 @@ pub struct Grant {
     pub group: u64,
     /// Log index of the entry that granted it.
     pub index: LogIndex,
-}
-
-/// Ranges of a job accepted from one segment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segment {
-    /// The segment, a file on storage.
-    pub file: FileId,
-    /// The tasks whose recorded result it holds.
-    pub tasks: Vec<Range<u64>>,
 }
 
 /// A run of tasks as a worker or balancer reports it.
@@ -104,6 +106,12 @@ pub struct Job {
     pub max_fails: Option<u64>,
     /// Higher is dealt first.
     pub priority: i32,
+    /// None of its tasks is dealt until it is released.
+    pub is_held: bool,
+    /// Log index of the newest change of the two above that the feed has; 0 where there is none.
+    pub changed: LogIndex,
+    /// The job some of whose tasks this one tries again.
+    pub retry_of: Option<JobId>,
     /// Never goes back.
     pub state: JobState,
     /// Log index of the submission.
@@ -118,14 +126,19 @@ pub struct Job {
     pub failed: BTreeMap<Failure, TaskSet>,
     /// What is remembered of unfinished tasks whose attempts ended.
     pub attempts: RunMap<Attempts>,
+    /// Attempts of finished tasks before the one that has the outcome: the tasks by how many there
+    /// were, none of those that had none.
+    pub earlier: BTreeMap<u32, TaskSet>,
     /// Attempts that were lost, of all tasks, finished ones included.
     pub lost_attempts: u64,
+    /// Attempts that took their worker with them, of all tasks.
+    pub crashed_attempts: u64,
     /// Ranges that groups deal.
     pub grants: Vec<Grant>,
     /// The first task that no group has been granted yet.
     pub next_grant: u64,
     /// Where outputs and accounting are.
-    pub segments: Vec<Segment>,
+    pub segments: SegmentList,
 }
 
 /// What a report did to a job.
@@ -152,6 +165,9 @@ impl Job {
             max_crashes: description.max_crashes,
             max_fails: description.max_fails,
             priority: description.priority,
+            is_held: description.is_held,
+            changed: LogIndex(0),
+            retry_of: description.retry.map(|retry| retry.job),
             state: JobState::Queued,
             index,
             submitted_us,
@@ -159,10 +175,12 @@ impl Job {
             done: TaskSet::default(),
             failed: BTreeMap::new(),
             attempts: RunMap::default(),
+            earlier: BTreeMap::new(),
             lost_attempts: 0,
+            crashed_attempts: 0,
             grants: Vec::new(),
             next_grant: 0,
-            segments: Vec::new(),
+            segments: SegmentList::default(),
         }
     }
 
@@ -214,14 +232,17 @@ impl Job {
         for piece in unfinished {
             for (tasks, attempts) in self.attempts.split(piece) {
                 let attempts = attempts.unwrap_or_default();
-                match self.decide(run, attempts) {
-                    Decision::Done => {
+                let count = tasks.end - tasks.start;
+                match self.decide(run, count, attempts) {
+                    Decision::Done(earlier) => {
                         self.attempts.remove(tasks.clone());
+                        remember(&mut self.earlier, tasks.clone(), earlier);
                         self.done.insert(tasks.clone());
                         accepted.push(tasks);
                     }
-                    Decision::Failed(failure) => {
+                    Decision::Failed(failure, earlier) => {
                         self.attempts.remove(tasks.clone());
+                        remember(&mut self.earlier, tasks.clone(), earlier);
                         self.failed.entry(failure).or_default().insert(tasks.clone());
                         accepted.push(tasks);
                     }
@@ -234,7 +255,7 @@ impl Job {
             }
         }
         if !run.segment.is_nil() && !accepted.is_empty() {
-            self.add_segment(run.segment, accepted);
+            self.segments.add(run.segment, accepted);
         }
         if self.state == JobState::Queued {
             self.state = JobState::Running;
@@ -242,17 +263,23 @@ impl Job {
         recorded
     }
 
-    /// What one report means for tasks with these earlier attempts.
-    fn decide(&mut self, run: &ReportedRun, mut attempts: Attempts) -> Decision {
+    /// What one report means for `count` tasks with these earlier attempts.
+    fn decide(&mut self, run: &ReportedRun, count: u64, mut attempts: Attempts) -> Decision {
         let failure = Failure { exit_code: run.exit_code, cause: run.cause };
         let is_newer = run.attempt > attempts.newest;
+        let earlier = attempts.ended();
         match run.state {
-            TaskState::Done => Decision::Done,
+            // One that was given up as lost has the outcome after all.
+            TaskState::Done if attempts.lost.contains(&run.attempt) => {
+                self.lost_attempts = self.lost_attempts.saturating_sub(count);
+                Decision::Done(earlier - 1)
+            }
+            TaskState::Done => Decision::Done(earlier),
             TaskState::Failed if is_newer => {
                 attempts.failed += 1;
                 attempts.newest = run.attempt;
                 if attempts.failed > self.retries {
-                    Decision::Failed(failure)
+                    Decision::Failed(failure, earlier)
                 } else {
                     Decision::Again(Some(attempts))
                 }
@@ -261,13 +288,15 @@ impl Job {
                 let evidence = attempts.lost.iter().position(|&lost| lost == run.attempt);
                 if let Some(evidence) = evidence {
                     attempts.lost.remove(evidence);
+                    self.lost_attempts = self.lost_attempts.saturating_sub(count);
                 } else if !is_newer {
                     return Decision::Again(None);
                 }
                 attempts.newest = attempts.newest.max(run.attempt);
                 attempts.crashed += 1;
+                self.crashed_attempts += count;
                 if attempts.crashed >= self.max_crashes {
-                    Decision::Failed(failure)
+                    Decision::Failed(failure, attempts.ended() - 1)
                 } else {
                     Decision::Again(Some(attempts))
                 }
@@ -275,29 +304,14 @@ impl Job {
             TaskState::Lost if is_newer => {
                 attempts.lost.push(run.attempt);
                 attempts.newest = run.attempt;
-                self.lost_attempts += run.tasks.end - run.tasks.start;
+                self.lost_attempts += count;
                 if attempts.lost.len() > MAX_LOST_ATTEMPTS as usize {
-                    Decision::Failed(failure)
+                    Decision::Failed(failure, earlier)
                 } else {
                     Decision::Again(Some(attempts))
                 }
             }
             _ => Decision::Again(None),
-        }
-    }
-
-    /// Notes that `file` holds what these finished tasks left.
-    pub fn add_segment(&mut self, file: FileId, tasks: Vec<Range<u64>>) {
-        match self.segments.iter_mut().rev().take(8).find(|segment| segment.file == file) {
-            Some(segment) => {
-                segment.tasks.extend(tasks);
-                join(&mut segment.tasks);
-            }
-            None => {
-                let mut tasks = tasks;
-                join(&mut tasks);
-                self.segments.push(Segment { file, tasks });
-            }
         }
     }
 
@@ -321,9 +335,29 @@ impl Job {
     pub fn end(&mut self, state: JobState, log_time_us: u64) {
         self.state = state;
         self.finished_us = log_time_us;
-        self.attempts = RunMap::default();
+        self.is_held = false;
+        for (tasks, attempts) in std::mem::take(&mut self.attempts).iter() {
+            remember(&mut self.earlier, tasks, attempts.ended());
+        }
         self.done.compress();
         self.failed.values_mut().for_each(TaskSet::compress);
+        self.earlier.values_mut().for_each(TaskSet::compress);
+    }
+
+    /// How many attempts of tasks ended before the one that has the outcome, or at all where none
+    /// has: for the first tasks of `range`, up to where that changes.
+    #[must_use]
+    pub fn earlier_attempts(&self, range: Range<u64>) -> (Range<u64>, u32) {
+        let finished = self.earlier.iter().filter_map(|(&count, tasks)| {
+            tasks.next_run(range.start, range.end).map(|run| (run, count))
+        });
+        let unfinished = self.attempts.next_run(range.clone());
+        let unfinished = unfinished.map(|(run, attempts)| (run, attempts.ended()));
+        match finished.chain(unfinished).min_by_key(|(run, _)| run.start) {
+            Some((run, count)) if run.start == range.start => (run, count),
+            Some((run, _)) => (range.start..run.start, 0),
+            None => (range, 0),
+        }
     }
 
     /// Walks the job and panics on a broken invariant.
@@ -339,6 +373,7 @@ impl Job {
             }
         }
         assert!(self.finished_count() <= self.task_count, "more outcomes than tasks");
+        self.segments.check_invariants();
         assert!(self.next_grant <= self.task_count, "more granted than there are tasks");
         for (run, _) in self.attempts.iter() {
             let unfinished = self.unfinished(run.clone());
@@ -349,23 +384,19 @@ impl Job {
 
 /// What becomes of tasks after a report.
 enum Decision {
-    Done,
-    Failed(Failure),
+    /// After so many earlier attempts.
+    Done(u32),
+    /// After so many earlier attempts.
+    Failed(Failure, u32),
     /// To be dealt again, with what is remembered of them where that changed.
     Again(Option<Attempts>),
 }
 
-/// Sorts ranges and joins those that touch.
-fn join(ranges: &mut Vec<Range<u64>>) {
-    ranges.sort_by_key(|range| range.start);
-    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
-    for range in ranges.drain(..) {
-        match joined.last_mut() {
-            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
-            _ => joined.push(range),
-        }
+/// Notes how many attempts finished tasks had before the one that counts.
+fn remember(earlier: &mut BTreeMap<u32, TaskSet>, tasks: Range<u64>, count: u32) {
+    if count > 0 {
+        earlier.entry(count).or_default().insert(tasks);
     }
-    *ranges = joined;
 }
 
 /// A run with a verdict, as it travels.
@@ -379,3 +410,6 @@ pub fn verdict_run(job: JobId, tasks: &Range<u64>, attempt: u64, verdict: Verdic
         state: verdict.to_wire(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,17 +6,24 @@
 //! waited asks again. What a record asks for stands in `requests`, what whoever waits is told in
 //! `replies`.
 
+mod changes;
 pub mod cluster;
 pub mod commands;
+pub mod explain;
 mod feeds;
+pub mod folds;
 mod frames;
+pub mod groups;
 pub mod jobs;
 pub mod keyspace;
+mod leases;
 mod members;
 pub mod nodes;
 pub mod queries;
 mod replies;
 mod requests;
+pub mod retention;
+pub mod segments;
 pub mod sessions;
 mod state;
 pub mod submissions;
@@ -24,7 +31,9 @@ pub mod tasks;
 
 use std::collections::BTreeMap;
 
-use consensus::{HaltReason, Job as DiskJob, Member, MemberChange, MemberId, MemberInfo, Ticket};
+use consensus::{
+    HaltReason, Job as DiskJob, LogTime, Member, MemberChange, MemberId, MemberInfo, Ticket,
+};
 use node::logic::network::{Greeting, Link, NetworkEffect, NetworkEvent, Peer};
 use proto::ids::{ClusterId, Incarnation, JobId, LogIndex, NodeId, StoreId};
 use proto::limits;
@@ -35,6 +44,7 @@ use self::cluster::Cluster;
 use self::commands::{Command, Output};
 use self::feeds::Feeds;
 use self::frames::Frames;
+use self::leases::{Leases, Proposal};
 use self::members::Members;
 use self::nodes::Registration;
 use self::queries::{Asked, Surroundings};
@@ -42,6 +52,10 @@ use self::replies::{Waiting, send};
 
 /// Questions that wait for a newer state or a final job; more are answered busy.
 const WAITING_QUERIES: usize = 200_000;
+
+/// How often jobs that are due to be forgotten are looked for, so that an idle cluster writes few
+/// entries: a minute is nothing beside an hour, the shortest that a job is kept.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a master is.
 #[derive(Clone, Debug)]
@@ -103,6 +117,16 @@ pub struct Master {
     watched: LogIndex,
     feeds: Feeds,
     frames: Frames,
+    /// As leader: when the leases of balancers are over.
+    leases: Leases,
+    /// The log's time, and when it was so by this process's clock.
+    log_clock: (LogTime, Instant),
+    /// When this master was last told the time.
+    now: Instant,
+    /// An entry that forgets jobs is under way.
+    is_retaining: bool,
+    /// Not before this time is the next one proposed.
+    retention_due: Instant,
     /// Tasks dealt by job, as each balancer group last told.
     running: BTreeMap<u64, BTreeMap<JobId, u64>>,
     is_registered: bool,
@@ -134,6 +158,11 @@ impl Master {
             watched: LogIndex(0),
             feeds: Feeds::default(),
             frames: Frames::default(),
+            leases: Leases::default(),
+            log_clock: (LogTime::default(), Instant(0)),
+            now: Instant(0),
+            is_retaining: false,
+            retention_due: Instant(0),
             running: BTreeMap::new(),
             is_registered: false,
             register_due: Instant(0),
@@ -155,6 +184,7 @@ impl Master {
 
     /// Decides what to do about one event.
     pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
+        self.now = now;
         match event {
             Event::Network(event) => self.on_network(now, event, effects),
             Event::Disk(done) => self.consensus(now, consensus::Event::Disk(done), effects),
@@ -172,10 +202,40 @@ impl Master {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let register = (!self.is_registered).then_some(self.register_due);
-        [self.member.next_deadline(), self.members.next_deadline(), register]
-            .into_iter()
-            .flatten()
-            .min()
+        let leases = self.leases.next_deadline();
+        let (member, members) = (self.member.next_deadline(), self.members.next_deadline());
+        let deadlines = [member, members, register, leases, self.next_retention()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// The log's time by now in microseconds: the leader knows it, another master goes on from the
+    /// last entry by its own clock.
+    fn log_time_us(&self) -> u64 {
+        let (stamp, at) = self.log_clock;
+        let known = self.member.leader_time(self.now).map(|time| time.0);
+        known.unwrap_or_else(|| stamp.0.saturating_add(self.now.since(at).as_micros()))
+    }
+
+    /// When jobs are to be forgotten next; `None` where this master does not lead, or none is ever
+    /// due as things are.
+    fn next_retention(&self) -> Option<Instant> {
+        let due = self.cluster().retention.due_us().filter(|_| self.leads())?;
+        let wait = Duration::from_micros(due.saturating_sub(self.log_time_us()));
+        (!self.is_retaining).then(|| self.retention_due.max(self.now + wait))
+    }
+
+    /// Proposes that jobs are forgotten where some are due.
+    fn retain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.next_retention().is_some_and(|due| now >= due) {
+            self.is_retaining = true;
+            self.retention_due = now + RETENTION_INTERVAL;
+            self.invoke(now, &Command::Retain, Waiting::Retention, effects);
+        }
+    }
+
+    /// Tasks of a job that are dealt, as far as the balancers told.
+    fn running_count(&self, job: JobId) -> u64 {
+        self.running.values().filter_map(|counts| counts.get(&job)).sum()
     }
 
     /// Walks the whole state and panics on a broken invariant.
@@ -278,10 +338,8 @@ impl Master {
             return;
         }
         let leader = self.member.leader().and_then(|leader| self.cluster().nodes.master(leader.0));
-        let running = |job: JobId| -> u64 {
-            self.running.values().filter_map(|counts| counts.get(&job)).sum()
-        };
-        let around = Surroundings { running: &running, leader };
+        let running = |job: JobId| self.running_count(job);
+        let around = Surroundings { running: &running, log_time_us: self.log_time_us(), leader };
         match asked.query.answer(self.member.state(), &around) {
             Ok(Some(records)) => {
                 for record in records {
@@ -309,6 +367,9 @@ impl Master {
     fn consensus(&mut self, now: Instant, event: consensus::Event, effects: &mut Vec<Effect>) {
         let mut wanted = Vec::new();
         self.member.handle(now, event, &mut wanted);
+        if self.member.log_time() != self.log_clock.0 {
+            self.log_clock = (self.member.log_time(), now);
+        }
         for effect in wanted {
             match effect {
                 consensus::Effect::Send { to, bytes } => {
@@ -403,7 +464,8 @@ impl Master {
         }
     }
 
-    /// What is due at its time: this master's own registration, links, joining, promotions.
+    /// What is due at its time: this master's own registration, links, joining, promotions, ends of
+    /// leases.
     fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         // One that has no vote yet is not shown as a master: losing another would stop the cluster.
         let members = self.member.members();
@@ -429,7 +491,12 @@ impl Master {
         } else if !self.is_registered && now >= self.register_due {
             self.register_due = now + Duration::from_millis(200);
         }
+        self.retain(now, effects);
         self.members.tick(now, &self.setting, self.cluster_uuid, effects);
+        let term = self.leads().then(|| self.member.term());
+        for (group, command) in self.leases.tick(now, term, &self.member.state().nodes) {
+            self.invoke(now, &command, Waiting::Group(group, Proposal::End), effects);
+        }
         if self.leads()
             && let Some(change) = self.members.promotion(now, self.member.members())
         {

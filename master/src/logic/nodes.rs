@@ -1,4 +1,4 @@
-//! The roster: nodes of the other tiers, balancer groups, the ring's members.
+//! The roster: nodes of the other tiers, and where they belong.
 
 use imbl::OrdMap;
 use proto::ids::{Epoch, Incarnation, LogIndex, NodeId, RingVersion, StoreId};
@@ -6,6 +6,7 @@ use proto::status::Role;
 use serde::{Deserialize, Serialize};
 
 use super::commands::Output;
+pub use super::groups::Group;
 
 /// What a node says of itself when it registers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,19 +50,6 @@ pub struct Node {
     pub last_frame: u64,
     /// See `last_frame`.
     pub frame_reply: Option<Output>,
-}
-
-/// A primary balancer and its auxiliary.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    /// Holds the lease.
-    pub primary: Option<NodeId>,
-    /// Follows.
-    pub auxiliary: Option<NodeId>,
-    /// The epoch of the primary's lease.
-    pub epoch: Epoch,
-    /// Log index of the entry that granted the epoch.
-    pub epoch_index: LogIndex,
 }
 
 /// The roster. Part of the replicated state.
@@ -118,23 +106,6 @@ impl Nodes {
         let node = Node { registration, index, group, last_frame: 0, frame_reply: None };
         self.nodes.insert(id, node);
         Output::Registered { index }
-    }
-
-    /// Gives a balancer a seat in group 1: the primary's where it is free or was its own, else the
-    /// auxiliary's. A primary that was restarted knows nothing any more: it gets a new epoch.
-    fn seat_balancer(&mut self, balancer: NodeId, index: LogIndex) -> u64 {
-        const FIRST_GROUP: u64 = 1;
-        let mut group = self.groups.get(&FIRST_GROUP).cloned().unwrap_or_default();
-        if group.primary.is_none() || group.primary == Some(balancer) {
-            self.last_epoch = self.last_epoch.next();
-            group.primary = Some(balancer);
-            group.epoch = self.last_epoch;
-            group.epoch_index = index;
-        } else {
-            group.auxiliary = Some(balancer);
-        }
-        self.groups.insert(FIRST_GROUP, group);
-        FIRST_GROUP
     }
 
     /// The group with the fewest slots.

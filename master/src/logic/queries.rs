@@ -3,12 +3,10 @@
 //! A question carries the highest log index that its asker has seen; a master that lags keeps it
 //! until it has caught up, so that nobody sees a job's state go back.
 
-use std::ops::Range;
-
 use proto::ids::{JobId, LogIndex, RequestId};
 use proto::messages::job::{
-    JobDescribe, JobDescribed, JobList, JobQuery, JobStatus, JobSubmit, ListEnd, SegmentList,
-    SegmentQuery, SegmentRange, TaskOutcome, TaskOutcomes, TaskQuery,
+    ExplainQuery, JobDescribe, JobDescribed, JobList, JobQuery, JobStatus, JobSubmit, ListEnd,
+    SegmentList, SegmentQuery, SegmentRange, TaskOutcome, TaskOutcomes, TaskQuery,
 };
 use proto::messages::keyspace::{KeyEntry, KeyRange};
 use proto::messages::node::{NodeEntry, NodeList, RingMember, RingReply};
@@ -18,10 +16,14 @@ use proto::wire::bytes_of;
 
 use super::cluster::Cluster;
 use super::commands::Output;
+use super::explain;
 use super::jobs::Job;
 
 /// Records, or runs, of one answer.
 const ANSWER_RECORDS: usize = 1_000;
+
+/// Ranges of segments after which an answer ends: 8 MiB.
+const ANSWER_RANGES: usize = (8 << 20) / size_of::<SegmentRange>();
 
 /// Partitions of the ring.
 const PARTITIONS: u64 = 1 << 16;
@@ -48,6 +50,13 @@ pub enum Query {
         /// As of a job's state.
         selector: String,
     },
+    /// Why tasks are where they are.
+    Explain {
+        /// The job.
+        job: JobId,
+        /// The task; `None` for the job as a whole.
+        task: Option<u64>,
+    },
     /// The jobs, newest first.
     Jobs {
         /// Only those submitted before; 0 for the newest.
@@ -70,6 +79,8 @@ pub enum Query {
         job: JobId,
         /// Go on after this position.
         after: u64,
+        /// Only those that this fold replaces; 0 for all.
+        fold: u64,
     },
     /// Keys in order.
     Keys {
@@ -90,6 +101,8 @@ pub enum Query {
 pub struct Surroundings<'a> {
     /// Tasks that are dealt, by job, as far as the balancers told this master.
     pub running: &'a dyn Fn(JobId) -> u64,
+    /// The log's time by now, in microseconds.
+    pub log_time_us: u64,
     /// The master's node UUID that leads, where it is known.
     pub leader: Option<proto::ids::NodeId>,
 }
@@ -121,6 +134,12 @@ impl Query {
                 let description = Query::Description { job: query.job_uuid.into(), selector };
                 (description, LogIndex(query.seen_index))
             }
+            ExplainQuery::TYPE => {
+                let query = record.read::<ExplainQuery>()?;
+                let task = Some(query.task_index).filter(|task| *task != u64::MAX);
+                let explain = Query::Explain { job: query.job_uuid.into(), task };
+                (explain, LogIndex(query.seen_index))
+            }
             JobList::TYPE => {
                 let query = record.read::<JobList>()?;
                 let before = LogIndex(query.before_index);
@@ -136,7 +155,8 @@ impl Query {
             }
             SegmentQuery::TYPE => {
                 let query = record.read::<SegmentQuery>()?;
-                let segments = Query::Segments { job: query.job_uuid.into(), after: query.after };
+                let (job, fold) = (query.job_uuid.into(), query.fold);
+                let segments = Query::Segments { job, after: query.after, fold };
                 (segments, LogIndex(query.seen_index))
             }
             KeyRange::TYPE => {
@@ -170,18 +190,22 @@ impl Query {
                 if *until_final && !job.state.is_final() {
                     return Ok(None);
                 }
-                vec![job_status(cluster, id, job, (around.running)(id))]
+                vec![job_status(cluster, id, job, (around.running)(id), around.log_time_us)]
             }
             Query::Description { .. } => {
                 let id = self.job(cluster)?;
                 vec![job_described(cluster, id, job(cluster, id)?)?]
             }
+            Query::Explain { job: id, task } => {
+                let has_leader = around.leader.is_some();
+                vec![explain::explain(cluster, job(cluster, *id)?, *task, has_leader)]
+            }
             Query::Jobs { before, limit } => jobs(cluster, *before, *limit, around),
             Query::Tasks { job: id, first, limit } => {
                 vec![task_outcomes(cluster, *id, job(cluster, *id)?, *first, *limit)]
             }
-            Query::Segments { job: id, after } => {
-                vec![segments(cluster, *id, job(cluster, *id)?, *after)]
+            Query::Segments { job: id, after, fold } => {
+                vec![segments(cluster, *id, job(cluster, *id)?, *after, *fold)]
             }
             Query::Keys { prefix, after, limit } => keys(cluster, prefix, after, *limit),
             Query::Nodes => nodes(cluster, around),
@@ -228,12 +252,18 @@ fn select(cluster: &Cluster, selector: &str) -> Result<JobId, Output> {
 
 fn job(cluster: &Cluster, id: JobId) -> Result<&Job, Output> {
     let found = cluster.jobs.get(&id).map(|job| &**job);
-    found.ok_or_else(|| Output::refused(ErrorCode::NotFound, format!("there is no job {id}")))
+    found.ok_or_else(|| cluster.no_job(id))
 }
 
-/// A job's state as a record.
+/// A job's state as a record, at a log time in microseconds.
 #[must_use]
-pub fn job_status(cluster: &Cluster, id: JobId, job: &Job, running_count: u64) -> Vec<u8> {
+pub fn job_status(
+    cluster: &Cluster,
+    id: JobId,
+    job: &Job,
+    running_count: u64,
+    log_time_us: u64,
+) -> Vec<u8> {
     let exit_codes = job.failed.keys().map(|failure| failure.exit_code);
     let status = JobStatus {
         job_uuid: id.to_wire(),
@@ -249,6 +279,10 @@ pub fn job_status(cluster: &Cluster, id: JobId, job: &Job, running_count: u64) -
         exit_code: exit_codes.filter(|&code| code != 0).min().unwrap_or(0),
         segment_count: job.segments.len() as u64,
         priority: job.priority,
+        is_held: u8::from(job.is_held),
+        crashed_attempts: job.crashed_attempts,
+        retry_of_uuid: job.retry_of.unwrap_or_default().to_wire(),
+        age_us: log_time_us.saturating_sub(job.submitted_us),
         ..JobStatus::default()
     };
     encode(&status, &[job.name.as_bytes(), job.owner.as_bytes()])
@@ -283,7 +317,8 @@ fn jobs(
     let mut next = 0;
     let mut records = Vec::new();
     for (index, id) in cluster.jobs_by_index.range(..before).rev().take(limit) {
-        records.push(job_status(cluster, *id, &cluster.jobs[id], (around.running)(*id)));
+        let running = (around.running)(*id);
+        records.push(job_status(cluster, *id, &cluster.jobs[id], running, around.log_time_us));
         next = index.0;
     }
     let is_all = cluster.jobs_by_index.range(..LogIndex(next)).next().is_none();
@@ -305,14 +340,6 @@ fn without_outcome(job: &Job) -> TaskState {
 }
 
 fn task_outcomes(cluster: &Cluster, id: JobId, job: &Job, first: u64, limit: usize) -> Vec<u8> {
-    let outcome = |tasks: Range<u64>, state: TaskState, cause: Cause, exit_code| TaskOutcome {
-        first_task: tasks.start,
-        task_count: tasks.end - tasks.start,
-        state: state.to_wire(),
-        cause: cause.to_wire(),
-        exit_code,
-        earlier_attempts: 0,
-    };
     let mut outcomes = Vec::new();
     let mut at = first;
     while at < job.task_count && outcomes.len() < limit {
@@ -321,19 +348,23 @@ fn task_outcomes(cluster: &Cluster, id: JobId, job: &Job, first: u64, limit: usi
             set.next_run(at, job.task_count).map(|run| (run, Some(*failure)))
         });
         let next = done.into_iter().chain(failed).min_by_key(|(run, _)| run.start);
-        let (run, failure) = match next {
-            Some((run, failure)) if run.start == at => (run, failure),
+        let (run, state, failure) = match next {
+            Some((run, None)) if run.start == at => (run, TaskState::Done, None),
+            Some((run, how)) if run.start == at => (run, TaskState::Failed, how),
             other => {
                 let end = other.map_or(job.task_count, |(run, _)| run.start);
-                outcomes.push(outcome(at..end, without_outcome(job), Cause::None, 0));
-                at = end;
-                continue;
+                (at..end, without_outcome(job), None)
             }
         };
-        at = run.end;
-        outcomes.push(match failure {
-            None => outcome(run, TaskState::Done, Cause::None, 0),
-            Some(how) => outcome(run, TaskState::Failed, how.cause, how.exit_code),
+        let (tasks, earlier_attempts) = job.earlier_attempts(run);
+        at = tasks.end;
+        outcomes.push(TaskOutcome {
+            first_task: tasks.start,
+            task_count: tasks.end - tasks.start,
+            state: state.to_wire(),
+            cause: failure.map_or(Cause::None, |how| how.cause).to_wire(),
+            exit_code: failure.map_or(0, |how| how.exit_code),
+            earlier_attempts,
         });
     }
     let reply = TaskOutcomes {
@@ -345,25 +376,26 @@ fn task_outcomes(cluster: &Cluster, id: JobId, job: &Job, first: u64, limit: usi
     encode(&reply, &[bytes_of(&outcomes)])
 }
 
-fn segments(cluster: &Cluster, id: JobId, job: &Job, after: u64) -> Vec<u8> {
-    let from = usize::try_from(after).unwrap_or(usize::MAX);
+fn segments(cluster: &Cluster, id: JobId, job: &Job, after: u64, fold: u64) -> Vec<u8> {
     let mut ranges = Vec::new();
-    let mut next = after;
-    for segment in job.segments.iter().skip(from) {
-        if ranges.len() >= ANSWER_RECORDS {
-            break;
-        }
-        next += 1;
+    let mut next = 0;
+    let mut listed = job.segments.behind(after, fold).peekable();
+    for _ in 0..ANSWER_RECORDS {
+        let Some(segment) = listed.next() else { break };
         ranges.extend(segment.tasks.iter().map(|tasks| SegmentRange {
             segment_uuid: segment.file.to_wire(),
             first_task: tasks.start,
             task_count: tasks.end - tasks.start,
         }));
+        next = if listed.peek().is_some() { segment.number } else { 0 };
+        if ranges.len() >= ANSWER_RANGES {
+            break;
+        }
     }
     let reply = SegmentList {
         job_uuid: id.to_wire(),
         index: cluster.applied.0,
-        next: if next < job.segments.len() as u64 { next } else { 0 },
+        next,
         ..SegmentList::default()
     };
     encode(&reply, &[bytes_of(&ranges)])

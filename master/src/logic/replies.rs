@@ -4,27 +4,29 @@ use consensus::Failure;
 use node::logic::network::{NetworkEffect, Peer, Sender};
 use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::limits;
-use proto::messages::job::JobAccepted;
+use proto::messages::job::{JobAccepted, SegmentFolded};
 use proto::messages::keyspace::KeyResult;
-use proto::messages::node::{LeaseReply, NodeRegistered, RunsUnfinished};
+use proto::messages::node::{LeaseRenew, LeaseReply, NodeRegistered, RunsUnfinished};
 use proto::messages::raft::{MemberJoin, MemberJoined};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerStatusReply};
 use proto::record::{Message, Record, encode, set_request_id};
-use proto::status::{ErrorCode, Role, Verdict};
+use proto::status::{AuxiliaryState, ErrorCode, Role, Verdict};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
 use super::commands::{AnsweredRun, Output};
 use super::jobs::verdict_run;
+use super::leases::{LEASE, Proposal};
 use super::queries::{self, Asked, Query};
 use super::{Effect, Master};
 
-/// How long a balancer's lease lasts from the moment when it asked.
-const LEASE: Duration = Duration::from_millis(900);
-
 /// What a refused asker waits before it asks again, in milliseconds.
 const RETRY_MS: u32 = 50;
+
+/// What a worker waits before it reports segments again that are too many, in milliseconds: a
+/// fold takes seconds.
+const SEGMENTS_RETRY_MS: u32 = 1_000;
 
 /// Who waits for a command or a read.
 #[derive(Clone, Debug)]
@@ -35,6 +37,10 @@ pub(super) enum Waiting {
     OwnRegistration,
     /// This master, for members that it promoted.
     Promotion,
+    /// This master, for what it proposed of a balancer group.
+    Group(u64, Proposal),
+    /// This master, for jobs that are due to be forgotten.
+    Retention,
 }
 
 /// A peer that waits for an answer.
@@ -87,6 +93,14 @@ impl Master {
                 return;
             }
             Waiting::Promotion => return,
+            Waiting::Group(group, proposal) => return self.leases.settled(group, proposal),
+            Waiting::Retention => {
+                self.is_retaining = false;
+                if matches!(output, Output::Retained { is_more: true }) {
+                    self.retention_due = self.now;
+                }
+                return;
+            }
         };
         match (wanted, output) {
             (_, refusal @ Output::Refused { .. }) => {
@@ -100,12 +114,18 @@ impl Master {
                 };
                 send(peer, request, encode(&accepted, &[]), effects);
             }
-            (Wanted::Change { job }, Output::Cancelled { .. }) => {
-                if let Some(state) = self.cluster().jobs.get(&job) {
-                    let record = queries::job_status(self.cluster(), job, state, 0);
-                    send(peer, request, record, effects);
-                }
+            (Wanted::Change { job }, Output::Cancelled { .. } | Output::Changed { .. }) => {
+                let cluster = self.cluster();
+                let Some(state) = cluster.jobs.get(&job) else {
+                    // It was forgotten after this was done.
+                    let refusal = cluster.no_job(job);
+                    return self.send_refusal(peer, request, 0, &refusal, effects);
+                };
+                let (running, time) = (self.running_count(job), self.log_time_us());
+                let record = queries::job_status(cluster, job, state, running, time);
+                send(peer, request, record, effects);
             }
+            (_, Output::Forgotten { record }) => send(peer, request, record, effects),
             (_, Output::Transaction { is_applied, index }) => {
                 let result = KeyResult {
                     is_applied: u8::from(is_applied),
@@ -113,6 +133,14 @@ impl Master {
                     ..KeyResult::default()
                 };
                 send(peer, request, encode(&result, &[]), effects);
+            }
+            (_, Output::Folded { index, is_listed }) => {
+                let folded = SegmentFolded {
+                    index: index.0,
+                    is_listed: u8::from(is_listed),
+                    ..SegmentFolded::default()
+                };
+                send(peer, request, encode(&folded, &[]), effects);
             }
             (Wanted::Registration { node }, Output::Registered { .. }) => {
                 self.reply_registered(peer, request, node, effects);
@@ -149,7 +177,7 @@ impl Master {
                 send(*peer, *request, encode(&joined, &[]), effects);
             }
             Waiting::Promotion => self.members.promotion_ended(),
-            Waiting::OwnRegistration => {}
+            Waiting::OwnRegistration | Waiting::Retention | Waiting::Group(..) => {}
         }
     }
 
@@ -168,6 +196,11 @@ impl Master {
                 return;
             }
             Waiting::Promotion => return self.members.promotion_ended(),
+            Waiting::Group(group, proposal) => return self.leases.settled(*group, *proposal),
+            Waiting::Retention => {
+                self.is_retaining = false;
+                return;
+            }
         };
         let code = match failure {
             Failure::NoLeader | Failure::Dropped => ErrorCode::NoLeader,
@@ -194,18 +227,39 @@ impl Master {
         let cluster = self.cluster();
         let Some(known) = cluster.nodes.nodes.get(&node) else { return };
         let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
+        if !self.leads() {
+            // Whoever leads now may have promoted another one.
+            return self.refuse_follower(peer, request, LeaseRenew::TYPE, effects);
+        }
         let is_this_one = known.registration.incarnation == incarnation;
         let is_primary = is_this_one
             && group.primary == Some(node)
-            && (epoch == group.epoch || epoch == Epoch(0));
+            && (epoch == group.epoch || epoch == Epoch(0))
+            && self.leases.may_answer(self.now, known.group, group.epoch);
+        let auxiliary = cluster.nodes.auxiliary_of(&group);
+        let (auxiliary_uuid, auxiliary_incarnation, is_in_step) =
+            auxiliary.unwrap_or((NodeId(0), Incarnation(0), false));
+        let state = match (auxiliary, is_in_step) {
+            (None, _) => AuxiliaryState::Unknown,
+            // What is being logged may say otherwise in a moment.
+            _ if self.leases.is_noting(known.group) => AuxiliaryState::Unknown,
+            (_, true) => AuxiliaryState::InStep,
+            (_, false) => AuxiliaryState::Absent,
+        };
+        let address = cluster.nodes.nodes.get(&auxiliary_uuid);
+        let address = address.map_or("", |node| node.registration.address.as_str());
         let reply = LeaseReply {
             epoch: group.epoch.0,
             is_primary: u8::from(is_primary),
             lease_ms: u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX),
             feed_index: cluster.feed_index().0,
+            is_all_dealt: u8::from(group.is_all_dealt),
+            auxiliary: state.to_wire(),
+            auxiliary_uuid: auxiliary_uuid.to_wire(),
+            auxiliary_incarnation: auxiliary_incarnation.0,
             ..LeaseReply::default()
         };
-        send(peer, request, encode(&reply, &[b""]), effects);
+        send(peer, request, encode(&reply, &[address.as_bytes()]), effects);
     }
 
     /// Tells a node its place.
@@ -267,6 +321,32 @@ impl Master {
         refusal: &Output,
         effects: &mut Vec<Effect>,
     ) {
+        self.send_refusal_for(RETRY_MS, peer, request, refused_type, refusal, effects);
+    }
+
+    /// Refuses a status frame that names segments until there are fewer. Its worker keeps it, and
+    /// takes no more tasks when much waits behind it.
+    pub(super) fn refuse_segments(
+        &self,
+        peer: Peer,
+        request: RequestId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let listed = self.cluster().folds.listed();
+        let text = format!("{listed} segments are listed: wait until some are folded into one");
+        let refusal = Output::refused(ErrorCode::Busy, text);
+        self.send_refusal_for(SEGMENTS_RETRY_MS, peer, request, 0, &refusal, effects);
+    }
+
+    fn send_refusal_for(
+        &self,
+        retry_ms: u32,
+        peer: Peer,
+        request: RequestId,
+        refused_type: u8,
+        refusal: &Output,
+        effects: &mut Vec<Effect>,
+    ) {
         let Output::Refused { code, text } = refusal else { return };
         let members = self.member.members();
         let leader = self.member.leader().and_then(|leader| members.get(&leader));
@@ -277,7 +357,7 @@ impl Master {
         let error = ErrorReply {
             code: code.to_wire(),
             refused_type,
-            retry_after_ms: if code.is_retryable() { RETRY_MS } else { 0 },
+            retry_after_ms: if code.is_retryable() { retry_ms } else { 0 },
             ..ErrorReply::default()
         };
         let cut = text.floor_char_boundary(limits::ERROR_TEXT_BYTES);

@@ -4,21 +4,22 @@
 
 use consensus::{MemberChange, MemberId};
 use node::logic::network::Sender;
-use proto::ids::{ClusterId, Epoch, JobId, LogIndex};
-use proto::messages::job::{JobCancel, JobSubmit};
+use proto::ids::{ClusterId, Epoch, Incarnation, JobId, LogIndex};
+use proto::messages::job::{JobCancel, JobChange, JobSubmit, SegmentFold};
 use proto::messages::keyspace::{KeyCompare, KeyTransaction, KeyWrite};
 use proto::messages::node::{FeedPull, LeaseRenew, NodeRegister, RunsLost};
 use proto::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerSegment, WorkerStatus};
 use proto::record::{Message, Record, RecordError, encode};
-use proto::status::{ErrorCode, Role};
+use proto::status::{AuxiliaryState, ErrorCode, JobChangeKind, Role};
 use proto::time::Instant;
 use proto::wire::items_of;
 
 use super::commands::{self, Asker, ClientChange, Command, Compare, Output, Write};
 use super::frames::{self, StatusFrame};
 use super::jobs::ReportedRun;
+use super::leases::{Proposal, Renewal};
 use super::nodes::Registration;
 use super::queries::{Asked, Query};
 use super::replies::{Waiting, Wanted};
@@ -66,6 +67,18 @@ impl Master {
                 let command = Command::Client(asker, ClientChange::Cancel { job });
                 self.invoke(now, &command, who, effects);
             }
+            JobChange::TYPE => {
+                let asked = record.read::<JobChange>()?;
+                let Some(change) = change_of(&asked) else {
+                    let message_type = JobChange::TYPE;
+                    return Err(RecordError::Value { message_type, field: "change" });
+                };
+                let job = asked.job_uuid.into();
+                let who = Waiting::peer(sender, record, Wanted::Change { job });
+                let asker = asker(sender, record, asked.session_index);
+                let command = Command::Client(asker, ClientChange::Change { job, change });
+                self.invoke(now, &command, who, effects);
+            }
             KeyTransaction::TYPE => {
                 let (transaction, parts) = record.open::<KeyTransaction, 3>()?;
                 let Some(change) = transaction_of(parts) else {
@@ -76,6 +89,19 @@ impl Master {
                 };
                 let who = Waiting::peer(sender, record, Wanted::Change { job: JobId(0) });
                 let asker = asker(sender, record, transaction.session_index);
+                self.invoke(now, &Command::Client(asker, change), who, effects);
+            }
+            SegmentFold::TYPE => {
+                let fold = record.read::<SegmentFold>()?;
+                let job = fold.job_uuid.into();
+                let change = ClientChange::Fold {
+                    job,
+                    fold: fold.fold,
+                    file: fold.segment_uuid.into(),
+                    segment_count: fold.segment_count,
+                };
+                let who = Waiting::peer(sender, record, Wanted::Change { job });
+                let asker = asker(sender, record, fold.session_index);
                 self.invoke(now, &Command::Client(asker, change), who, effects);
             }
             NodeRegister::TYPE => self.on_register(now, sender, record, effects)?,
@@ -209,6 +235,21 @@ impl Master {
             let counts = running.iter().map(|run| (run.job_uuid.into(), { run.task_count }));
             self.running.insert(renew.group, counts.collect());
         }
+        let nodes = &self.member.state().nodes;
+        let group = nodes.nodes.get(&sender.node).map_or(0, |node| node.group);
+        let auxiliary = AuxiliaryState::from_wire(renew.auxiliary);
+        let renewal = Renewal {
+            node: sender.node,
+            incarnation: sender.incarnation,
+            epoch: Epoch(renew.epoch),
+            reachable_count: renew.reachable_count,
+            auxiliary: auxiliary.map(|state| (state, Incarnation(renew.auxiliary_incarnation))),
+        };
+        if group != 0
+            && let Some(command) = self.leases.renewed(now, group, &renewal, nodes)
+        {
+            self.invoke(now, &command, Waiting::Group(group, Proposal::Note), effects);
+        }
         let wanted = Wanted::Lease {
             node: sender.node,
             incarnation: sender.incarnation,
@@ -257,6 +298,12 @@ impl Master {
         frame: StatusFrame,
         effects: &mut Vec<Effect>,
     ) {
+        let is_listing =
+            !frame.segments.is_empty() || frame.runs.iter().any(|run| !run.segment.is_nil());
+        if is_listing && !self.cluster().has_room_for_segments() {
+            self.refuse_segments(sender.peer, record.request_id(), effects);
+            return;
+        }
         let wanted = Wanted::Frame { incarnation: sender.incarnation, frame: frame.number };
         let who = Waiting::peer(sender, record, wanted);
         let command = Command::Complete {
@@ -303,6 +350,16 @@ fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
         request: record.request_id(),
         session_index: LogIndex(session_index),
     }
+}
+
+/// What a `job_change` asks for; `None` where it is nothing known.
+fn change_of(asked: &JobChange) -> Option<commands::JobChange> {
+    Some(match JobChangeKind::from_wire(asked.change)? {
+        JobChangeKind::Hold => commands::JobChange::Hold,
+        JobChangeKind::Release => commands::JobChange::Release,
+        JobChangeKind::Priority => commands::JobChange::Priority(asked.priority),
+        JobChangeKind::Forget => commands::JobChange::Forget,
+    })
 }
 
 /// The conditions and writes of a `key_transaction`; `None` where the lengths do not add up.

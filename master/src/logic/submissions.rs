@@ -98,6 +98,15 @@ impl<'a> Submission<'a> {
         if matches!(description.runtime, Runtime::Fold { .. }) {
             return Err(invalid("segments are folded by the masters' own jobs only".into()));
         }
+        let is_stored = matches!(description.runtime, Runtime::Stored { .. });
+        if let Some(retry) = description.retry.as_ref().filter(|_| !is_stored) {
+            let retried: u64 = retry.tasks.iter().map(|run| run.end - run.start).sum();
+            if retried != task_count {
+                return Err(invalid(format!(
+                    "the job has {task_count} tasks and names {retried} to try again"
+                )));
+            }
+        }
         let is_inline =
             matches!(&description.runtime, Runtime::Command { program: Program::Inline, .. });
         if is_inline && program.is_empty() {

@@ -153,6 +153,18 @@ impl<V: Clone + PartialEq> RunMap<V> {
         pieces
     }
 
+    /// The first run that touches `range`, as far as it lies inside.
+    #[must_use]
+    pub fn next_run(&self, range: Range<u64>) -> Option<(Range<u64>, &V)> {
+        let before = self.runs.range(..range.start).next_back();
+        let inside = self.runs.range(range.start..range.end.max(range.start)).next();
+        let mut found = before.into_iter().chain(inside);
+        found
+            .find(|(_, (end, _))| *end > range.start)
+            .map(|(&first, (end, value))| (first.max(range.start)..(*end).min(range.end), value))
+            .filter(|(run, _)| !run.is_empty())
+    }
+
     /// Takes the values of `range` away.
     pub fn remove(&mut self, range: Range<u64>) {
         if range.start >= range.end || self.runs.is_empty() {
@@ -219,6 +231,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn range_of((first, end): (u64, u64)) -> Range<u64> {
+        first..first.max(end)
+    }
+
     proptest! {
         #[test]
         fn a_run_map_agrees_with_a_plain_array(
@@ -237,11 +253,14 @@ mod tests {
                 }
             }
             let mut seen = Vec::new();
-            for (run, value) in map.split(asked.0..asked.0.max(asked.1)) {
+            for (run, value) in map.split(range_of(asked)) {
                 seen.extend(run.map(|_| value));
             }
             let range = asked.0 as usize..asked.0.max(asked.1) as usize;
             prop_assert_eq!(&seen[..], &plain[range]);
+            let found = map.next_run(range_of(asked)).map(|(run, value)| (run, *value));
+            let first = map.split(range_of(asked)).into_iter().find(|(_, value)| value.is_some());
+            prop_assert_eq!(found, first.and_then(|(run, value)| Some((run, value?))));
             let mut end_before = None;
             for (run, value) in map.iter() {
                 prop_assert!(run.start < run.end);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, Expected, Unexpected};
 
-use super::Origin;
+use super::{Origin, nearest};
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -125,11 +125,16 @@ impl de::Error for Wrong {
         Wrong::custom(format_args!("is {found:?}; allowed are {}", expected.join(", ")))
     }
 
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Wrong {
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Wrong {
         if expected.is_empty() {
             return Wrong::custom("unknown key; none is allowed here");
         }
-        Wrong::custom(format_args!("unknown key; allowed are {}", expected.join(", ")))
+        let meant = nearest(field, expected).map(|it| format!(" (is {it} meant?)"));
+        Wrong::custom(format_args!(
+            "unknown key{}; allowed are {}",
+            meant.unwrap_or_default(),
+            expected.join(", ")
+        ))
     }
 
     fn missing_field(field: &'static str) -> Wrong {

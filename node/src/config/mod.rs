@@ -6,7 +6,9 @@
 //! the tier gives it. Everything wrong is an error that names where it was set, its key and what is
 //! allowed there; nothing is ignored. Deliberately not here: what a setting means.
 
+mod check;
 mod error;
+mod nearest;
 mod node_config;
 mod quantity;
 mod read;
@@ -18,7 +20,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use check::{check, check_flat};
 pub use error::ConfigError;
+pub use nearest::nearest;
 pub use node_config::NodeConfig;
 pub use quantity::{bytes, span};
 use read::{Entry, Setting, Table};
@@ -97,7 +101,8 @@ pub fn load<T: DeserializeOwned>(
         settings.insert(table.to_owned(), Entry::table());
     }
     if let Some(path) = file {
-        read::file(path, &mut settings)?;
+        // Whoever starts a process wants to know one reason why it does not; `check` tells all.
+        read::file(path, &mut settings).map_err(|(first, _)| first)?;
     }
     for (variable, value) in environment {
         let Some((table, key)) = table_and_key(variable, &settings) else {

@@ -13,7 +13,8 @@ use serde::de::{
     Visitor,
 };
 use serde::forward_to_deserialize_any;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::Wrong;
 use super::{ConfigError, Origin};
@@ -37,6 +38,8 @@ pub(super) enum Setting {
     Integer(i128),
     Float(f64),
     Bool(bool),
+    /// A value that no setting can have; why.
+    Unusable(String),
 }
 
 impl Entry {
@@ -50,69 +53,63 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// Puts the values of a file into the tree.
-pub(super) fn file(path: &Path, settings: &mut Table) -> Result<(), ConfigError> {
+/// Puts the values of a file into the tree; where it cannot be read as TOML, the first reason and
+/// all others.
+pub(super) fn file(
+    path: &Path,
+    settings: &mut Table,
+) -> Result<(), (ConfigError, Vec<ConfigError>)> {
     let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        .map_err(|source| (ConfigError::Read { path: path.to_owned(), source }, Vec::new()))?;
     let line_of = |offset: usize| {
         let before = text.as_bytes().get(..offset).unwrap_or_default();
         before.iter().filter(|&&byte| byte == b'\n').count() + 1
     };
-    let parsed = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
+    let (parsed, wrong) = DeTable::parse_recoverable(&text);
+    let mut wrong = wrong.iter().map(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: line_of(error.span().map_or(0, |span| span.start)),
         text: error.message().to_owned(),
-    })?;
-    let origin = |offset| Origin::File { path: path.to_owned(), line: line_of(offset) };
-    for (key, entry) in table_of(parsed.get_ref(), &origin)? {
-        settings.insert(key, entry);
+    });
+    if let Some(first) = wrong.next() {
+        return Err((first, wrong.collect()));
     }
+    let origin = |offset| Origin::File { path: path.to_owned(), line: line_of(offset) };
+    settings.extend(table_of(parsed.get_ref(), &origin));
     Ok(())
 }
 
-fn table_of(table: &DeTable<'_>, origin: &dyn Fn(usize) -> Origin) -> Result<Table, ConfigError> {
-    let mut entries = Table::new();
-    for (key, value) in table.iter() {
+fn table_of(table: &DeTable<'_>, origin: &dyn Fn(usize) -> Origin) -> Table {
+    let entry = |(key, value): (&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)| {
         let origin_of_key = origin(key.span().start);
-        let setting = setting_of(key.get_ref(), value.get_ref(), &origin_of_key, origin)?;
-        entries.insert(key.get_ref().to_string(), Entry { setting, origin: origin_of_key });
-    }
-    Ok(entries)
+        let setting = setting_of(value.get_ref(), origin);
+        (key.get_ref().to_string(), Entry { setting, origin: origin_of_key })
+    };
+    table.iter().map(entry).collect()
 }
 
-fn setting_of(
-    key: &str,
-    value: &DeValue<'_>,
-    at: &Origin,
-    origin: &dyn Fn(usize) -> Origin,
-) -> Result<Setting, ConfigError> {
-    let unreadable =
-        |text: String| ConfigError::Value { origin: at.clone(), key: key.to_owned(), text };
-    Ok(match value {
+fn setting_of(value: &DeValue<'_>, origin: &dyn Fn(usize) -> Origin) -> Setting {
+    match value {
         DeValue::String(text) => Setting::String(text.to_string()),
-        DeValue::Integer(number) => Setting::Integer(
-            i128::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| unreadable(format!("{number} is too large a number")))?,
-        ),
-        DeValue::Float(number) => Setting::Float(
-            number
-                .as_str()
-                .parse()
-                .map_err(|_| unreadable(format!("{} is not a number", number.as_str())))?,
-        ),
+        DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Setting::Integer(number),
+            Err(_) => Setting::Unusable(format!("{number} is too large a number")),
+        },
+        DeValue::Float(number) => match number.as_str().parse() {
+            Ok(number) => Setting::Float(number),
+            Err(_) => Setting::Unusable(format!("{} is not a number", number.as_str())),
+        },
         DeValue::Boolean(value) => Setting::Bool(*value),
-        DeValue::Datetime(_) => return Err(unreadable("no setting is a date".into())),
+        DeValue::Datetime(_) => Setting::Unusable("no setting is a date".into()),
         DeValue::Array(values) => {
-            let mut list = Vec::new();
-            for value in values.iter() {
-                let origin_of_value = origin(value.span().start);
-                let setting = setting_of(key, value.get_ref(), &origin_of_value, origin)?;
-                list.push(Entry { setting, origin: origin_of_value });
-            }
-            Setting::List(list)
+            let entry = |value: &Spanned<DeValue<'_>>| Entry {
+                setting: setting_of(value.get_ref(), origin),
+                origin: origin(value.span().start),
+            };
+            Setting::List(values.iter().map(entry).collect())
         }
-        DeValue::Table(table) => Setting::Table(table_of(table, origin)?),
-    })
+        DeValue::Table(table) => Setting::Table(table_of(table, origin)),
+    }
 }
 
 /// Puts one value into the tree, in place of what a lower layer had.
@@ -134,6 +131,18 @@ pub(super) fn set(settings: &mut Table, path: &[&str], entry: Entry) -> Result<(
     }
     table.insert((*key).to_owned(), entry);
     Ok(())
+}
+
+/// Takes one value out of the tree, where it is there.
+pub(super) fn remove(settings: &mut Table, path: &[&str]) -> Option<Entry> {
+    let (key, tables) = path.split_first()?;
+    if tables.is_empty() {
+        return settings.remove(*key);
+    }
+    match &mut settings.get_mut(*key)?.setting {
+        Setting::Table(inner) => remove(inner, tables),
+        _ => None,
+    }
 }
 
 /// Who set each value, by key.
@@ -211,6 +220,7 @@ impl<'a> Reader<'a> {
             Setting::Integer(number) => visit_integer(*number, visitor),
             Setting::Float(number) => visitor.visit_f64(*number),
             Setting::Bool(value) => visitor.visit_bool(*value),
+            Setting::Unusable(why) => Err(de::Error::custom(why)),
         }
     }
 

@@ -180,16 +180,18 @@ timeout = "1500 ms"  # flag --timeout
 #[test]
 fn unknown_keys_are_named_with_their_place_and_what_is_allowed() {
     let keys = "slots, share, runtimes, ports, offset, limits";
-    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n")
-        .refused(&format!("worker.toml:6: worker.slotz: unknown key; allowed are {keys}"));
+    given("[node]\ndata = 'here'\n\n[worker]\nslots = 1\nslotz = 3\n").refused(&format!(
+        "worker.toml:6: worker.slotz: unknown key (is slots meant?); allowed are {keys}"
+    ));
     given(SMALL).environment("REMUDA_WORKER_SLOTZ", "3").refused(&format!(
-        "environment variable REMUDA_WORKER_SLOTZ: worker.slotz: unknown key; allowed are {keys}"
+        "environment variable REMUDA_WORKER_SLOTZ: worker.slotz: unknown key (is slots meant?); \
+         allowed are {keys}"
     ));
     given(SMALL).flag("--cache", "worker.limits.cash", "3").refused(
         "flag --cache: worker.limits.cash: unknown key; allowed are cache_bytes, results, timeout",
     );
     given("[node]\ndata = 'here'\n[wroker]\n")
-        .refused("worker.toml:3: wroker: unknown key; allowed are node, worker");
+        .refused("worker.toml:3: wroker: unknown key (is worker meant?); allowed are node, worker");
 }
 
 #[test]
@@ -199,7 +201,7 @@ fn wrong_values_are_named_with_their_place_and_what_is_allowed() {
         .refused("worker.toml:4: worker.slots: is string \"many\", but must be u16");
     worker("slots = 70_000")
         .refused("worker.toml:4: worker.slots: is integer `70000`, but must be u16");
-    worker("slots = 1979-05-27").refused("worker.toml:4: slots: no setting is a date");
+    worker("slots = 1979-05-27").refused("worker.toml:4: worker.slots: no setting is a date");
     worker("ports = [\n1,\n'x']")
         .refused("worker.toml:6: worker.ports: is string \"x\", but must be u16");
     worker("limits.timeout = '3'").refused(
@@ -279,4 +281,71 @@ fn files_that_are_none() {
     let error = load::<Whole>(Some(Path::new("not-there.toml")), &[], &[]).unwrap_err();
     assert_eq!(error.to_string(), "read configuration not-there.toml");
     assert!(std::error::Error::source(&error).is_some());
+}
+
+/// Everything that is wrong with a file, a line each.
+fn all_wrong(file: &str) -> Vec<String> {
+    let given = given(file);
+    let path = given.folder.path().join("worker.toml");
+    fs::write(&path, file).unwrap();
+    check::<Whole>(&path).iter().map(|error| given.relative(error)).collect()
+}
+
+#[test]
+fn a_check_tells_all_that_is_wrong_in_the_order_of_the_lines() {
+    assert_eq!(all_wrong(SMALL), [""; 0]);
+    let file = "[worker]\nslotz = 1\nshare = 'much'\nports = [1, 2, 'x', 'y']\nslots = 1979-05-27\n\
+                limits.cash = 1\n[node]\nlisten = 'here'\n[wroker]\nslots = 1\n";
+    assert_eq!(
+        all_wrong(file),
+        [
+            "worker.toml:2: worker.slotz: unknown key (is slots meant?); allowed are slots, share, \
+             runtimes, ports, offset, limits",
+            "worker.toml:3: worker.share: is string \"much\", but must be f64",
+            "worker.toml:4: worker.ports: is string \"x\", but must be u16",
+            "worker.toml:5: worker.slots: no setting is a date",
+            "worker.toml:6: worker.limits.cash: unknown key; allowed are cache_bytes, results, \
+             timeout",
+            "worker.toml:8: node.listen: is string \"here\", but must be an address such as \
+             tcp://10.0.0.1:7000",
+            "worker.toml:9: wroker: unknown key (is worker meant?); allowed are node, worker",
+            "node.data is not set: set it in worker.toml, or by REMUDA_NODE_DATA",
+        ]
+    );
+}
+
+#[test]
+fn a_check_tells_nothing_twice() {
+    assert_eq!(
+        all_wrong("node = 5\n"),
+        ["worker.toml:1: node: is integer `5`, but must be struct NodeConfig"]
+    );
+    assert_eq!(
+        all_wrong("[node]\ndata = 5\n"),
+        ["worker.toml:2: node.data: is integer `5`, but must be path string"]
+    );
+    let twice = all_wrong("[node]\ndata = \n[worker]\nslots = \n[wor\n");
+    let lines: Vec<&str> = twice.iter().filter_map(|it| it.get(..25)).collect();
+    let lines_of = [2, 4, 5].map(|line| format!("worker.toml:{line}: not TOML: "));
+    assert_eq!(lines, lines_of);
+    assert_eq!(check::<Whole>(Path::new("not-there.toml")).len(), 1);
+}
+
+#[test]
+fn a_file_without_tables_is_checked_too() {
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read counts")]
+    struct Flat {
+        addresses: Vec<String>,
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("client.toml");
+    let wrong = |text: &str| {
+        fs::write(&path, text).unwrap();
+        check_flat::<Flat>(&path).len()
+    };
+    assert_eq!(wrong("addresses = ['tcp://a:1']"), 0);
+    assert_eq!(wrong("adresses = ['tcp://a:1']"), 2, "one that is unknown, one that is missing");
+    assert_eq!(wrong("addresses = [1]"), 1);
 }

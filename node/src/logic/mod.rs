@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod calls;
 pub mod counters;
+pub mod explanations;
 pub mod following;
 pub mod network;
 mod outgoing;

@@ -15,8 +15,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Longest wait: a cluster that comes back is noticed within this.
 const LONGEST_WAIT: Duration = Duration::from_millis(1_000);
 
-/// How long an opened link may take until it is connected.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long an opened link may take until it is connected, at first; what a dead node costs whoever
+/// begins with it. Doubled with each of the first rounds of failures, as all may merely be busy.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How often that is doubled.
+const CONNECT_ROUNDS: u32 = 2;
 
 /// Most addresses that are kept; more than any cluster has masters.
 const ADDRESSES: usize = 64;
@@ -100,7 +104,7 @@ impl Rotation {
             return;
         }
         effects.push(NetworkEffect::Close { link: self.link });
-        let round = self.failures / u32::try_from(self.addresses.len().max(1)).unwrap_or(1);
+        let round = self.round();
         self.failures = self.failures.saturating_add(1);
         let longest = FIRST_WAIT.times(1 << round.min(10)).0.min(LONGEST_WAIT.0);
         let wait = Duration(longest / 2 + self.random.u64(0..=longest / 2));
@@ -154,10 +158,16 @@ impl Rotation {
         }
     }
 
+    /// How often all addresses failed since one was of use.
+    fn round(&self) -> u32 {
+        self.failures / u32::try_from(self.addresses.len().max(1)).unwrap_or(1)
+    }
+
     fn open(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
         if let Some(address) = self.addresses.get(self.at) {
             effects.push(NetworkEffect::Open { link: self.link, address: address.clone() });
-            self.state = State::Opening(now + CONNECT_TIMEOUT);
+            let timeout = CONNECT_TIMEOUT.times(1 << self.round().min(CONNECT_ROUNDS));
+            self.state = State::Opening(now + timeout);
         }
     }
 }

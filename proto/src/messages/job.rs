@@ -99,6 +99,9 @@ message! {
         crashed_attempts: u64,
         /// The job whose failed tasks this one tries again; zero for none.
         retry_of_uuid: WireUuid,
+        /// How long ago it was submitted in microseconds, as far as this master can tell: time
+        /// without a leading master is not counted.
+        age_us: u64,
         /// Bytes of `owner`.
         owner_length: u64,
     }
@@ -220,13 +223,13 @@ message! {
 }
 
 item! {
-    /// Why consecutive tasks are where they are.
+    /// Why tasks of a job are where they are; they need not be consecutive.
     "explanation" Explanation {
         /// See the list of reasons.
         reason: u8,
-        /// First task.
+        /// The first of the tasks.
         first_task: u64,
-        /// Number of tasks.
+        /// Number of the tasks.
         task_count: u64,
         /// The node that the reason speaks of; zero for none.
         subject_uuid: WireUuid,
@@ -314,7 +317,8 @@ message! {
     SegmentQuery {
         /// The job.
         job_uuid: WireUuid,
-        /// Go on after this position in the list; 0 for the first.
+        /// Go on after this position in the list; 0 for the first. Positions never change: what is
+        /// listed later has a higher one.
         after: u64,
         /// The reply must come from a state at least as new as this log index.
         seen_index: u64,
@@ -336,6 +340,10 @@ message! {
         /// The new segment, a file on storage; zero where the old ones hold nothing that was
         /// accepted.
         segment_uuid: WireUuid,
+        /// How many of the fold's segments it holds, the first ones in the order of the list. Where
+        /// that is not all of them, the next one would have made it too large; those behind stay
+        /// listed.
+        segment_count: u64,
     }
 }
 
@@ -344,8 +352,8 @@ message! {
     SegmentFolded {
         /// Log index of the entry.
         index: u64,
-        /// 1 where the new segment is listed instead of the old ones; 0 where it is not: one of
-        /// the old ones was no longer listed.
+        /// 1 where the new segment is listed instead of the old ones; 0 where it is not: the old
+        /// ones were no longer listed.
         is_listed: u8,
     }
 }

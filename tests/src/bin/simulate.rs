@@ -5,12 +5,16 @@
 
 use std::process::ExitCode;
 
+use cluster_tests::planted::Planted;
 use cluster_tests::report::Summary;
-use cluster_tests::runs::{Failure, Outcome, World, run_while};
+use cluster_tests::runs::{Failure, Outcome, World, run_while, run_with};
 use cluster_tests::trace::Print;
 
-const USAGE: &str = "usage: simulate [--bank | --pipeline] \
+const USAGE: &str = "usage: simulate [--bank | --pipeline | --planted MISTAKE] \
                      (--seeds N [--first S] | --seed N [--trace] | --minutes M)";
+
+/// A kind of cluster, and the mistake in it.
+type Cluster = (World, Option<Planted>);
 
 enum Wanted {
     Seeds { first: u64, count: u64 },
@@ -18,9 +22,9 @@ enum Wanted {
     Minutes(u64),
 }
 
-/// Which clusters, both where none is named, and what of them.
-fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<(Vec<World>, Wanted)> {
-    let mut worlds = Vec::new();
+/// Which clusters, both where none is named, with which mistake, and what of them.
+fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<(Vec<Cluster>, Wanted)> {
+    let mut clusters = Vec::new();
     let (mut seeds, mut first, mut seed, mut minutes) = (None, 1, None, None);
     let mut print = Print::Nothing;
     while let Some(argument) = arguments.next() {
@@ -30,14 +34,23 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<(Vec<World>, Wa
             "--first" => first = number()?,
             "--seed" => seed = Some(number()?),
             "--minutes" => minutes = Some(number()?),
-            "--bank" => worlds.push(World::Bank),
-            "--pipeline" => worlds.push(World::Pipeline),
+            "--bank" => clusters.push((World::Bank, None)),
+            "--pipeline" => clusters.push((World::Pipeline, None)),
+            "--planted" => {
+                let name = arguments.next()?;
+                let Some(mistake) = Planted::named(&name) else {
+                    let names: Vec<&str> = Planted::ALL.iter().map(|it| it.name()).collect();
+                    eprintln!("{name} is none of the mistakes {}", names.join(", "));
+                    return None;
+                };
+                clusters.push((mistake.world(), Some(mistake)));
+            }
             "--trace" => print = Print::Lines,
             _ => return None,
         }
     }
-    if worlds.is_empty() {
-        worlds = World::ALL.to_vec();
+    if clusters.is_empty() {
+        clusters = World::ALL.map(|world| (world, None)).to_vec();
     }
     let wanted = match (seeds, seed, minutes) {
         (Some(count), None, None) => Some(Wanted::Seeds { first, count }),
@@ -45,35 +58,46 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Option<(Vec<World>, Wa
         (None, None, Some(minutes)) => Some(Wanted::Minutes(minutes)),
         _ => None,
     };
-    wanted.map(|wanted| (worlds, wanted))
+    wanted.map(|wanted| (clusters, wanted))
 }
 
-fn show_one(world: World, seed: u64, print: Print) -> bool {
-    let Outcome { trace, events, report, failure } = world.run(seed, print);
+/// Runs a seed of a cluster, with the mistake that is planted there.
+fn run((world, mistake): Cluster, seed: u64, print: Print) -> Outcome {
+    match mistake {
+        None => world.run(seed, print),
+        Some(mistake) => run_with(mistake, seed, print),
+    }
+}
+
+fn show_one(cluster: Cluster, seed: u64, print: Print) -> bool {
+    let world = cluster.0;
+    let Outcome { trace, events, report, failure } = run(cluster, seed, print);
     print!("{report}");
     println!("{world}: seed {seed}: {events} events, trace {trace:016x}");
     if let Some(text) = &failure {
-        println!("{}", Failure { world, seed, text: text.clone() });
+        println!("{}", Failure { world, planted: cluster.1, seed, text: text.clone() });
     }
     failure.is_none()
 }
 
-fn show(world: World, (summary, failures): (Summary, Vec<Failure>)) -> bool {
+fn show((world, planted): Cluster, (summary, failures): (Summary, Vec<Failure>)) -> bool {
     print!("{summary}");
     println!("{world}: {} seeds kept every promise, {} did not", summary.runs(), failures.len());
-    for failure in &failures {
-        println!("{failure}");
+    let is_good = failures.is_empty();
+    for failure in failures {
+        println!("{}", Failure { planted, ..failure });
     }
-    failures.is_empty()
+    is_good
 }
 
-fn simulate(world: World, wanted: &Wanted, share: u64) -> bool {
-    let quietly = |seed| world.run(seed, Print::Nothing);
+fn simulate(cluster: Cluster, wanted: &Wanted, share: u64) -> bool {
+    let world = cluster.0;
+    let quietly = |seed| run(cluster, seed, Print::Nothing);
     match *wanted {
-        Wanted::One { seed, print } => show_one(world, seed, print),
+        Wanted::One { seed, print } => show_one(cluster, seed, print),
         Wanted::Seeds { first, count } => {
             let more = |seed| seed < first.saturating_add(count);
-            show(world, run_while(world, first, more, quietly))
+            show(cluster, run_while(world, first, more, quietly))
         }
         Wanted::Minutes(minutes) => {
             let clock = node::clock::Clock::start();
@@ -82,19 +106,19 @@ fn simulate(world: World, wanted: &Wanted, share: u64) -> bool {
             // Fresh seeds each time: the wall clock is what differs between two calls.
             let first = node::clock::time_of_day().as_micros();
             println!("{world}: seeds from {first} on");
-            show(world, run_while(world, first, |_| clock.now() < end, quietly))
+            show(cluster, run_while(world, first, |_| clock.now() < end, quietly))
         }
     }
 }
 
 fn main() -> ExitCode {
-    let Some((worlds, wanted)) = wanted(std::env::args().skip(1)) else {
+    let Some((clusters, wanted)) = wanted(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let mut is_good = true;
-    for &world in &worlds {
-        is_good &= simulate(world, &wanted, worlds.len() as u64);
+    for &cluster in &clusters {
+        is_good &= simulate(cluster, &wanted, clusters.len() as u64);
     }
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

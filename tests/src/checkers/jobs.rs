@@ -15,6 +15,7 @@ use proto::status::{Cause, JobState};
 
 use crate::checkers::{Violation, check};
 use crate::process::jobs::JobPlan;
+use crate::process::keys::KEYS;
 
 /// A job as it was asked for and what is known of it.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ struct Known {
     task_count: u64,
     /// Exit code of each task.
     expected: Vec<i32>,
+    /// Whether a client cancels it.
+    may_be_cancelled: bool,
     /// Log index of its entry, once a master had it.
     entry: Option<u64>,
     /// Whether a client was told that it is accepted.
@@ -42,14 +45,29 @@ impl Known {
     }
 }
 
+/// What a client was told of a job.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    /// As of which log index.
+    index: u64,
+    state: JobState,
+    /// Tasks done and failed.
+    counts: (u64, u64),
+}
+
 /// The jobs of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Known>,
     digests: BTreeMap<u64, [u8; 32]>,
+    /// The numbers that the masters had, by key and applied index.
+    numbers: BTreeMap<(Vec<u8>, u64), u64>,
+    /// Log index of the entry that wrote a number to a key.
+    versions: BTreeMap<(Vec<u8>, u64), u64>,
     /// Outcomes that a master had of a job when it was last looked through.
     looked: BTreeMap<(usize, JobId), (u64, JobState, usize)>,
-    told: BTreeMap<(NodeId, JobId), (u64, JobState)>,
+    /// What each client was told last.
+    told: BTreeMap<(NodeId, JobId), Telling>,
 }
 
 fn rank(state: JobState) -> u8 {
@@ -74,6 +92,7 @@ impl Jobs {
             task_count: plan.task_count,
             has_outcome: vec![false; expected.len()],
             expected,
+            may_be_cancelled: plan.cancel_after.is_some(),
             entry: None,
             is_accepted: false,
             newest: 0,
@@ -100,6 +119,7 @@ impl Jobs {
             "the masters have only jobs that were submitted",
             || format!("master {master} at {applied}"),
         )?;
+        self.numbers(applied, cluster)?;
         for (id, known) in &mut self.jobs {
             let found = cluster.jobs.get(id);
             if let Some(entry) = known.entry
@@ -124,6 +144,31 @@ impl Jobs {
         Ok(())
     }
 
+    /// Each key is written by one client, with ever higher numbers.
+    fn numbers(&mut self, applied: u64, cluster: &Cluster) -> Result<(), Violation> {
+        for (key, value) in cluster.keyspace.range(KEYS, b"") {
+            let number = String::from_utf8_lossy(&value.bytes).parse().unwrap_or(u64::MAX);
+            let of_key = |from: u64, to: u64| (key.to_vec(), from)..(key.to_vec(), to);
+            let before = self.numbers.range(of_key(0, applied)).next_back();
+            let after = self.numbers.range(of_key(applied, u64::MAX)).next();
+            let is_higher = before.is_none_or(|(_, before)| *before <= number)
+                && after.is_none_or(|(_, after)| number <= *after);
+            let promise = "invariant 11: a retried request has the effect of one request";
+            check(is_higher, promise, || {
+                let key = String::from_utf8_lossy(key);
+                format!("{key} is {number} at {applied}, {before:?} before, {after:?} later")
+            })?;
+            self.numbers.insert((key.to_vec(), applied), number);
+            let version = value.version.0;
+            let known = *self.versions.entry((key.to_vec(), number)).or_insert(version);
+            check(known == version, promise, || {
+                let key = String::from_utf8_lossy(key);
+                format!("{number} was written to {key} at {known} and at {version}")
+            })?;
+        }
+        Ok(())
+    }
+
     /// A client was told that its job is committed.
     pub(crate) fn accepted(&mut self, job: JobId, index: u64) -> Result<bool, Violation> {
         let known = self.jobs.get_mut(&job);
@@ -138,17 +183,22 @@ impl Jobs {
     /// A client was told a job's state.
     pub(crate) fn told(&mut self, client: NodeId, summary: &JobSummary) -> Result<(), Violation> {
         let JobSummary { job, state, index, .. } = *summary;
-        let before = self.told.insert((client, job), (index.0, state));
+        let counts = (summary.done_count, summary.failed_count);
+        let before = self.told.insert((client, job), Telling { index: index.0, state, counts });
         check(
-            before.is_none_or(|(at, before)| at <= index.0 && follows(before, state)),
+            before.is_none_or(|before| {
+                let is_same = rank(before.state) < 2 || before.counts == counts;
+                before.index <= index.0 && follows(before.state, state) && is_same
+            }),
             "invariant 3: a client never sees a job's state go back",
             || format!("job {job}: {before:?}, then {state:?} at {index}"),
         )?;
         let Some(known) = self.jobs.get(&job) else { return Ok(()) };
-        let counts = (summary.done_count, summary.failed_count);
         let failed = known.failed_count();
+        let is_cancelled = state == JobState::Cancelled && known.may_be_cancelled;
         check(
             rank(state) < 2
+                || is_cancelled
                 || (state, counts) == (known.final_state(), (known.task_count - failed, failed)),
             "a final job counts what its tasks did",
             || format!("{summary:?}, but {failed} tasks fail"),
@@ -215,7 +265,12 @@ impl Known {
         check(follows(before, after), "invariant 3: a job's state never goes back", || {
             format!("job {id}: {before:?}, then {after:?}, around {applied}")
         })?;
-        let is_settled = rank(job.state) < 2 || job.state == self.final_state();
+        let is_closed = rank(before) < 2 || old == new;
+        check(is_closed, "invariant 3: what was read of a final job stays so", || {
+            format!("job {id} is {before:?}, and outcomes of it change around {applied}")
+        })?;
+        let ends = [Some(self.final_state()), self.may_be_cancelled.then_some(JobState::Cancelled)];
+        let is_settled = rank(job.state) < 2 || ends.contains(&Some(job.state));
         check(is_settled, "a job ends as its tasks did", || {
             format!("job {id} is {:?} at {applied}", job.state)
         })?;
@@ -238,7 +293,8 @@ mod tests {
 
     fn plan() -> JobPlan {
         let (job, noop) = (JobId(1), Noop::default());
-        JobPlan { job, after: Duration::ZERO, noop, retries: 0, task_count: 10 }
+        let after = Duration::ZERO;
+        JobPlan { job, after, noop, retries: 0, task_count: 10, cancel_after: None }
     }
 
     fn empty(applied: u64) -> Cluster {

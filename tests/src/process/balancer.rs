@@ -2,12 +2,14 @@
 
 use ::balancer::logic::{Balancer, Event as LogicEvent, MASTER_LINK, Setting};
 use fastrand::Rng;
-use node::logic::network::{Greeting, Identity, NetworkEvent};
+use node::logic::network::{Greeting, Identity, NetworkEffect, NetworkEvent, Peer, Sender};
 use proto::ids::{ClusterId, Incarnation, JobId, TaskIndex};
 use proto::limits;
+use proto::record::Records;
 use proto::status::Role;
 use proto::time::Instant;
 
+use super::mistakes::Mistakes;
 use super::{Edge, Event, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{cluster_of, masters};
 use crate::report::{Happening, Report};
@@ -16,6 +18,7 @@ use crate::report::{Happening, Report};
 pub(crate) struct BalancerProcess {
     edge: Edge,
     logic: Balancer,
+    mistakes: Mistakes,
     now: Instant,
 }
 
@@ -46,10 +49,24 @@ impl BalancerProcess {
         let mut process = BalancerProcess {
             edge: Edge::new(identity, start.limits),
             logic: Balancer::new(setting, Rng::with_seed(start.seed)),
+            mistakes: Mistakes::new(start.planted),
             now: start.now,
         };
         process.handle(start.now, Event::Tick, requests);
         process
+    }
+
+    /// Hears what nobody said, where a mistake is planted.
+    fn hear_early(&mut self, now: Instant, peer: Peer, heard: &[u8], requests: &mut Vec<Request>) {
+        let Some(Ok(record)) = Records::of(heard).next() else { return };
+        let (node, role, incarnation) = (record.node(), Role::Balancer, Incarnation(0));
+        let sender = Sender { peer, node, role, incarnation };
+        let mut effects = Vec::new();
+        let event = LogicEvent::Network(NetworkEvent::Record { sender, record });
+        self.logic.handle(now, event, &mut effects);
+        for effect in effects {
+            self.edge.perform(now, effect, requests);
+        }
     }
 
     /// A master accepted this node.
@@ -72,31 +89,40 @@ impl Tier for BalancerProcess {
         self.now = now;
         let mut effects = Vec::new();
         let mut joined = None;
-        let logic = &mut self.logic;
-        let mut deliver = |event: NetworkEvent<'_>| {
+        let (logic, mistakes) = (&mut self.logic, &self.mistakes);
+        let deliver = |event: NetworkEvent<'_>| {
             if let NetworkEvent::Connected { link: MASTER_LINK, cluster, .. } = &event
                 && !cluster.is_nil()
             {
                 joined = Some(*cluster);
             }
+            let NetworkEvent::Record { sender, record } = event else {
+                return logic.handle(now, LogicEvent::Network(event), &mut effects);
+            };
+            let heard = mistakes.balancer_hears(&record);
+            let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
+            let record = altered.and_then(Result::ok).unwrap_or(record);
+            let event = NetworkEvent::Record { sender, record };
             logic.handle(now, LogicEvent::Network(event), &mut effects);
         };
+        self.edge.hear(now, &event, deliver);
         match event {
-            Event::Tick => {
-                self.edge.tick(now, deliver);
-                self.logic.handle(now, LogicEvent::Tick, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                self.edge.receive(now, &source, frame, &mut deliver);
-            }
+            Event::Tick => self.logic.handle(now, LogicEvent::Tick, &mut effects),
             Event::Worked(_) => unreachable!("a balancer has no disk thread"),
-            Event::Finish => {}
+            Event::Arrived { .. } | Event::Finish => {}
         }
         if let Some(cluster) = joined {
             self.join(cluster);
         }
+        let mut early = Vec::new();
         for effect in effects {
+            if let NetworkEffect::Send { to, record } = &effect {
+                early.extend(self.mistakes.balancer_hears_early(record).map(|it| (*to, it)));
+            }
             self.edge.perform(now, effect, requests);
+        }
+        for (peer, heard) in early {
+            self.hear_early(now, peer, &heard, requests);
         }
     }
 

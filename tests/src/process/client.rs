@@ -108,15 +108,15 @@ impl ClientProcess {
         self.edge.perform(now, NetworkEffect::Open { link: LINK, address }, requests);
     }
 
-    pub(crate) fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
+    pub(crate) fn handle(&mut self, now: Instant, event: &Event<'_>, requests: &mut Vec<Request>) {
         match event {
             Event::Tick => self.tick(now, requests),
             Event::Finish => self.wish_at = None,
             Event::Worked(_) => unreachable!("a client has no disk thread"),
-            Event::Arrived { source, frame } => {
+            Event::Arrived { .. } => {
                 let mut answers = Vec::new();
                 let mut is_refused = false;
-                self.edge.receive(now, &source, frame, |event| match event {
+                self.edge.hear(now, event, |event| match event {
                     NetworkEvent::Record { record, .. } => match read(&record) {
                         Some(Reply::Refused) => is_refused = true,
                         reply => answers.extend(reply),
@@ -156,7 +156,7 @@ impl ClientProcess {
 
     fn tick(&mut self, now: Instant, requests: &mut Vec<Request>) {
         // A link that overflows or is refused shows as a missing answer.
-        self.edge.tick(now, |_| ());
+        self.edge.hear(now, &Event::Tick, |_| ());
         if self.wish_at.is_some_and(|at| at <= now) {
             self.wish_at = Some(now + interval(&mut self.rng, self.plan.pause));
             if !self.is_auditing && chance(&mut self.rng, AUDITS) {

@@ -12,7 +12,7 @@ use proto::limits;
 use proto::time::Instant;
 
 use crate::network::Source;
-use crate::process::{Queue, Request};
+use crate::process::{Event, Queue, Request};
 use crate::report::{Happening, Report};
 
 /// The connections of one process.
@@ -70,8 +70,24 @@ impl Edge {
         }
     }
 
-    /// Hands a frame to the sessions; what they make of it goes to `deliver`.
-    pub(crate) fn receive(
+    /// Hands the network's part of an event to the sessions: a frame that came, or what is due.
+    /// What they make of it goes to `deliver`.
+    pub(crate) fn hear(
+        &mut self,
+        now: Instant,
+        event: &Event<'_>,
+        mut deliver: impl FnMut(NetworkEvent<'_>),
+    ) {
+        match event {
+            Event::Tick if self.next_deadline().is_some_and(|deadline| deadline <= now) => {
+                self.sessions.tick(now, &mut deliver);
+            }
+            Event::Arrived { source, frame } => self.receive(now, source, frame, deliver),
+            Event::Tick | Event::Worked(_) | Event::Finish => {}
+        }
+    }
+
+    fn receive(
         &mut self,
         now: Instant,
         source: &Source,
@@ -89,12 +105,6 @@ impl Edge {
             }
             deliver(event);
         });
-    }
-
-    pub(crate) fn tick(&mut self, now: Instant, mut deliver: impl FnMut(NetworkEvent<'_>)) {
-        if self.sessions.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.sessions.tick(now, &mut deliver);
-        }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -323,18 +323,12 @@ impl Tier for FileClient {
         self.now = now;
         let mut effects: Vec<NetworkEffect> = Vec::new();
         let logic = &mut self.logic;
+        self.edge.hear(now, &event, |event| {
+            logic.handle(now, &event, &mut effects);
+        });
         match event {
-            Event::Tick => {
-                self.edge.tick(now, |event| {
-                    logic.handle(now, &event, &mut effects);
-                });
-                logic.tick(now, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                self.edge.receive(now, &source, frame, |event| {
-                    logic.handle(now, &event, &mut effects);
-                });
-            }
+            Event::Tick => logic.tick(now, &mut effects),
+            Event::Arrived { .. } => {}
             Event::Worked(_) => unreachable!("a client has no disk thread"),
             Event::Finish => {
                 (self.finishing, self.read_at) = (Some(now), now);

@@ -122,23 +122,14 @@ impl Tier for ForeignClient {
     }
 
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
-        match event {
-            Event::Tick => {
-                self.edge.tick(now, |_| ());
-                if self.ask_at <= now {
-                    self.ask(now, requests);
-                }
+        let questions = &mut self.questions;
+        self.edge.hear(now, &event, |event| {
+            if let NetworkEvent::Record { record, .. } = &event {
+                questions.heard(record, requests);
             }
-            Event::Arrived { source, frame } => {
-                let questions = &mut self.questions;
-                self.edge.receive(now, &source, frame, |event| {
-                    if let NetworkEvent::Record { record, .. } = &event {
-                        questions.heard(record, requests);
-                    }
-                });
-            }
-            Event::Worked(_) => unreachable!("a client has no disk thread"),
-            Event::Finish => {}
+        });
+        if matches!(event, Event::Tick) && self.ask_at <= now {
+            self.ask(now, requests);
         }
     }
 

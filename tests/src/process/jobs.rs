@@ -15,11 +15,12 @@ use fastrand::Rng;
 use node::logic::network::{Identity, NetworkEffect, NetworkLimits};
 use proto::description::{JobDescription, Noop, Runtime};
 use proto::ids::{ClusterId, Incarnation, JobId, LogIndex, NodeId, TaskIndex};
-use proto::status::Role;
+use proto::status::{ErrorCode, JobState, Role};
 use proto::time::{Duration, Instant};
 
 use super::gather::Gather;
 use super::{Edge, Event, Note, Queue, Request, Start, Tier, node_id};
+use crate::checkers::Violation;
 use crate::pipeline::masters;
 use crate::report::Happening;
 
@@ -45,12 +46,16 @@ pub(crate) struct JobPlan {
     pub(crate) retries: u32,
     /// Number of tasks.
     pub(crate) task_count: u64,
+    /// When it is cancelled after it was accepted.
+    pub(crate) cancel_after: Option<Duration>,
 }
 
 impl JobPlan {
     fn submission(&self) -> Submission {
         let description = JobDescription {
             retries: self.retries,
+            // Workers die as often as a run's faults want.
+            max_crashes: 1_000,
             ..JobDescription::new(Runtime::Noop(self.noop))
         };
         Submission::new(self.job, &description, self.task_count, Vec::new())
@@ -67,12 +72,23 @@ enum Stage {
     Gathered,
 }
 
+/// A job and how far it is.
+struct Wish {
+    plan: JobPlan,
+    /// When it is submitted.
+    due: Instant,
+    stage: Stage,
+    /// When it is cancelled.
+    cancel_at: Option<Instant>,
+}
+
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Submit,
     Wait,
     Look,
+    Cancel,
     List,
     /// One of the client's other questions.
     Ask,
@@ -88,7 +104,7 @@ pub(crate) struct JobClient {
     limits: NetworkLimits,
     /// Nodes that this process has been.
     nodes: u64,
-    jobs: Vec<(JobPlan, Instant, Stage)>,
+    jobs: Vec<Wish>,
     calls: BTreeMap<CallId, (usize, Purpose)>,
     /// Jobs that are final and what is read back of them.
     gathers: BTreeMap<usize, Gather>,
@@ -143,7 +159,12 @@ impl JobClient {
         let questions = if is_curious { questions(jobs[0].job) } else { Vec::new() };
         let jobs = jobs
             .iter()
-            .map(|plan| (plan.clone(), start.now + plan.after, Stage::Planned))
+            .map(|plan| Wish {
+                plan: plan.clone(),
+                due: start.now + plan.after,
+                stage: Stage::Planned,
+                cancel_at: None,
+            })
             .collect();
         let mut process = JobClient {
             edge: edge_of(node, 1, start.limits),
@@ -177,7 +198,7 @@ impl JobClient {
         }
         // About a job that is over, so that every question has an answer.
         if is_looking
-            && self.jobs[0].2 == Stage::Gathered
+            && self.jobs[0].stage == Stage::Gathered
             && let Some(question) = self.questions.last()
             && !self.is_calling(0, Purpose::Ask)
             && let Ok(call) = self.logic.call(now, question.clone(), PATIENCE, effects)
@@ -185,7 +206,7 @@ impl JobClient {
             self.calls.insert(call, (0, Purpose::Ask));
         }
         for index in 0..self.jobs.len() {
-            let (plan, due, stage) = &self.jobs[index];
+            let Wish { plan, due, stage, cancel_at } = &self.jobs[index];
             let selector = JobSelector::Id(plan.job);
             let mut wanted = Vec::new();
             match stage {
@@ -195,6 +216,9 @@ impl JobClient {
                 Stage::Accepted => {
                     let wait = Question::Job { job: selector.clone(), until: Until::Final };
                     wanted.push((Purpose::Wait, wait));
+                    if cancel_at.is_some_and(|at| at <= now) {
+                        wanted.push((Purpose::Cancel, Question::Cancel(plan.job)));
+                    }
                     if is_looking {
                         let look = Question::Job { job: selector, until: Until::Now };
                         wanted.push((Purpose::Look, look));
@@ -203,8 +227,13 @@ impl JobClient {
                 Stage::Final => {
                     let after = self.gathers.get(&index).and_then(Gather::next_page);
                     let job = plan.job;
-                    let list = |after| (Purpose::List, Question::Segments { job, after });
+                    let list = |after| (Purpose::List, Question::Segments { job, after, fold: 0 });
                     wanted.extend(after.map(list));
+                }
+                // What was read as cancelled stays so.
+                Stage::Gathered if is_looking && plan.cancel_after.is_some() => {
+                    let look = Question::Job { job: selector, until: Until::Now };
+                    wanted.push((Purpose::Look, look));
                 }
                 Stage::Planned | Stage::Gathered => {}
             }
@@ -228,7 +257,7 @@ impl JobClient {
         for (&place, gather) in &mut self.gathers {
             gather.read(now, &mut self.logic, effects);
             if gather.is_done() {
-                self.jobs[place].2 = Stage::Gathered;
+                self.jobs[place].stage = Stage::Gathered;
             }
         }
         self.gathers.retain(|_, gather| !gather.is_done());
@@ -242,7 +271,7 @@ impl JobClient {
         requests: &mut Vec<Request>,
     ) {
         let Some((place, purpose)) = self.calls.remove(&call) else { return };
-        let (plan, _, stage) = &mut self.jobs[place];
+        let Wish { plan, stage, cancel_at, .. } = &mut self.jobs[place];
         match result {
             Ok(_) if purpose == Purpose::Ask => {
                 self.questions.pop();
@@ -256,18 +285,30 @@ impl JobClient {
             }
             Ok(Answer::Accepted { job, index }) => {
                 *stage = (*stage).max(Stage::Accepted);
+                *cancel_at = plan.cancel_after.map(|after| self.now + after);
                 requests.push(Request::Note(Note::Accepted { job, index: index.0 }));
             }
             Ok(Answer::Job(summary)) => {
+                if purpose == Purpose::Cancel {
+                    *cancel_at = None;
+                }
                 if summary.state.is_final() && *stage < Stage::Final {
                     *stage = Stage::Final;
-                    self.gathers.insert(place, Gather::new(plan.clone()));
+                    let is_whole = summary.state != JobState::Cancelled;
+                    self.gathers.insert(place, Gather::new(plan.clone(), is_whole));
                 }
                 let (client, summary) = (self.node, Box::new(summary));
                 requests.push(Request::Note(Note::Told { client, summary }));
             }
             Err(CallFailure::Unreachable { .. } | CallFailure::OutcomeUnknown) => {
                 requests.push(Request::Note(Note::Count(Happening::Retries, 1)));
+            }
+            Err(CallFailure::Refused { code: ErrorCode::NotFound, text })
+                if *stage >= Stage::Accepted =>
+            {
+                let promise = "invariant 3: a client never sees a job's state go back";
+                let seen = format!("job {} was accepted, then: {text}", plan.job);
+                requests.push(Request::Note(Note::Broken(Violation { promise, seen })));
             }
             other => {
                 let reason = format!("job {}: {other:?}", plan.job);
@@ -286,22 +327,16 @@ impl Tier for JobClient {
         self.now = now;
         let mut effects: Vec<NetworkEffect> = Vec::new();
         let logic = &mut self.logic;
+        self.edge.hear(now, &event, |event| {
+            logic.handle(now, &event, &mut effects);
+        });
         match event {
-            Event::Tick => {
-                self.edge.tick(now, |event| {
-                    logic.handle(now, &event, &mut effects);
-                });
-                logic.tick(now, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                self.edge.receive(now, &source, frame, |event| {
-                    logic.handle(now, &event, &mut effects);
-                });
-            }
+            Event::Tick => logic.tick(now, &mut effects),
+            Event::Arrived { .. } => {}
             Event::Worked(_) => unreachable!("a client has no disk thread"),
             Event::Finish => {
                 self.finishing = Some(now);
-                self.jobs.iter_mut().for_each(|(_, due, _)| *due = now.min(*due));
+                self.jobs.iter_mut().for_each(|wish| wish.due = now.min(wish.due));
             }
         }
         while let Some(done) = self.next_done(now, &mut effects) {
@@ -334,10 +369,14 @@ impl Tier for JobClient {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let due = |(_, due, stage): &(JobPlan, Instant, Stage)| match stage {
+        let due = |wish: &Wish| match wish.stage {
             // One that is due already is being submitted.
-            Stage::Planned => (*due > self.now).then_some(*due),
-            Stage::Accepted => Some(self.look_at),
+            Stage::Planned => (wish.due > self.now).then_some(wish.due),
+            Stage::Accepted => {
+                let cancel_at = wish.cancel_at.filter(|&at| at > self.now);
+                Some(cancel_at.map_or(self.look_at, |at| at.min(self.look_at)))
+            }
+            Stage::Gathered if wish.plan.cancel_after.is_some() => Some(self.look_at),
             Stage::Final | Stage::Gathered => None,
         };
         let question = (!self.questions.is_empty()).then_some(self.look_at);
@@ -357,12 +396,12 @@ impl Tier for JobClient {
     }
 
     fn is_settled(&self) -> bool {
-        self.questions.is_empty() && self.jobs.iter().all(|(_, _, stage)| *stage == Stage::Gathered)
+        self.questions.is_empty() && self.jobs.iter().all(|wish| wish.stage == Stage::Gathered)
     }
 
     fn describe(&self) -> String {
         let stages: Vec<String> =
-            self.jobs.iter().map(|(_, _, stage)| format!("{stage:?}")).collect();
+            self.jobs.iter().map(|wish| format!("{:?}", wish.stage)).collect();
         format!("jobs {}", stages.join(", "))
     }
 

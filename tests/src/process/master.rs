@@ -13,12 +13,14 @@ use ::master::logic::{Effect, Event as LogicEvent, Master, Setting};
 use consensus::{Config, Disk, DiskError, Identity, LogShape, Member, MemberId};
 use fastrand::Rng;
 use node::files::Files;
-use node::logic::network;
+use node::logic::network::{self, NetworkEffect, NetworkEvent};
 use proto::ids::{Incarnation, JobId, LogIndex, TaskIndex};
+use proto::record::Records;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
 use super::member::explain;
+use super::mistakes::Mistakes;
 use super::{Done, Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{CLUSTER, masters};
 use crate::report::Happening;
@@ -49,6 +51,7 @@ pub(crate) struct MasterProcess {
     snapshot: LogIndex,
     led: Option<u64>,
     was_complete: bool,
+    mistakes: Mistakes,
 }
 
 fn open(place: usize, start: &Start<'_>) -> Result<(Disk, consensus::Recovered), DiskError> {
@@ -125,6 +128,7 @@ impl MasterProcess {
             snapshot,
             led: None,
             was_complete: false,
+            mistakes: Mistakes::new(start.planted),
         };
         process.handle(start.now, Event::Tick, requests);
         Ok(process)
@@ -184,25 +188,31 @@ impl Tier for MasterProcess {
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         let mut effects = Vec::new();
         let logic = &mut self.logic;
+        let (mistakes, mut early) = (&mut self.mistakes, Vec::new());
+        self.edge.hear(now, &event, |event| {
+            let NetworkEvent::Record { mut sender, record } = event else {
+                return logic.handle(now, LogicEvent::Network(event), &mut effects);
+            };
+            let applied = logic.member().applied_index();
+            early.extend(mistakes.master_answers(&record, applied).map(|it| (sender.peer, it)));
+            let heard = mistakes.master_hears(&mut sender, &record);
+            let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
+            let record = altered.and_then(Result::ok).unwrap_or(record);
+            let event = NetworkEvent::Record { sender, record };
+            logic.handle(now, LogicEvent::Network(event), &mut effects);
+        });
+        for (to, record) in early {
+            self.edge.perform(now, NetworkEffect::Send { to, record }, requests);
+        }
         match event {
-            Event::Tick => {
-                self.edge.tick(now, |event| {
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-                logic.handle(now, LogicEvent::Tick, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                self.edge.receive(now, &source, frame, |event| {
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-            }
+            Event::Tick => logic.handle(now, LogicEvent::Tick, &mut effects),
             Event::Worked(Done::Member(done)) => {
                 for done in done {
                     logic.handle(now, LogicEvent::Disk(done), &mut effects);
                 }
             }
             Event::Worked(Done::Storage(_)) => unreachable!("a master stores no blocks"),
-            Event::Finish => {}
+            Event::Arrived { .. } | Event::Finish => {}
         }
         // Before anything is answered, so that the checkers know what an answer stands on.
         self.tell_checkers(now, requests);
@@ -233,6 +243,14 @@ impl Tier for MasterProcess {
 
     fn check_invariants(&self) {
         self.edge.check_invariants();
+    }
+
+    fn cluster(&self) -> Option<&Cluster> {
+        Some(self.logic.cluster())
+    }
+
+    fn leads(&self) -> bool {
+        self.logic.leads()
     }
 
     fn queues(&self, each: &mut dyn FnMut(Queue)) {

@@ -214,7 +214,6 @@ impl MemberProcess {
         for other in (0..start.member_count).filter(|&other| other != place) {
             process.connect(start.now, other, requests);
         }
-        process.know(process.member.members().clone(), requests);
         process.perform(start.now, requests);
         Ok(process)
     }
@@ -228,7 +227,7 @@ impl MemberProcess {
             Event::Finish => {}
             Event::Tick => {
                 let mut events = Vec::new();
-                self.edge.tick(now, |event| events.extend(read(&event)));
+                self.edge.hear(now, &Event::Tick, |event| events.extend(read(&event)));
                 for event in events {
                     self.heard(now, event, requests);
                 }
@@ -243,9 +242,9 @@ impl MemberProcess {
                     }
                 }
             }
-            Event::Arrived { source, frame } => {
+            Event::Arrived { .. } => {
                 let mut events = Vec::new();
-                self.edge.receive(now, &source, frame, |event| events.extend(read(&event)));
+                self.edge.hear(now, &event, |event| events.extend(read(&event)));
                 for event in events {
                     self.heard(now, event, requests);
                 }

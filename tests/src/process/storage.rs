@@ -174,18 +174,11 @@ impl Tier for StorageProcess {
         let mut effects = Vec::new();
         let mut answers: Vec<NetworkEffect> = Vec::new();
         let logic = &mut self.logic;
+        self.edge.hear(now, &event, |event| {
+            logic.handle(now, LogicEvent::Network(event), &mut effects);
+        });
         match event {
-            Event::Tick => {
-                self.edge.tick(now, |event| {
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-                logic.handle(now, LogicEvent::Tick, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                self.edge.receive(now, &source, frame, |event| {
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-            }
+            Event::Tick => logic.handle(now, LogicEvent::Tick, &mut effects),
             Event::Worked(super::Done::Storage(Done { puts, works, .. })) => {
                 for done in puts {
                     if done.result == Err(PutError::DiskFull) {
@@ -204,7 +197,7 @@ impl Tier for StorageProcess {
                 }
             }
             Event::Worked(super::Done::Member(_)) => unreachable!("a storage node has no log"),
-            Event::Finish => {}
+            Event::Arrived { .. } | Event::Finish => {}
         }
         for answer in answers {
             self.edge.perform(now, answer, requests);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ::worker::logic::job::JobSpec;
 use ::worker::logic::packing::OUTPUT_BYTES;
 use ::worker::logic::results::RESULT_BYTES;
-use ::worker::logic::{Effect, Event as LogicEvent, Setting, TaskEnd, Worker};
+use ::worker::logic::{CrashedTask, Effect, Event as LogicEvent, Setting, TaskEnd, Worker};
 use fastrand::Rng;
 use node::logic::network::{Identity, NetworkEffect, NetworkEvent};
 use proto::description::{Noop, Runtime};
@@ -20,6 +20,7 @@ use proto::segment::{Output, OutputContent};
 use proto::status::{Cause, OutputKind, Role, TaskState};
 use proto::time::{Duration, Instant};
 
+use super::marks::Marks;
 use super::witness::Witness;
 use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{cluster_of, masters};
@@ -35,9 +36,12 @@ const HELD_RUNS: usize = 20_001;
 struct Piece {
     spec: Arc<JobSpec>,
     tasks: Range<u64>,
+    attempt: u64,
     /// When the first of them began.
     began: Instant,
     is_cancelled: bool,
+    /// Whether its tasks fail whatever they are.
+    is_ill: bool,
 }
 
 impl Piece {
@@ -51,7 +55,14 @@ impl Piece {
     /// Exit code and end of the task that runs.
     fn running(&self) -> (i32, Instant) {
         let outcome = self.noop().outcome(TaskIndex(self.tasks.start));
-        (outcome.exit_code, self.began + outcome.duration + OVERHEAD)
+        let exit_code = if self.is_ill { 1 } else { outcome.exit_code };
+        (exit_code, self.began + outcome.duration + OVERHEAD)
+    }
+
+    /// What is told of the task that runs if the worker dies.
+    fn mark(&self) -> CrashedTask {
+        let task = TaskIndex(self.tasks.start);
+        CrashedTask { job: self.spec.job, task, attempt: self.attempt }
     }
 
     /// What the task that runs prints.
@@ -70,19 +81,21 @@ pub(crate) struct WorkerProcess {
     edge: Edge,
     logic: Worker,
     slots: BTreeMap<u32, Piece>,
+    /// Whether every task fails here.
+    is_ill: bool,
     witness: Witness,
+    marks: Marks,
     now: Instant,
 }
 
 impl WorkerProcess {
     pub(crate) fn start(
-        place: usize,
-        slot_count: u32,
+        (place, slot_count, is_ill): (usize, u32, bool),
         start: &Start<'_>,
         requests: &mut Vec<Request>,
     ) -> WorkerProcess {
         let (node, incarnation) = (node_id(b'w', place, 0), Incarnation(start.life));
-        let address = Recipe::Worker { place, slot_count }.address();
+        let address = Recipe::Worker { place, slot_count, is_ill }.address();
         let cluster = cluster_of(start);
         let identity = Identity {
             node,
@@ -104,13 +117,20 @@ impl WorkerProcess {
             cpu_milli: u64::from(slot_count) * 1_000,
             memory_bytes: 64 << 30,
         };
+        let (marks, tasks) = Marks::open(start.files);
         let mut process = WorkerProcess {
             edge: Edge::new(identity, start.limits),
             logic: Worker::new(setting, Rng::with_seed(start.seed)),
             slots: BTreeMap::new(),
+            is_ill,
             witness: Witness::new(incarnation, start.planted),
+            marks,
             now: start.now,
         };
+        requests.push(Request::Note(Note::Count(Happening::CrashedTasks, tasks.len() as u64)));
+        let mut effects = Vec::new();
+        process.logic.handle(start.now, LogicEvent::Crashed { tasks }, &mut effects);
+        process.perform(start.now, effects, requests);
         process.handle(start.now, Event::Tick, requests);
         process
     }
@@ -176,7 +196,11 @@ impl WorkerProcess {
                     if let Err(broken) = self.witness.begins(spec.job, &tasks, attempt) {
                         requests.push(Request::Note(Note::Broken(broken)));
                     }
-                    let piece = Piece { spec, tasks, began: now, is_cancelled: false };
+                    let begins = Note::Begins { job: spec.job, tasks: tasks.clone(), attempt };
+                    requests.push(Request::Note(begins));
+                    let is_ill = self.is_ill;
+                    let piece =
+                        Piece { spec, tasks, attempt, began: now, is_cancelled: false, is_ill };
                     let before = self.slots.insert(slot, piece);
                     assert!(before.is_none(), "slot {slot} has tasks");
                 }
@@ -208,31 +232,28 @@ impl Tier for WorkerProcess {
             self.logic.handle(now, ended, &mut effects);
         }
         let logic = &mut self.logic;
+        let witness = &mut self.witness;
+        self.edge.hear(now, &event, |event| {
+            let NetworkEvent::Record { sender, record } = event else {
+                return logic.handle(now, LogicEvent::Network(event), &mut effects);
+            };
+            if let Some((under, by)) = witness.is_new_dealer(&sender, &record) {
+                requests.push(Request::Note(Note::Dealt { under, by }));
+            }
+            let held = logic.held();
+            let heard = witness.hears(&record, |job, tasks, of| held.holds(job, tasks, of));
+            let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
+            let record = altered.and_then(Result::ok).unwrap_or(record);
+            let event = NetworkEvent::Record { sender, record };
+            logic.handle(now, LogicEvent::Network(event), &mut effects);
+        });
         match event {
-            Event::Tick => {
-                self.edge.tick(now, |event| {
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-                logic.handle(now, LogicEvent::Tick, &mut effects);
-            }
-            Event::Arrived { source, frame } => {
-                let witness = &mut self.witness;
-                self.edge.receive(now, &source, frame, |event| {
-                    let NetworkEvent::Record { sender, record } = event else {
-                        return logic.handle(now, LogicEvent::Network(event), &mut effects);
-                    };
-                    let held = logic.held();
-                    let heard = witness.hears(&record, |job, tasks, of| held.holds(job, tasks, of));
-                    let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
-                    let record = altered.and_then(Result::ok).unwrap_or(record);
-                    let event = NetworkEvent::Record { sender, record };
-                    logic.handle(now, LogicEvent::Network(event), &mut effects);
-                });
-            }
+            Event::Tick => logic.handle(now, LogicEvent::Tick, &mut effects),
             Event::Worked(_) => unreachable!("a worker has no disk thread"),
-            Event::Finish => {}
+            Event::Arrived { .. } | Event::Finish => {}
         }
         self.perform(now, effects, requests);
+        self.marks.set(self.slots.values().map(Piece::mark));
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -13,7 +13,7 @@ use crate::network::SILENCE;
 use crate::process::{Event, Process, ProcessId, Start};
 use crate::random::{chance, span};
 use crate::report::Happening;
-use crate::world::{Delivery, Mend, SAFETY, World};
+use crate::world::{Delivery, Mend, World};
 
 /// Operations on files that a start may take; where within them a crash in recovery falls.
 const OPERATIONS_OF_A_START: u64 = 60;
@@ -45,6 +45,16 @@ impl World {
         if faults.len() == self.disks.len() && faults.iter().all(is_blackout) {
             self.report.add(Happening::Blackouts, 1);
         }
+        let killed = |(_, fault): &(Duration, Fault)| match fault {
+            Fault::Crash { process, death: Death::Killed, .. } => Some(*process),
+            _ => None,
+        };
+        let together: Vec<ProcessId> = faults.iter().filter_map(killed).collect();
+        if together.len() == self.machines.len() {
+            self.report.add(Happening::AllKilled, 1);
+        } else if together == self.members {
+            self.report.add(Happening::MastersDown, 1);
+        }
         for (after, fault) in faults {
             self.agenda.after(after, Delivery::Fault(fault));
         }
@@ -61,11 +71,16 @@ impl World {
             Fault::Crash { process, death, down } => {
                 let is_loss = matches!(death, Death::DiskLoss | Death::Gone);
                 let is_too_much = is_loss && !self.may_lose_disk(process);
-                if self.machines[process.0].process.is_none() || is_too_much {
+                let is_last = death == Death::ForGood && !self.may_stay_dead(process);
+                if self.machines[process.0].process.is_none() || is_too_much || is_last {
                     return Ok(());
                 }
                 let has_disk = self.machines[process.0].recipe.has_disk();
-                if has_disk && !is_loss && chance(&mut self.faults_rng, 500) {
+                if has_disk
+                    && !is_loss
+                    && death != Death::ForGood
+                    && chance(&mut self.faults_rng, 500)
+                {
                     self.machines[process.0].doom = Some((death, down));
                     return Ok(());
                 }
@@ -78,6 +93,8 @@ impl World {
                     return Ok(());
                 }
                 self.pauses += 1;
+                let is_long = lasts >= Duration::from_secs(3);
+                self.report.add(Happening::Freezes, u64::from(is_long));
                 let pause = self.pauses;
                 machine.pause = Some(pause);
                 self.report.add(Happening::Pauses, 1);
@@ -99,6 +116,11 @@ impl World {
                 self.report.add(Happening::SlowLinks, 1);
                 self.network.slow_down(from, to, by);
                 (Mend::Link((from, to)), lasts)
+            }
+            Fault::Lossy { way: (from, to), per_mille, lasts } => {
+                self.report.add(Happening::LossyLinks, 1);
+                self.network.lose_some(from, to, per_mille);
+                (Mend::Wire((from, to)), lasts)
             }
             Fault::SlowDisk { process, by, lasts } => {
                 self.report.add(Happening::SlowDisks, 1);
@@ -153,6 +175,7 @@ impl World {
                 }
             }
             Mend::Link((from, to)) => self.network.slow_down(from, to, Duration::ZERO),
+            Mend::Wire((from, to)) => self.network.lose_some(from, to, 0),
             Mend::DiskSpeed(process) => self.machines[process.0].slow_disk = Duration::ZERO,
             Mend::DiskRoom(process) => {
                 let machine = &mut self.machines[process.0];
@@ -207,6 +230,11 @@ impl World {
         machine.die();
         match death {
             Death::Killed => machine.files.stop_failing(),
+            Death::ForGood => {
+                machine.files.stop_failing();
+                machine.is_broken = true;
+                self.report.add(Happening::StayedDead, 1);
+            }
             Death::DiskLoss | Death::Gone => {
                 machine.is_broken = death == Death::Gone;
                 let disk = DiskId { process: process.0, number: machine.lost_disks };
@@ -256,8 +284,9 @@ impl World {
             return Ok(());
         }
         machine.life += 1;
+        let origin = self.process_rng.u64(0..3_600_000_000);
         machine.clock = LocalClock {
-            origin: self.process_rng.u64(0..3_600_000_000),
+            origin: machine.origin.unwrap_or(origin),
             drift: self.process_rng.i64(-drift..=drift),
         };
         let stored_files: BTreeSet<FileId> = self.blocks.stored().collect();
@@ -324,13 +353,34 @@ impl World {
         }
     }
 
+    /// Whether every member is or will be back.
+    fn is_nobody_broken(&self) -> bool {
+        self.members.iter().all(|member| !self.machines[member.0].is_broken)
+    }
+
     /// Whether the failure model permits a machine to lose its disk now: of members one after the
     /// other was replaced, of storage nodes only one in a run and only once.
     fn may_lose_disk(&self, process: ProcessId) -> bool {
         if self.jobs.is_none() {
             return self.is_complete();
         }
+        if self.members.contains(&process) {
+            return self.is_complete() && self.is_nobody_broken();
+        }
         self.weak == Some(process) && self.machines[process.0].lost_disks == 0
+    }
+
+    /// Whether a process may die for good: of each tier only one in a run, and never the last one;
+    /// a master when all of them vote, a storage node where its disk may be lost.
+    fn may_stay_dead(&self, process: ProcessId) -> bool {
+        let tiers = [&self.members, &self.balancers, &self.workers];
+        let Some(tier) = tiers.into_iter().find(|tier| tier.contains(&process)) else {
+            return self.storage.len() > 2 && self.may_lose_disk(process);
+        };
+        let is_master = self.members.contains(&process);
+        tier.len() > 1
+            && tier.iter().all(|other| !self.machines[other.0].is_broken)
+            && (!is_master || self.is_complete())
     }
 
     fn start_later(&mut self, process: ProcessId) {
@@ -341,10 +391,12 @@ impl World {
 
     /// Mends everything but a minority of the members, and asks the clients to come to an end.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
-        debug_assert!(self.agenda.now().0 >= SAFETY.0);
-        self.is_healed = true;
+        if std::mem::replace(&mut self.is_healed, true) {
+            return Ok(());
+        }
         let all: Vec<ProcessId> = (0..self.machines.len()).map(ProcessId).collect();
-        if self.is_complete() && chance(&mut self.faults_rng, 300) {
+        let is_well = self.is_complete() && self.is_nobody_broken();
+        if is_well && chance(&mut self.faults_rng, 300) {
             let minority = self.faults_rng.usize(0..self.members.len());
             let process = self.members[minority];
             if self.machines[process.0].process.is_some() {
@@ -356,6 +408,7 @@ impl World {
             for &to in &all {
                 self.network.unblock(&mut self.agenda, from, to);
                 self.network.slow_down(from, to, Duration::ZERO);
+                self.network.lose_some(from, to, 0);
             }
             self.machines[from.0].doom = None;
             self.mend(Mend::DiskSpeed(from))?;

@@ -3,6 +3,7 @@
 //! Nothing is built here. When it goes out of scope its processes are ended, and killed where they
 //! do not end; nothing else is ever signalled.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
@@ -44,7 +45,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Said {
+    pub(crate) fn of(output: Output) -> Said {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it says UTF-8");
         Said {
             exit: output.status.code().unwrap_or(-1),
@@ -71,6 +72,7 @@ impl Said {
 /// A process as `dev status` lists it.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
+    pub(crate) name: String,
     pub(crate) tier: String,
     pub(crate) node: String,
     pub(crate) pid: Option<u32>,
@@ -152,6 +154,7 @@ impl Cluster {
             .env("XDG_RUNTIME_DIR", self.home.path().join("run"))
             .env("XDG_CONFIG_HOME", self.home.path().join("config"))
             .env_remove("REMUDA_CLUSTER")
+            .env_remove("COLUMNS")
             .stdin(Stdio::null());
         command
     }
@@ -193,6 +196,7 @@ impl Cluster {
         let list = self.run(&["dev", "status", "--json"]).json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let listed = |it: &Value| Listed {
+            name: text(&it["name"]),
             tier: text(&it["tier"]),
             node: text(&it["node"]),
             pid: it["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()),
@@ -222,6 +226,27 @@ impl Cluster {
         let tier = name.split('-').next().unwrap_or_default();
         let path = self.folder().join(name).join(format!("{tier}.log"));
         std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Starts a process that is dead, and waits until it is one of the cluster's again.
+    #[track_caller]
+    pub(crate) fn start_again(&self, name: &str) {
+        self.run(&["dev", "start", name]).ok();
+        until(&format!("{name} among the nodes"), LONG, || {
+            let it = self.status().into_iter().find(|it| it.name == name)?;
+            let nodes = self.run(&["nodes", "--json"]);
+            let nodes: Value = serde_json::from_str(&nodes.stdout).ok()?;
+            let is_it = |node: &&Value| node["node"] == it.node.as_str();
+            let known = nodes.as_array()?.iter().find(is_it)?["incarnation"].as_u64()?;
+            (it.pid.is_some() && Some(known) == self.incarnation(name)).then_some(())
+        });
+    }
+
+    /// How often a node's folder was opened.
+    fn incarnation(&self, name: &str) -> Option<u64> {
+        let text = std::fs::read_to_string(self.folder().join(name).join("identity")).ok()?;
+        let identity: toml::Table = text.parse().ok()?;
+        u64::try_from(identity.get("incarnation")?.as_integer()?).ok()
     }
 
     /// The process that keeps the others running.
@@ -277,6 +302,28 @@ fn signal(pid: u32, signal: Signal) {
 /// Ends a process as a power cut would.
 pub(crate) fn kill(pid: u32) {
     signal(pid, Signal::KILL);
+}
+
+/// A process that is stopped, as on a machine that hangs; goes on when this goes out of scope.
+pub(crate) struct Frozen {
+    process: OwnedFd,
+}
+
+impl Frozen {
+    /// Stops it.
+    pub(crate) fn freeze(pid: u32) -> Frozen {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("the process runs");
+        pidfd_send_signal(&process, Signal::STOP).expect("it may be signalled");
+        Frozen { process }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may be gone, with the cluster.
+        let _ = pidfd_send_signal(&self.process, Signal::CONT);
+    }
 }
 
 /// True while a process runs; one that nobody has waited for yet does not.

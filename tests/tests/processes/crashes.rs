@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 
 /// Tells that it runs, waits until the spawn helper noted that, and kills the worker, which is the
 /// parent of its parent.
-const DEADLY: &str = "echo attempt >> $TOLD
+pub(crate) const DEADLY: &str = "echo attempt >> $TOLD
                       until test -s ../process; do sleep 0.01; done
                       kill -9 $(cut -d ' ' -f 4 /proc/$PPID/stat)
                       sleep 3600";

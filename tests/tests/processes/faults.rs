@@ -29,14 +29,14 @@ const FLAGS: &[&str] = &[
 
 /// Submits a job of such tasks.
 #[track_caller]
-fn submit(cluster: &Cluster, task_count: u64) -> String {
+pub(crate) fn submit(cluster: &Cluster, task_count: u64) -> String {
     let array = format!("0-{}", task_count - 1);
     cluster.submit(&[FLAGS, &["--array", &array]].concat())
 }
 
 /// Waits until some of a job's tasks have an outcome, but not nearly all.
 #[track_caller]
-fn until_it_works(cluster: &Cluster, job: &str) {
+pub(crate) fn until_it_works(cluster: &Cluster, job: &str) {
     until("the first outcomes", LONG, || {
         let it = cluster.job(job);
         let ended = it["done"].as_u64()? + it["failed"].as_u64()?;
@@ -47,7 +47,7 @@ fn until_it_works(cluster: &Cluster, job: &str) {
 
 /// Waits for the end of a job some of whose tasks fail, and compares all outcomes.
 #[track_caller]
-fn assert_ends(cluster: &Cluster, job: &str, task_count: u64) {
+pub(crate) fn assert_ends(cluster: &Cluster, job: &str, task_count: u64) {
     let waited = cluster.run(&["wait", job]);
     assert_eq!(waited.exit, 1, "{waited:?}");
     assert_outcomes(cluster, job, &NOOP, task_count);

@@ -12,7 +12,12 @@ const SMALL: &[&str] =
 /// Compares every outcome of a noop job with what its seed says.
 #[track_caller]
 pub(crate) fn assert_outcomes(cluster: &Cluster, job: &str, noop: &Noop, task_count: u64) {
-    let runs = cluster.run(&["tasks", job, "--json"]).json();
+    assert_runs(&cluster.run(&["tasks", job, "--json"]).json(), noop, task_count);
+}
+
+/// The same of what `remuda tasks --json` said.
+#[track_caller]
+pub(crate) fn assert_runs(runs: &Value, noop: &Noop, task_count: u64) {
     let mut next = 0;
     for run in runs.as_array().expect("a list of runs") {
         let number = |key: &str| run[key].as_u64().expect("a number");

@@ -4,16 +4,25 @@
 //! What the simulator cannot see is looked for here: that processes start, find each other, die and
 //! come back. Nothing is timed; what must come is waited for.
 
+mod changes;
+mod cli;
 mod cluster;
 mod counters;
 mod counting;
 mod crashes;
+mod cutoff;
 mod demo;
+mod explain;
+mod failover;
+mod failover_rules;
+mod failover_storage;
 mod faults;
 mod files;
+mod folding;
 mod foreign;
 mod garbage;
 mod inputs;
+mod islands;
 mod jobs;
 mod joining;
 mod lifecycle;
@@ -21,5 +30,7 @@ mod live;
 mod mount;
 mod names;
 mod outputs;
+mod phases;
 mod submit;
 mod sync;
+mod takeover;

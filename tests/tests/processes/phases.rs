@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cluster_tests::wait::until;
 use serde_json::Value;
@@ -98,8 +99,7 @@ impl Phase {
         let input = format!("lines={}", input.display());
         let array = format!("0-{}", TASKS - 1);
         let task = "sleep 0.2; cat \"$REMUDA_INPUTS/lines/{index}\"";
-        let submit =
-            ["submit", "--array", &array, "--input", &input, "--", "/bin/sh", "-c", task];
+        let submit = ["submit", "--array", &array, "--input", &input, "--", "/bin/sh", "-c", task];
         self.run(&submit).ok().trim().to_owned()
     }
 
@@ -153,8 +153,10 @@ fn free_ports() -> u32 {
     let all_free = |prefix: &u32| {
         (1..=4).all(|tier| (1..=3).all(|node| is_free(prefix * 1000 + tier * 100 + node)))
     };
-    let first = 10 + std::process::id() % 20;
-    (first..first + 20).map(|prefix| 10 + prefix % 20).find(all_free).expect("free ports")
+    // Tests of one run begin at the same moment: each looks at prefixes of its own.
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() % 20 + 10 * CALLS.fetch_add(1, Ordering::Relaxed);
+    (first..first + 10).map(|prefix| 10 + prefix % 20).find(all_free).expect("free ports")
 }
 
 /// While a job runs, kills one process of each tier, of masters and balancers the one that leads.

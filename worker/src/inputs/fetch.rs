@@ -330,6 +330,7 @@ fn with_stored(spec: &JobSpec, bytes: &[u8]) -> Result<JobSpec, String> {
         environment: stored.environment,
         inputs: stored.inputs,
         outputs: stored.outputs,
+        retry: stored.retry,
         ..spec.description.clone()
     };
     Ok(JobSpec { description, ..spec.clone() })
@@ -378,7 +379,7 @@ fn is_final(error: &ClientError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proto::description::Input;
+    use proto::description::{DESCRIPTION_VERSION, Input, Retry};
     use proto::ids::{BlockId, JobId};
     use proto::tree::ModificationTime;
 
@@ -404,10 +405,12 @@ mod tests {
         stored.outputs = vec!["*.txt".to_owned()];
         stored.environment = vec![("A".to_owned(), "B".to_owned())];
         stored.memory_bytes = 8;
+        stored.retry = Some(Retry { job: JobId(3), tasks: vec![4..6, 8..9] });
         let merged = with_stored(&spec(), &stored.encode().unwrap()).unwrap();
         assert_eq!(merged.description.runtime, stored.runtime);
         assert_eq!(merged.description.outputs, stored.outputs);
         assert_eq!(merged.description.environment, stored.environment);
+        assert_eq!(merged.description.retry, stored.retry);
         assert_eq!((merged.description.memory_bytes, merged.program), (7, b"#!".to_vec()));
     }
 
@@ -419,7 +422,7 @@ mod tests {
         });
         climbing.outputs = vec!["../x".to_owned()];
         for (bytes, why) in [
-            (b"\x01".to_vec(), "cannot be read"),
+            ([DESCRIPTION_VERSION].to_vec(), "cannot be read"),
             (spec().description.encode().unwrap(), "this one is not"),
             (climbing.encode().unwrap(), "../x"),
         ] {

@@ -21,6 +21,9 @@ const FIRST_LINK: u32 = 1;
 /// Most balancers of a group: primary and auxiliary, and both of the group before for a moment.
 const MOST: usize = 4;
 
+/// Balancers of a group that is complete.
+const SEATS: usize = 2;
+
 /// Links from here on are not used for masters and balancers.
 pub(super) const LINKS_END: u32 = FIRST_LINK + MOST as u32;
 
@@ -55,11 +58,23 @@ struct Balancer {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Balancers {
     balancers: Vec<Balancer>,
+    /// One of them fell silent since this was last asked.
+    is_one_silent: bool,
 }
 
 impl Balancers {
     pub(super) fn is_empty(&self) -> bool {
         self.balancers.is_empty()
+    }
+
+    /// True where a balancer's place is not taken, as far as the masters told.
+    pub(super) fn is_short(&self) -> bool {
+        self.balancers.len() < SEATS
+    }
+
+    /// True once after a balancer fell silent: the masters may know another one.
+    pub(super) fn take_silent(&mut self) -> bool {
+        std::mem::take(&mut self.is_one_silent)
     }
 
     /// Takes over the group's addresses: links to those that are new, none to those that are gone.
@@ -157,6 +172,7 @@ impl Balancers {
     ) {
         for balancer in &mut self.balancers {
             if now >= balancer.silent_at {
+                self.is_one_silent = true;
                 balancer.is_connected = false;
                 balancer.silent_at = now + SILENCE;
                 let address = balancer.address.clone();

@@ -1,12 +1,13 @@
 //! Which slot executes what, and what follows from how it ended.
 
 use node::logic::network::NetworkEffect;
+use proto::description::Runtime;
 use proto::ids::FileId;
 use proto::messages::task::TaskFree;
 use proto::record::encode;
 use proto::segment::{AccountingEntry, Output};
 use proto::status::{Cause, TaskState};
-use proto::time::Duration;
+use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
 use super::held::{WaitingRun, task_run};
@@ -17,6 +18,10 @@ use super::{CrashedTask, Effect, MEANS, Means, TaskEnd, Worker};
 /// Short tasks are handed to a slot in pieces that take about this long, so that the hand-over
 /// costs little and a recall still finds what has not begun.
 pub const PIECE: Duration = Duration::from_millis(2);
+
+/// How long ends are gathered before the balancers hear of them, while there is enough to do: a
+/// tenth of what is dealt ahead.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// Most tasks of a piece.
 const PIECE_TASKS: u64 = 1_024;
@@ -36,6 +41,8 @@ impl Worker {
         let description = &started.spec.description;
         let needs = (u64::from(description.cpu_milli), description.memory_bytes);
         debug_assert_eq!(task, end.task.0, "a slot's tasks end in order");
+        // The masters' own jobs are nobody's to account for.
+        let is_fold = matches!(description.runtime, Runtime::Fold { .. });
         let is_shutdown = end.state == TaskState::Lost && self.stop_at.is_some();
         let wall_us = end.wall.as_micros();
         let entry = AccountingEntry {
@@ -56,7 +63,7 @@ impl Worker {
             exit_code: end.exit_code,
             cause: if is_shutdown { Cause::Shutdown } else { end.cause },
             segment: FileId(0),
-            entries: vec![entry],
+            entries: if is_fold { Vec::new() } else { vec![entry] },
         };
         if end.state == TaskState::Lost || end.outputs.is_empty() {
             self.results.add(outcome);
@@ -161,6 +168,24 @@ impl Worker {
         }
     }
 
+    /// Tells balancers what became free, at once unless there is enough to do meanwhile: then a few
+    /// ends are told together, which costs everybody less than telling each.
+    pub(super) fn tell_or_gather_freed(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
+        if self.freed.is_empty() {
+            return;
+        }
+        let due = *self.free_due.get_or_insert(now + GATHERING);
+        let freed: u64 =
+            self.freed.values().flat_map(|(_, runs)| runs).map(|run| run.task_count).sum();
+        // As much waits as became free, beyond what is about to begin.
+        let wanted = freed + self.free_slots.len() as u64 + u64::from(self.setting.slot_count);
+        let is_busy = self.held.waiting_count() >= wanted;
+        let may_wait = is_busy && now < due && self.stop_at.is_none() && self.assignment != 0;
+        if !may_wait {
+            self.tell_freed(network);
+        }
+    }
+
     /// Tells the balancers which slots became free, at once: they may have more for them.
     pub(super) fn tell_freed(&mut self, network: &mut Vec<NetworkEffect>) {
         for (_, (busy_us, runs)) in std::mem::take(&mut self.freed) {
@@ -171,6 +196,7 @@ impl Worker {
             };
             self.balancers.send_all(&encode(&free, &[bytes_of(&runs)]), network);
         }
+        self.free_due = None;
         if self.means.len() > MEANS {
             self.means.clear();
         }

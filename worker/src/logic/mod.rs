@@ -2,6 +2,7 @@
 //!
 //! - `deals.rs`: what balancers say: deals, recalls, orders
 //! - `execution.rs`: which slot gets what, and what its ends mean
+//! - `explain.rs`: why tasks are where they are, for whoever asks
 //! - `reports.rs`: status frames to the masters, registration; `storing.rs`: segments to the ring
 //! - [`held`], [`job`], [`results`], [`accounting`], [`packing`]: what is remembered
 //!
@@ -12,6 +13,7 @@ pub mod accounting;
 mod balancers;
 mod deals;
 mod execution;
+mod explain;
 pub mod held;
 pub mod job;
 pub mod packing;
@@ -45,6 +47,7 @@ use self::accounting::Accounting;
 use self::balancers::{Balancers, Heartbeat};
 pub use self::deals::EXIT_NOT_STARTED;
 pub use self::execution::PIECE;
+pub use self::explain::RunningStage;
 use self::held::Held;
 use self::job::JobSpec;
 use self::packing::{OUTPUT_BYTES, Packing};
@@ -222,6 +225,8 @@ pub struct Worker {
     storing: Storing,
     /// What became free since the balancers were last told: by job, with the time it took.
     freed: BTreeMap<JobId, (u64, Vec<TaskRun>)>,
+    /// When they are told at the latest; `None` where nothing became free.
+    free_due: Option<Instant>,
     /// What the balancers were last told of whether this worker takes tasks.
     told_refusing: u8,
     last_request: RequestId,
@@ -262,6 +267,7 @@ impl Worker {
             packing: Packing::default(),
             storing: Storing::new(),
             freed: BTreeMap::new(),
+            free_due: None,
             told_refusing: 0,
             last_request: RequestId(0),
             last_refusal: None,
@@ -274,6 +280,10 @@ impl Worker {
     /// shows less than what was said before: ends, then settled runs, then the inventory.
     pub fn handle(&mut self, now: Instant, event: Event<'_>, effects: &mut Vec<Effect>) {
         let mut network = Vec::new();
+        if matches!(event, Event::Network(_)) {
+            // What follows from it may be said to balancers, behind the ends that came before.
+            self.tell_freed(&mut network);
+        }
         match event {
             Event::Network(event) => self.on_network(now, event, effects, &mut network),
             Event::Ended { ends, given_up } => {
@@ -284,7 +294,7 @@ impl Worker {
             Event::Tick => {}
             Event::Stop => self.stop(now, effects, &mut network),
         }
-        self.tell_freed(&mut network);
+        self.tell_or_gather_freed(now, &mut network);
         self.tick_masters(now, &mut network);
         self.store_segments(now, effects, &mut network);
         // Behind the segments, which make room for more.
@@ -306,7 +316,8 @@ impl Worker {
         let segments =
             [self.accounting.next_deadline(), self.packing.next_deadline(self.idle_since), storing];
         let stop_at = self.stop_at.filter(|&stop_at| stop_at > now);
-        let all = [self.masters.next_deadline(), register, frame, balancers, stop_at];
+        let masters = self.masters.next_deadline();
+        let all = [masters, register, frame, balancers, stop_at, self.free_due];
         all.into_iter().chain(segments).flatten().min()
     }
 
@@ -400,7 +411,11 @@ impl Worker {
         assert_eq!((self.cpu_used, self.memory_used), (cpu, memory), "what running tasks use");
         assert!(self.cpu_used <= self.setting.cpu_milli, "more CPU is used than there is");
         assert!(self.memory_used <= self.setting.memory_bytes, "more memory than there is");
-        assert!(self.freed.is_empty(), "the balancers were not told what became free");
+        assert_eq!(
+            self.freed.is_empty(),
+            self.free_due.is_none(),
+            "the balancers will be told what became free"
+        );
         if !self.is_refusing() && self.free_slots.len() == self.setting.slot_count as usize {
             assert!(self.held.next().is_none(), "tasks wait while every slot is free");
         }
@@ -539,6 +554,10 @@ impl Worker {
             memory_bytes: self.setting.memory_bytes,
             refusing,
         };
+        if self.balancers.next_deadline().is_some_and(|due| due <= now) {
+            // The inventory shows these ends.
+            self.tell_freed(network);
+        }
         self.balancers.tick(now, &heartbeat, &self.held, network);
     }
 

@@ -18,8 +18,9 @@ use super::results::Outcome;
 use super::storing::{SegmentKind, Stored};
 use super::{Effect, Worker};
 
-/// How long a status frame may stay unanswered before another master is asked.
-const FRAME_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a status frame may stay unanswered before another master is asked: what the death of a
+/// leader may cost beside an election. A frame that is told twice counts once.
+const FRAME_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// How soon a busy worker reports again what is less than a frame: each report is a log entry, and
 /// its masters have more to do than to write one for each process that ended.
@@ -31,6 +32,10 @@ const REGISTER_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// How often a registered worker asks again who its balancers are.
 const REGISTER_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The same where its group has one balancer: a second one may come at any time, and the first may
+/// die then.
+const SHORT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What a busy master may ask for at most.
 const LONGEST_HOLD: Duration = Duration::from_secs(5);
@@ -60,8 +65,12 @@ impl Worker {
             let addresses = String::from_utf8_lossy(balancers);
             self.balancers.set_addresses(now, &addresses, network);
         }
-        let soon = self.balancers.is_empty();
-        self.register_due = now + if soon { REGISTER_TIMEOUT } else { REGISTER_INTERVAL };
+        self.register_due = now
+            + match (self.balancers.is_empty(), self.balancers.is_short()) {
+                (true, _) => REGISTER_TIMEOUT,
+                (false, true) => SHORT_INTERVAL,
+                (false, false) => REGISTER_INTERVAL,
+            };
     }
 
     /// A master refuses: another one is asked, unless it says how long to wait.
@@ -195,6 +204,9 @@ impl Worker {
         if self.frame_due.is_some_and(|due| now >= due) {
             self.frame_due = None;
             self.masters.fail(now, network);
+        }
+        if self.balancers.take_silent() && !self.is_register_pending {
+            self.register_due = now;
         }
         if self.masters.is_connected() && now >= self.register_due {
             if self.is_register_pending {

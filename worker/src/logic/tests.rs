@@ -1,5 +1,6 @@
 //! A worker among scripted masters, balancers and storage nodes.
 
+mod explaining;
 mod segments;
 
 use std::collections::BTreeSet;
@@ -456,7 +457,7 @@ fn a_frame_is_sent_again_to_the_next_master_under_its_number() {
     bench.hear(PRIMARY, &deal(0..1).record());
     bench.end(0, 1, TaskState::Done);
     let (number, runs) = bench.frame();
-    bench.pass(Duration::from_millis(1_600));
+    bench.pass(Duration::from_millis(800));
     let opened: Vec<String> = bench
         .effects
         .iter()
@@ -784,4 +785,37 @@ proptest! {
     fn no_slot_is_booked_twice_and_no_task_vanishes(steps in prop::collection::vec(step(), 1..80)) {
         live(steps);
     }
+}
+
+#[test]
+fn ends_are_told_together_while_enough_waits_and_at_once_where_it_does_not() {
+    let freed = |bench: &mut Bench| -> u64 {
+        let runs = bench.runs::<TaskFree>(PRIMARY);
+        runs.into_iter().map(|(tasks, ..)| tasks.end - tasks.start).sum()
+    };
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..20).record());
+    bench.hear(PRIMARY, &Deal { attempt: EPOCH << 32 | 2, ..deal(20..1_020) }.record());
+    bench.end(0, 1, TaskState::Done);
+    assert_eq!(freed(&mut bench), 0, "hundreds wait");
+    bench.end(1, 1, TaskState::Done);
+    bench.pass(Duration::from_millis(4));
+    assert_eq!(freed(&mut bench), 0);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(freed(&mut bench), 2, "what is gathered does not wait for more");
+    // Whatever may follow from what somebody says comes behind the ends before it.
+    bench.end(0, 1, TaskState::Done);
+    bench.hear(PRIMARY, &Deal { attempt: EPOCH << 32 | 3, ..deal(2_000..2_001) }.record());
+    assert_eq!(freed(&mut bench), 1);
+    // Where as much became free as waits, more is wanted.
+    let mut rounds = 0;
+    while bench.worker.held().waiting_count() > 0 {
+        bench.end(rounds % 2, 1, TaskState::Done);
+        rounds += 1;
+    }
+    assert!(freed(&mut bench) > 0);
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..2).record());
+    bench.end(0, 1, TaskState::Done);
+    assert_eq!(freed(&mut bench), 1, "nothing waits");
 }

@@ -7,21 +7,24 @@
 //! what a task printed.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use node::clock::{Clock, time_of_day};
 use proto::status::{Cause, TaskState};
-use proto::time::{Duration, Instant};
+use proto::time::Duration;
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::folder::TaskFolder;
-use super::invocation::{Invocation, progress};
+use super::invocation::{self, Invocation, progress};
 use super::{Cancel, Ending, Equipment, Runtime, Task, outputs};
 use crate::cgroup::Cgroup;
 use crate::inputs::{Missing, Prepared};
-use crate::logic::EXIT_NOT_STARTED;
+use crate::logic::{EXIT_NOT_STARTED, RunningStage};
 use crate::running::RunningTask;
 use crate::spawn::processes::group_memory;
-use crate::spawn::{Answer, HelperDied, Running};
+use crate::spawn::{Answer, HelperDied, Running, TellsStart};
 
 /// How often memory and the length of what is printed are looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
@@ -39,6 +42,17 @@ pub(super) struct CommandRuntime {
     equipment: Equipment,
     /// Where the running program lies, which tasks may want to call.
     programs: Option<PathBuf>,
+    /// A folder that the last task left as it was.
+    spare: Option<TaskFolder>,
+    /// A counter by which whoever cancels wakes this slot; made with the first task.
+    wake: Option<Arc<OwnedFd>>,
+}
+
+/// How a process ended.
+struct Ended {
+    ending: Ending,
+    /// True where certainly no process of the task is left.
+    is_alone: bool,
 }
 
 /// Why a task is not, or not known to be, executed to its end.
@@ -81,47 +95,77 @@ impl CommandRuntime {
     pub(super) fn new(equipment: Equipment) -> CommandRuntime {
         let program = std::env::current_exe().ok();
         let programs = program.and_then(|program| Some(program.parent()?.to_owned()));
-        CommandRuntime { clock: equipment.clock, equipment, programs }
+        let (spare, wake) = (None, None);
+        CommandRuntime { clock: equipment.clock, equipment, programs, spare, wake }
+    }
+
+    /// A folder for a task: the spare one, or a new one.
+    fn folder(&mut self, task: &Task<'_>) -> io::Result<TaskFolder> {
+        let spawner = &self.equipment.spawner;
+        if let Some(spare) = self.spare.take() {
+            match spare.hand_on(spawner.folder(), task) {
+                Ok(folder) => return Ok(folder),
+                Err(error) => tracing::debug!(%error, "a folder is not used again"),
+            }
+        }
+        TaskFolder::make(spawner.folder(), task, spawner.user())
+    }
+
+    /// What this slot is woken by.
+    fn wake(&mut self) -> io::Result<Arc<OwnedFd>> {
+        if let Some(wake) = &self.wake {
+            return Ok(wake.clone());
+        }
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        self.wake = Some(wake.clone());
+        Ok(wake)
     }
 
     fn run(
-        &self,
+        &mut self,
         task: &Task<'_>,
         folder: &mut TaskFolder,
         prepared: &Prepared,
         cancel: &Cancel,
-    ) -> Result<Ending, Obstacle> {
+    ) -> Result<Ended, Obstacle> {
+        let wake = self.wake()?;
+        cancel.raise(&wake);
         let inputs = &self.equipment.inputs;
         let failures = inputs.failure_count();
-        let line = prepared.line(task.index, cancel)?;
+        let origin = invocation::origin(task)?;
+        let line = prepared.line(origin, cancel)?;
         let (view, cluster) = (prepared.view(), self.equipment.cluster.as_str());
         let user = self.equipment.spawner.user();
         let programs = self.programs.as_deref();
-        let command = Invocation { task, folder, view, line, cluster, user, programs }.command()?;
+        let command = Invocation { task, origin, folder, view, line, cluster, user, programs };
+        let command = command.command()?;
         // Removed on every way out, with what left the task's process group.
         let cgroup = self.cgroup(task);
         let entrance = cgroup.as_ref().map(Cgroup::entrance);
-        let running = self.equipment.spawner.spawn(command, entrance)?;
-        let ending = self.watch(task, folder, cancel, &running, cgroup.as_ref())?;
-        drop(cgroup);
+        let has_limit = task.spec.description.memory_bytes != 0;
+        let tells_start = if has_limit { TellsStart::Yes } else { TellsStart::No };
+        let mut running = self.equipment.spawner.spawn(command, entrance, tells_start)?;
+        let ended = self.watch(task, folder, cancel, &mut running, &wake, cgroup.as_ref())?;
+        drop((running, cgroup));
         if let Err(error) = folder.unmark() {
             // A task that may remove it may.
             tracing::debug!(%error, "what tells that a task runs cannot be removed");
         }
+        let ending = &ended.ending;
         let may_be_ours = ending.state == TaskState::Failed
             && matches!(ending.cause, Cause::None | Cause::Signal)
             && prepared.view().is_some();
         if !may_be_ours {
-            return Ok(ending);
+            return Ok(ended);
         }
         inputs.mend();
         if inputs.failure_count() == failures {
-            return Ok(ending);
+            return Ok(ended);
         }
         tracing::warn!(job = %task.spec.job, task = %task.index,
             "a task failed while its inputs could not be read: it is attempted again");
         let (state, cause) = (TaskState::Lost, Cause::InputFailed);
-        Ok(Ending { state, cause, ..ending })
+        Ok(Ended { ending: Ending { state, cause, ..ended.ending }, ..ended })
     }
 
     /// A cgroup for a task that has a memory limit; `None` also where none can be made.
@@ -143,9 +187,10 @@ impl CommandRuntime {
         task: &Task<'_>,
         folder: &mut TaskFolder,
         cancel: &Cancel,
-        running: &Running,
+        running: &mut Running,
+        wake: &OwnedFd,
         cgroup: Option<&Cgroup>,
-    ) -> Result<Ending, Obstacle> {
+    ) -> Result<Ended, Obstacle> {
         let description = &task.spec.description;
         // Bringing the inputs is not the task's time.
         let limit = description.time_limit.map(|limit| self.clock.now() + limit);
@@ -158,7 +203,16 @@ impl CommandRuntime {
         };
         let mut sample_due = self.clock.now() + SAMPLE;
         loop {
-            match running.take()? {
+            let until = match limit {
+                Some(limit) if killed.is_none() => limit.min(sample_due),
+                _ => sample_due,
+            };
+            // Whoever cancelled before this task looked raised nothing.
+            let patience = match (cancel.is_cancelled(), killed.is_none()) {
+                (true, true) => Duration::ZERO,
+                _ => until.since(self.clock.now()),
+            };
+            match running.wait(timespec(patience), wake.as_fd())? {
                 Some(Answer::Started { pid, .. }) => {
                     group = Some(pid);
                     continue;
@@ -170,7 +224,7 @@ impl CommandRuntime {
                         false => Obstacle::Task(Cause::NotStarted, text),
                     });
                 }
-                Some(Answer::Ended { exit_code, cpu_us, peak_memory_bytes, .. }) => {
+                Some(Answer::Ended { exit_code, cpu_us, peak_memory_bytes, is_alone, .. }) => {
                     memory.look(None);
                     let ending = match killed {
                         // Else it ended by itself before it could be killed.
@@ -187,13 +241,14 @@ impl CommandRuntime {
                         _ => Ending::exit(exit_code),
                     };
                     let peak_memory_bytes = peak_memory_bytes.max(memory.peak_bytes);
-                    return Ok(Ending {
-                        cpu: Duration::from_micros(cpu_us),
-                        peak_memory_bytes,
-                        ..ending
-                    });
+                    let cpu = Duration::from_micros(cpu_us);
+                    let ending = Ending { cpu, peak_memory_bytes, ..ending };
+                    return Ok(Ended { ending, is_alone });
                 }
-                None => {}
+                None => {
+                    // Lowered, also where that was raised for the piece before; it may not be up.
+                    let _ = rustix::io::read(wake, &mut [0; 8]);
+                }
             }
             let now = self.clock.now();
             if sample_due <= now {
@@ -218,11 +273,6 @@ impl CommandRuntime {
                     cgroup.into_iter().for_each(Cgroup::kill);
                 }
             }
-            let until = match limit {
-                Some(limit) if killed.is_none() => limit.min(sample_due),
-                _ => sample_due,
-            };
-            park_until(self.clock, until);
         }
     }
 }
@@ -269,16 +319,15 @@ impl Memory<'_> {
     }
 }
 
-/// Waits until a moment, an answer of the helper, or a request to cancel.
-fn park_until(clock: Clock, until: Instant) {
-    std::thread::park_timeout(until.since(clock.now()).to_std());
+fn timespec(duration: Duration) -> Timespec {
+    let (seconds, micros) = (duration.as_micros() / 1_000_000, duration.as_micros() % 1_000_000);
+    let tv_sec = seconds.try_into().unwrap_or(i64::MAX);
+    Timespec { tv_sec, tv_nsec: (micros * 1_000).try_into().unwrap_or(0) }
 }
 
 impl Runtime for CommandRuntime {
     fn execute(&mut self, task: &Task<'_>, cancel: &Cancel) -> Ending {
-        let spawner = &self.equipment.spawner;
-        let made = TaskFolder::make(spawner.folder(), task, spawner.user());
-        let mut folder = match made {
+        let mut folder = match self.folder(task) {
             Ok(folder) => folder,
             Err(error) => {
                 tracing::warn!(job = %task.spec.job, task = %task.index, %error,
@@ -297,6 +346,7 @@ impl Runtime for CommandRuntime {
             progress: progress(&folder),
         });
         let prepared = self.equipment.inputs.prepare(task.spec, cancel);
+        listed.is_at(RunningStage::Executed);
         let view = prepared.as_ref().ok().and_then(Prepared::view);
         // What stands in a description that is a file holds from here on.
         let task = &Task { spec: view.map_or(task.spec, |view| &view.spec), ..*task };
@@ -304,8 +354,9 @@ impl Runtime for CommandRuntime {
             Ok(prepared) => self.run(task, &mut folder, prepared, cancel),
             Err(missing) => Err(missing.clone().into()),
         };
+        let is_alone = ended.as_ref().is_ok_and(|ended| ended.is_alone);
         let ending = match ended {
-            Ok(ending) => ending,
+            Ok(ended) => ended.ending,
             Err(Obstacle::Cancelled) => Ending::of(TaskState::Lost, 0, Cause::Cancelled),
             Err(Obstacle::Task(cause, reason)) => {
                 tracing::debug!(job = %task.spec.job, task = %task.index, reason,
@@ -328,6 +379,7 @@ impl Runtime for CommandRuntime {
                 Ending::of(TaskState::Lost, 0, Cause::CutOff)
             }
         };
+        listed.is_at(RunningStage::Outputs);
         let patterns = &task.spec.description.outputs;
         let client = &self.equipment.client;
         let was_lost = ending.state == TaskState::Lost;
@@ -338,10 +390,19 @@ impl Runtime for CommandRuntime {
             cancel.wait(self.clock, self.clock.now() + REST);
         }
         drop(listed);
-        if let Err(error) = folder.close(task.spec.description.keep_scratch) {
-            tracing::warn!(job = %task.spec.job, task = %task.index, %error,
-                "the folder of a task cannot be cleared");
+        match folder.close(task.spec.description.keep_scratch, is_alone) {
+            Ok(spare) => self.spare = spare,
+            Err(error) => tracing::warn!(job = %task.spec.job, task = %task.index, %error,
+                "the folder of a task cannot be cleared"),
         }
         ending
+    }
+}
+
+impl Drop for CommandRuntime {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.spare.take().map(TaskFolder::remove) {
+            tracing::warn!(%error, "a folder that no task has cannot be removed");
+        }
     }
 }

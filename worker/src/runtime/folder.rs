@@ -1,7 +1,7 @@
 //! The folder of one task: its scratch folder and what it prints.
 //!
-//! Below `tasks` of the data folder while it runs; removed afterwards, or moved to `kept` beside
-//! that. Deliberately not here: what runs in it.
+//! Below `tasks` of the data folder while it runs; afterwards handed on to the next task where it is
+//! as it was, else removed, or moved to `kept` beside that. Deliberately not here: what runs in it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -12,11 +12,15 @@ use std::path::{Path, PathBuf};
 
 use proto::ids::TaskIndex;
 use proto::limits::STREAM_BYTES;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fstat, openat, renameat, renameat_with,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::Task;
+use super::untouched::Untouched;
 use crate::logic::CrashedTask;
 use crate::spawn::TaskUser;
 use crate::spawn::processes::MARK;
@@ -46,6 +50,8 @@ pub(super) struct TaskFolder {
     user: Option<TaskUser>,
     /// Whether standard output and standard error were longer than what is kept.
     was_cut: [bool; 2],
+    /// What it was like when it was made.
+    untouched: Untouched,
 }
 
 impl TaskFolder {
@@ -57,31 +63,52 @@ impl TaskFolder {
         task: &Task<'_>,
         user: Option<TaskUser>,
     ) -> io::Result<TaskFolder> {
-        let name = format!("{}-{}-{}", task.spec.job, task.index, task.attempt);
-        let folder = TaskFolder { path: tasks.join(name), user, was_cut: [false; 2] };
-        if folder.path.exists() {
-            remove_folder(&folder.path)?;
+        let path = path_of(tasks, task);
+        if path.exists() {
+            remove_folder(&path)?;
         }
-        fs::create_dir(&folder.path)?;
+        fs::create_dir(&path)?;
         let mode = if user.is_some() { PASSABLE } else { PRIVATE };
-        fs::set_permissions(&folder.path, Permissions::from_mode(mode))?;
-        let folders = [folder.inputs(), folder.scratch(), folder.outputs(), folder.told()];
-        folders.iter().try_for_each(fs::create_dir)?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        let inner = ["inputs", "scratch", "scratch/outputs", "told"].map(|name| path.join(name));
+        inner.iter().try_for_each(fs::create_dir)?;
+        let files = ["stdout", "stderr", MARK].map(|name| path.join(name));
+        for file in &files {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+        }
         if let Some(TaskUser { uid, gid }) = user {
-            let files = [folder.stdout(), folder.stderr(), folder.path.join(MARK)];
-            for file in &files {
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-            }
-            for path in folders.iter().chain(&files) {
+            for path in inner.iter().chain(&files) {
                 std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
             }
         }
-        Ok(folder)
+        let untouched = Untouched::of(&path)?;
+        Ok(TaskFolder { path, user, was_cut: [false; 2], untouched })
+    }
+
+    /// Hands it on to another task, as if it had just been made for that one. If it cannot be, it is
+    /// removed.
+    pub(super) fn hand_on(mut self, tasks: &Path, task: &Task<'_>) -> io::Result<TaskFolder> {
+        let path = path_of(tasks, task);
+        match renameat_with(CWD, &self.path, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.path = path;
+                Ok(self)
+            }
+            Err(error) => {
+                self.remove()?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Removes it.
+    pub(super) fn remove(self) -> io::Result<()> {
+        remove_folder(&self.path)
     }
 
     /// Notes that nothing runs here any more: who dies from now on did not interrupt the task.
     pub(super) fn unmark(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(MARK))
+        self.untouched.unmark()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -141,11 +168,20 @@ impl TaskFolder {
         Ok(self.was_cut)
     }
 
-    /// After its end: says where an output was cut, and removes the folder unless it is to be kept.
-    pub(super) fn close(mut self, is_kept: bool) -> io::Result<()> {
+    /// After its end: says where an output was cut, and moves the folder away if it is to be kept.
+    /// Else it comes back where it is as it was and nothing is left that could change it, so that
+    /// another task may have it; or it is removed.
+    pub(super) fn close(mut self, is_kept: bool, is_alone: bool) -> io::Result<Option<TaskFolder>> {
         if !is_kept {
-            return remove_folder(&self.path);
+            // Where nobody can tell, it is not as it was.
+            if is_alone && self.untouched.renew().unwrap_or(false) {
+                self.was_cut = [false; 2];
+                return Ok(Some(self));
+            }
+            self.remove()?;
+            return Ok(None);
         }
+        fs::remove_file(self.path.join(MARK))?;
         self.cut_outputs()?;
         for (path, was_cut) in [self.stdout(), self.stderr()].iter().zip(self.was_cut) {
             if was_cut {
@@ -153,7 +189,7 @@ impl TaskFolder {
             }
         }
         let (Some(tasks), Some(name)) = (self.path.parent(), self.path.file_name()) else {
-            return Ok(());
+            return Ok(None);
         };
         let kept = tasks.with_file_name("kept");
         fs::create_dir_all(&kept)?;
@@ -161,8 +197,14 @@ impl TaskFolder {
         if target.exists() {
             remove_folder(&target)?;
         }
-        fs::rename(&self.path, target)
+        fs::rename(&self.path, target)?;
+        Ok(None)
     }
+}
+
+/// Where the folder of a task is, below the folder of all of them.
+fn path_of(tasks: &Path, task: &Task<'_>) -> PathBuf {
+    tasks.join(format!("{}-{}-{}", task.spec.job, task.index, task.attempt))
 }
 
 /// The task whose folder has such a name.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use client::find;
 use proto::description::{Program, Runtime as RuntimeKind};
+use proto::ids::TaskIndex;
 use proto::status::Cause;
 
 use super::Task;
@@ -29,6 +30,8 @@ const ARGUMENTS_BYTES: usize = 6 << 20;
 /// What differs from task to task or from worker to worker.
 pub(super) struct Invocation<'a> {
     pub(super) task: &'a Task<'a>,
+    /// The task that gives `{index}` and `{line}` their values.
+    pub(super) origin: TaskIndex,
     pub(super) folder: &'a TaskFolder,
     /// What was fetched for its job; `None` where nothing was needed.
     pub(super) view: Option<&'a View>,
@@ -131,8 +134,17 @@ impl Invocation<'_> {
 
     /// What `{index}` stands for.
     fn index(&self) -> String {
-        self.task.spec.description.array.number(self.task.index).to_string()
+        self.task.spec.description.array.number(self.origin).to_string()
     }
+}
+
+/// The task whose number and line a task has: itself, or what it tries again of another job.
+pub(super) fn origin(task: &Task<'_>) -> Result<TaskIndex, Missing> {
+    let Some(retry) = &task.spec.description.retry else { return Ok(task.index) };
+    retry.origin(task.index).ok_or_else(|| {
+        let text = format!("job {} has no task that task {} tries again", retry.job, task.index);
+        Missing::Job(Cause::NotStarted, text)
+    })
 }
 
 /// Where a task tells its progress: in a folder of its own, because it is replaced, not written.

@@ -5,6 +5,7 @@
 //! executed where.
 
 mod command;
+mod fold;
 mod folder;
 mod invocation;
 mod noop;
@@ -12,9 +13,11 @@ mod outputs;
 mod pattern;
 #[cfg(test)]
 mod tests;
+mod untouched;
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
 use client::Client;
@@ -31,34 +34,58 @@ use crate::logic::job::JobSpec;
 use crate::running::Running;
 use crate::spawn::Spawner;
 use command::CommandRuntime;
+use fold::FoldRuntime;
 pub(crate) use folder::{remove_folder, task_of};
 use noop::NoopRuntime;
 
 /// Asks a slot's task to end. Shared by the loop, which asks, and the slot, which looks.
 #[derive(Clone, Debug)]
 pub struct Cancel {
-    is_cancelled: Arc<AtomicBool>,
+    asked: Arc<Asked>,
     slot: Thread,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    is_cancelled: AtomicBool,
+    /// What the slot polls, where it does not just sleep.
+    wake: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Cancel {
     /// For what a slot's thread is about to execute.
     #[must_use]
     pub fn new(slot: Thread) -> Cancel {
-        Cancel { is_cancelled: Arc::default(), slot }
+        Cancel { asked: Arc::default(), slot }
     }
 
     /// Asks, and wakes the slot where it waits.
     pub fn cancel(&self) {
-        // Relaxed: the flag carries no data, and unparking orders it before the slot's next look.
-        self.is_cancelled.store(true, Ordering::Relaxed);
+        // Relaxed: the flag carries no data; the lock and unparking order it before the slot's next
+        // look.
+        self.asked.is_cancelled.store(true, Ordering::Relaxed);
+        if let Some(wake) = &*self.wake() {
+            // A counter takes more than anybody asks.
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
         self.slot.unpark();
     }
 
     /// True once it was asked.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Relaxed)
+        self.asked.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// From now on the counter `wake` is raised as well. Whoever calls this looks afterwards whether
+    /// it was asked before.
+    fn raise(&self, wake: &Arc<OwnedFd>) {
+        *self.wake() = Some(wake.clone());
+    }
+
+    fn wake(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        // Nothing is half done where a holder panics.
+        self.asked.wake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits on the slot's thread until a moment, or until it is asked.
@@ -169,6 +196,7 @@ pub struct Runtimes {
     clock: Clock,
     command: CommandRuntime,
     noop: NoopRuntime,
+    fold: FoldRuntime,
 }
 
 impl Runtimes {
@@ -176,16 +204,17 @@ impl Runtimes {
     #[must_use]
     pub fn new(equipment: Equipment) -> Runtimes {
         let clock = equipment.clock;
+        let place = equipment.spawner.folder().to_owned();
+        let fold = FoldRuntime::new(equipment.client.clone(), place);
         let command = CommandRuntime::new(equipment);
-        Runtimes { clock, command, noop: NoopRuntime::new(clock) }
+        Runtimes { clock, command, noop: NoopRuntime::new(clock), fold }
     }
 
     fn of(&mut self, kind: &RuntimeKind) -> &mut dyn Runtime {
         match kind {
             RuntimeKind::Noop(_) => &mut self.noop,
-            RuntimeKind::Command { .. } | RuntimeKind::Stored { .. } | RuntimeKind::Fold { .. } => {
-                &mut self.command
-            }
+            RuntimeKind::Fold { .. } => &mut self.fold,
+            RuntimeKind::Command { .. } | RuntimeKind::Stored { .. } => &mut self.command,
         }
     }
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use proto::description::{Array, JobDescription, Program};
+use proto::description::{Array, JobDescription, Program, Retry};
 use proto::ids::{Incarnation, JobId};
+use proto::segment::OutputContent;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
@@ -194,6 +195,19 @@ fn a_task_has_its_folder_arguments_and_environment() {
 }
 
 #[test]
+fn a_task_that_is_tried_again_has_the_number_that_it_had() {
+    let bench = Bench::new();
+    let mut spec = named("sh", &["-c", "echo {index} $REMUDA_INDEX $REMUDA_TASK"]);
+    spec.description.array = Array { first: 100, step: 2 };
+    spec.description.retry = Some(Retry { job: JobId(9), tasks: vec![3..4, 7..9] });
+    assert_eq!(how(&bench.execute(&spec, 2)), (TaskState::Done, 0, Cause::None));
+    assert_eq!(fs::read_to_string(bench.kept(2).join("stdout")).unwrap(), "116 116 2\n");
+    // One that the other job did not have is none.
+    let ending = bench.execute(&spec, 3);
+    assert_eq!(how(&ending), (TaskState::Failed, EXIT_NOT_STARTED, Cause::NotStarted));
+}
+
+#[test]
 fn folders_are_removed_whatever_is_in_them() {
     let bench = Bench::new();
     let mut spec = shell("mkdir -p a/b && touch a/b/c && chmod 500 a/b a . && exit 1");
@@ -293,6 +307,44 @@ fn what_the_leader_leaves_in_its_group_ends_with_it() {
 }
 
 #[test]
+fn what_left_its_group_and_its_environment_ends_with_its_task() {
+    let bench = Bench::new();
+    let child = bench.file("child");
+    let script = format!(
+        "setsid env -i /bin/sh -c 'echo $$ > {child}; exec sleep 3600' & \
+         while ! [ -s {child} ]; do sleep 0.01; done",
+        child = child.display()
+    );
+    assert_eq!(how(&bench.execute(&shell(&script), 0)), (TaskState::Done, 0, Cause::None));
+    expect_end(&line_of(&child));
+}
+
+#[test]
+fn a_task_finds_nothing_of_the_one_before_it() {
+    let bench = Bench::new();
+    let mut runtimes = bench.runtimes();
+    let cancel = Cancel::new(std::thread::current());
+    let script = "ls -A . .. $REMUDA_OUTPUTS $REMUDA_INPUTS | tr '\\n' ' '; stat -c %a .; pwd";
+    let mut spec = shell(&format!("{script}; test $REMUDA_TASK -lt 4 || touch a ../told/b"));
+    spec.description.keep_scratch = false;
+    let mut printed = Vec::new();
+    for index in 0..7 {
+        let task = Task { spec: &spec, index: TaskIndex(index), attempt: 3, started: Instant(0) };
+        let end = runtimes.execute(0, task, Duration::ZERO, &cancel);
+        assert_eq!(how(&end), (TaskState::Done, 0, Cause::None));
+        let [Output { content: OutputContent::Packed(text), .. }] = end.outputs.as_slice() else {
+            panic!("{end:?}")
+        };
+        let text = String::from_utf8(text.clone()).unwrap();
+        printed.push(text.replace(&format!("{}-{index}-3", JobId(1)), "TASK"));
+        // Those before the fifth leave it as it was.
+        assert_eq!(bench.folders().len(), usize::from(index < 4));
+    }
+    assert!(printed.iter().all(|text| text == &printed[0]), "{printed:?}");
+    assert!(printed[0].contains("TASK/scratch\n"));
+}
+
+#[test]
 fn a_dead_helper_loses_its_tasks_and_another_one_serves() {
     let bench = Bench::new();
     let child = bench.file("child");
@@ -317,6 +369,15 @@ fn a_helper_ends_with_its_worker_and_kills_what_runs() {
     assert_eq!(how(&thread.join().unwrap()), (TaskState::Lost, 0, Cause::CutOff));
     expect_end(&pid);
     expect_end(&helper.to_string());
+}
+
+/// Who started a process, and the letter of its state.
+fn parent_and_state(pid: &str) -> (String, String) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let mut fields = fields.split(' ').map(str::to_owned);
+    let state = fields.next().unwrap();
+    (fields.next().unwrap(), state)
 }
 
 /// The data folder of the process that a test starts as a worker's predecessor.
@@ -345,11 +406,14 @@ fn a_starting_worker_ends_what_its_predecessor_left() {
         .unwrap();
     // The second process left its group, and is found by its environment.
     let tasks = line_of(&data.path().join("child"));
-    let mark = fs::read_to_string(data.path().join("tasks/process")).unwrap();
-    let helper = mark.split(' ').next().unwrap();
     // A helper that cannot do it itself: stopped, then at best ended by Linux, which sends SIGHUP to
     // stopped processes whose parent ends.
+    let (parent, _) = parent_and_state(tasks.split(' ').next().unwrap());
+    let helper = &parent;
     kill_process(Pid::from_raw(helper.parse().unwrap()).unwrap(), Signal::STOP).unwrap();
+    while parent_and_state(helper).1 != "T" {
+        std::thread::yield_now();
+    }
     predecessor.kill().unwrap();
     predecessor.wait().unwrap();
     let running = |pid: &str| fs::exists(format!("/proc/{pid}/fd/0")).unwrap();
@@ -357,8 +421,7 @@ fn a_starting_worker_ends_what_its_predecessor_left() {
     let spawner = open(data.path());
     expect_end(helper);
     tasks.split(' ').for_each(expect_end);
-    let left = fs::read_dir(spawner.folder()).unwrap().map(|entry| entry.unwrap().path());
-    assert!(left.into_iter().all(|path| path.is_file()));
+    assert_eq!(fs::read_dir(spawner.folder()).unwrap().count(), 0);
 }
 
 #[test]
@@ -388,9 +451,10 @@ fn two_hundred_tasks_share_four_slots() {
     for (end, index) in ends.iter().zip(0..) {
         assert_eq!((end.task, end.exit_code), (TaskIndex(index), (index % 3) as i32));
     }
-    assert!(bench.folders().is_empty());
+    assert!(bench.folders().len() <= 4, "one at most waits for the next task of a slot");
     let helper: Pid = bench.spawner.helper().unwrap();
     drop(slots);
+    assert!(bench.folders().is_empty());
     drop(bench);
     expect_end(&helper.to_string());
 }

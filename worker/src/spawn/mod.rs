@@ -1,7 +1,7 @@
-//! How processes of tasks are started: by a small helper process, which the worker asks.
+//! How processes of tasks are started: by small helper processes, which the worker asks.
 //!
 //! - [`helper_main`] is the helper; the program starts itself again with [`ENTRY`] for it
-//! - [`Spawner`] is the worker's end: starts the helper, asks it, hands its answers to the slots
+//! - [`Spawner`] is the worker's end: has a helper for each process that runs
 //! - [`TaskUser`] is who the helper becomes, and with it all tasks
 //! - `processes.rs` finds what a predecessor left running
 //!
@@ -12,19 +12,20 @@ mod starter;
 mod user;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{JoinHandle, Thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -61,8 +62,9 @@ impl HelperProgram {
     }
 }
 
-/// Starts processes through a helper, which is started with the first of them, and again where it
-/// died. Copies share it; with the last of them it ends.
+/// Starts processes through helpers, one for each process that runs: each is started when it is first
+/// needed and kept for the next process, until it dies. Copies share them; with the last of these they
+/// end.
 #[derive(Clone, Debug)]
 pub struct Spawner {
     shared: Arc<Shared>,
@@ -79,8 +81,11 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    connection: Option<Connection>,
-    last_id: u64,
+    helpers: BTreeMap<u64, Arc<Helper>>,
+    /// Those of them that nobody uses.
+    idle: Vec<u64>,
+    /// Of helpers and of requests.
+    last_number: u64,
 }
 
 /// A mutex whose holders leave nothing half done, also where they panic.
@@ -104,22 +109,27 @@ impl Spawner {
             user.admit(data)?;
             user.admit(&folder)?;
         }
-        // The helper first, which the mark of this folder tells: it could start something more.
-        let mut killed = processes::kill_left_over(&folder, user)?;
-        let mut left = Vec::new();
+        let (mut killed, mut left, mut tasks) = (0, Vec::new(), Vec::new());
+        // The helpers first: they could start something more.
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            let path = entry.path();
+            let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() {
-                if processes::was_running(&path) {
-                    left.push(entry.file_name());
-                }
-                killed += processes::kill_left_over(&path, user)?;
-                if let Err(error) = crate::runtime::remove_folder(&path) {
-                    // The next start tries it again; tasks have folders of their own.
-                    tracing::warn!(folder = %path.display(), %error,
-                        "what a task left cannot be removed");
-                }
+                tasks.push((path, name));
+            } else if name.as_bytes().starts_with(MARK.as_bytes()) {
+                killed += processes::kill_left_over(&folder, &path, user)?;
+                fs::remove_file(&path)?;
+            }
+        }
+        for (path, name) in tasks {
+            if processes::was_running(&path) {
+                left.push(name);
+            }
+            killed += processes::kill_left_over(&path, &path.join(MARK), user)?;
+            if let Err(error) = crate::runtime::remove_folder(&path) {
+                // The next start tries it again; tasks have folders of their own.
+                tracing::warn!(folder = %path.display(), %error,
+                    "what a task left cannot be removed");
             }
         }
         if killed > 0 {
@@ -158,11 +168,11 @@ impl Spawner {
 
     /// Kills what runs in the folder of a task that nobody watches any more.
     pub(crate) fn kill_left_over(&self, folder: &Path) -> io::Result<usize> {
-        processes::kill_left_over(folder, self.user())
+        processes::kill_left_over(folder, &folder.join(MARK), self.user())
     }
 
-    /// Starts a process on behalf of this thread, which is unparked when it ended. With the entrance
-    /// of a cgroup, it is in that before its program begins; if it cannot enter, it runs outside.
+    /// Starts a process. With the entrance of a cgroup, it is in that before its program begins; if it
+    /// cannot enter, it runs outside.
     ///
     /// # Errors
     /// Where there is no helper and none can be started. That is no fault of the command's.
@@ -170,115 +180,177 @@ impl Spawner {
         &self,
         command: Command,
         entrance: Option<BorrowedFd<'_>>,
+        tells_start: TellsStart,
     ) -> io::Result<Running> {
-        let mut state = lock(&self.shared.state);
-        if state.connection.as_ref().is_some_and(|it| lock(&it.waiting).is_dead) {
-            tracing::warn!("the spawn helper died: another one is started");
-            state.connection = None;
-        }
-        state.last_id += 1;
-        let id = state.last_id;
-        let bytes = encode(&Request::Spawn { id, command, has_cgroup: entrance.is_some() })
-            .map_err(|_| io::Error::other("the command is larger than a helper takes"))?;
-        let connection = match &mut state.connection {
-            Some(connection) => connection,
-            none => none.insert(Connection::start(&self.shared.program, &self.shared.folder)?),
+        let (id, mut idle) = self.shared.take();
+        let has_cgroup = entrance.is_some();
+        let tells_start = tells_start == TellsStart::Yes;
+        let bytes = encode(&Request::Spawn { id, command, has_cgroup, tells_start });
+        let ask = |(number, helper): (u64, Arc<Helper>)| {
+            // Where this fails, the helper ends with what is returned.
+            let (shared, incoming) = (self.shared.clone(), Incoming::default());
+            let running = Running { id, number, helper, incoming, has_ended: false, shared };
+            let bytes = bytes
+                .as_ref()
+                .map_err(|_| io::Error::other("the command is larger than a helper takes"))?;
+            match entrance {
+                Some(entrance) => send_with(&running.helper.stream, bytes, entrance)?,
+                None => (&running.helper.stream).write_all(bytes)?,
+            }
+            Ok(running)
         };
-        let waiter = Waiter { thread: std::thread::current(), answers: VecDeque::new() };
-        lock(&connection.waiting).waiters.insert(id, waiter);
-        let running =
-            Running { id, waiting: connection.waiting.clone(), shared: self.shared.clone() };
-        match entrance {
-            Some(entrance) => send_with(&connection.stream, &bytes, entrance)?,
-            None => connection.stream.write_all(&bytes)?,
+        if let Some(idle) = idle.take() {
+            match ask(idle) {
+                Ok(running) => return Ok(running),
+                Err(error) => {
+                    tracing::warn!(%error, "a spawn helper died: another one is started");
+                }
+            }
         }
-        Ok(running)
+        ask(self.shared.start()?)
     }
 
-    /// Closes the connection, as the end of the worker's process does.
+    /// Closes the connections, as the end of the worker's process does.
     #[cfg(test)]
     pub(crate) fn hang_up(&self) {
-        let state = lock(&self.shared.state);
-        let stream = state.connection.as_ref().map(|connection| &connection.stream);
-        shutdown(stream.unwrap(), Shutdown::Both).unwrap();
+        for helper in lock(&self.shared.state).helpers.values() {
+            shutdown(&helper.stream, Shutdown::Both).unwrap();
+        }
     }
 
-    /// The helper's process; `None` while there is none.
+    /// The process of the first helper; `None` while there is none.
     #[cfg(test)]
     pub(crate) fn helper(&self) -> Option<Pid> {
         let state = lock(&self.shared.state);
-        state.connection.as_ref().map(|connection| Pid::from_child(&connection.child))
+        state.helpers.values().next().map(|helper| Pid::from_child(&helper.child))
     }
 }
 
-/// A thread that waits for what becomes of its process.
-#[derive(Debug)]
-struct Waiter {
-    thread: Thread,
-    answers: VecDeque<Answer>,
+impl Shared {
+    /// A new number for a request, and a helper that nobody uses if there is one.
+    fn take(&self) -> (u64, Option<(u64, Arc<Helper>)>) {
+        let mut state = lock(&self.state);
+        state.last_number += 1;
+        let id = state.last_number;
+        let idle = state.idle.pop();
+        (id, idle.and_then(|number| Some((number, state.helpers.get(&number)?.clone()))))
+    }
+
+    /// Starts another helper.
+    fn start(&self) -> io::Result<(u64, Arc<Helper>)> {
+        let number = {
+            let mut state = lock(&self.state);
+            state.last_number += 1;
+            state.last_number
+        };
+        let mark = self.folder.join(format!("{MARK}-{number}"));
+        let helper = Arc::new(Helper::start(&self.program, mark)?);
+        lock(&self.state).helpers.insert(number, helper.clone());
+        Ok((number, helper))
+    }
+
+    /// A helper is used no more: it waits for the next process, or it ends.
+    fn give_back(&self, number: u64, is_good: bool) {
+        let mut state = lock(&self.state);
+        if is_good {
+            state.idle.push(number);
+        } else {
+            // Whoever holds it last ends it, outside of the lock.
+            state.helpers.remove(&number);
+        }
+    }
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    is_dead: bool,
-    waiters: BTreeMap<u64, Waiter>,
+/// Whether somebody wants to know that a process runs before it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TellsStart {
+    /// [`Answer::Started`] comes first.
+    Yes,
+    /// The first answer is the last one.
+    No,
 }
 
 /// The helper is gone, and nobody knows how the process ended.
 #[derive(Debug)]
 pub(crate) struct HelperDied;
 
-/// A process that the helper was asked for.
+/// A process that a helper was asked for. If this is dropped before its end was told, it is killed
+/// together with its helper.
 #[derive(Debug)]
 pub(crate) struct Running {
     id: u64,
-    waiting: Arc<Mutex<Waiting>>,
+    number: u64,
+    helper: Arc<Helper>,
+    incoming: Incoming,
+    has_ended: bool,
     shared: Arc<Shared>,
 }
 
 impl Running {
-    /// What the helper said next of it.
-    pub(crate) fn take(&self) -> Result<Option<Answer>, HelperDied> {
-        let mut waiting = lock(&self.waiting);
-        let is_dead = waiting.is_dead;
-        let waiter = waiting.waiters.get_mut(&self.id);
-        match waiter.and_then(|waiter| waiter.answers.pop_front()) {
-            None if is_dead => Err(HelperDied),
-            answer => Ok(answer),
+    /// What the helper says next of it; `None` where it says nothing for so long, or something is
+    /// written to `wake` before.
+    pub(crate) fn wait(
+        &mut self,
+        patience: Timespec,
+        wake: BorrowedFd<'_>,
+    ) -> Result<Option<Answer>, HelperDied> {
+        loop {
+            match self.incoming.next::<Answer>() {
+                Ok(Some(answer)) if answer.id() == self.id => {
+                    self.has_ended = !matches!(answer, Answer::Started { .. });
+                    return Ok(Some(answer));
+                }
+                Ok(None) => {}
+                // A helper that says what it should not is not heard any more.
+                Ok(Some(_)) | Err(_) => return Err(HelperDied),
+            }
+            let mut polled = [
+                PollFd::new(&self.helper.stream, PollFlags::IN),
+                PollFd::from_borrowed_fd(wake, PollFlags::IN),
+            ];
+            match poll(&mut polled, Some(&patience)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return Err(HelperDied),
+            }
+            if polled[0].revents().is_empty() {
+                return Ok(None);
+            }
+            let mut buffer = [0; 4096];
+            match (&self.helper.stream).read(&mut buffer) {
+                Ok(0) => return Err(HelperDied),
+                Ok(count) => self.incoming.push(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(HelperDied),
+            }
         }
     }
 
     /// Has its process group killed.
     pub(crate) fn kill(&self) {
-        let mut state = lock(&self.shared.state);
-        let Some(connection) = &mut state.connection else { return };
-        // Where another helper serves by now, the next look says that this one's is gone.
-        if Arc::ptr_eq(&connection.waiting, &self.waiting)
-            && let Ok(bytes) = encode(&Request::Kill { id: self.id })
-        {
-            // As above for one that just died.
-            let _ = connection.stream.write_all(&bytes);
+        if let Ok(bytes) = encode(&Request::Kill { id: self.id }) {
+            // That it died is told by the next wait.
+            let _ = (&self.helper.stream).write_all(&bytes);
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.waiting).waiters.remove(&self.id);
+        self.shared.give_back(self.number, self.has_ended);
     }
 }
 
-/// A helper.
+/// A helper, which ends when this is dropped.
 #[derive(Debug)]
-struct Connection {
+struct Helper {
     child: Child,
     stream: UnixStream,
-    waiting: Arc<Mutex<Waiting>>,
-    reader: Option<JoinHandle<()>>,
+    /// Tells a later worker which process it was.
+    mark: PathBuf,
 }
 
-impl Connection {
-    fn start(program: &HelperProgram, folder: &Path) -> io::Result<Connection> {
+impl Helper {
+    fn start(program: &HelperProgram, mark: PathBuf) -> io::Result<Helper> {
         let (stream, theirs) = UnixStream::pair()?;
         let mut command = std::process::Command::new(&program.program);
         if let Some(user) = program.user {
@@ -290,21 +362,18 @@ impl Connection {
             .args(&program.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
-            // Signals of a terminal are for the worker, which ends its helper itself.
+            // Signals of a terminal are for the worker, which ends its helpers itself.
             .process_group(0)
             .spawn()?;
         let pid = Pid::from_child(&child);
-        let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let mut connection = Connection { child, stream, waiting, reader: None };
-        fs::write(folder.join(MARK), processes::mark(pid)?)?;
-        let (stream, waiting) = (connection.stream.try_clone()?, connection.waiting.clone());
-        let reader = std::thread::Builder::new().name("spawn helper".to_owned());
-        connection.reader = Some(reader.spawn(move || hand_out(stream, &waiting))?);
-        Ok(connection)
+        // From here on it ends if anything fails.
+        let helper = Helper { child, stream, mark };
+        fs::write(&helper.mark, processes::mark(pid)?)?;
+        Ok(helper)
     }
 }
 
-impl Drop for Connection {
+impl Drop for Helper {
     fn drop(&mut self) {
         // Closing this end is what tells the helper to end.
         let _ = shutdown(&self.stream, Shutdown::Both);
@@ -316,44 +385,7 @@ impl Drop for Connection {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
-        if let Some(Err(panic)) = self.reader.take().map(JoinHandle::join)
-            && !std::thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
-        }
+        // The next start would find that it tells nothing that runs.
+        let _ = fs::remove_file(&self.mark);
     }
-}
-
-/// Hands the helper's answers to the threads that wait for them, until the helper is gone.
-fn hand_out(mut stream: UnixStream, waiting: &Mutex<Waiting>) {
-    let mut incoming = Incoming::default();
-    let mut buffer = vec![0; 64 << 10];
-    'reading: loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => incoming.push(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        }
-        loop {
-            let answer = match incoming.next::<Answer>() {
-                Ok(Some(answer)) => answer,
-                Ok(None) => break,
-                Err(_) => break 'reading,
-            };
-            let mut waiting = lock(waiting);
-            let Some(waiter) = waiting.waiters.get_mut(&answer.id()) else { continue };
-            // That it started is looked up when the memory is; nobody waits for it.
-            let is_end = !matches!(answer, Answer::Started { .. });
-            waiter.answers.push_back(answer);
-            if is_end {
-                waiter.thread.unpark();
-            }
-        }
-    }
-    // A helper that says what it should not is not heard any more, and ends by this.
-    let _ = shutdown(&stream, Shutdown::Both);
-    let mut waiting = lock(waiting);
-    waiting.is_dead = true;
-    waiting.waiters.values().for_each(|waiter| waiter.thread.unpark());
 }

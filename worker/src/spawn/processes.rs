@@ -1,14 +1,16 @@
 //! What Linux tells of processes under `/proc`, and how those are found that must not run on.
 //!
 //! A number of a process is used again, so one is told by its number, its start and the boot of the
-//! machine; beside that, tasks are known by the folder that their environment names. A process
-//! that left its group and cleared its environment is not found.
+//! machine; beside that, tasks are known by the folder that their environment names, and what their
+//! helper still has to wait for by who its parent is.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -17,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 use super::user::TaskUser;
 
 /// Name of the file in a folder that tells the process that runs there.
+/// The same in the folder of all tasks, with a number behind it, tells a helper.
 pub(crate) const MARK: &str = "process";
 
 /// More than a mark has.
@@ -34,6 +37,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 #[derive(Clone, Copy, Debug)]
 struct Process {
     pid: Pid,
+    parent: i32,
     group: i32,
     /// Clock ticks from boot to its start.
     start: u64,
@@ -43,7 +47,10 @@ struct Process {
 
 impl Process {
     fn read(pid: Pid) -> Option<Process> {
-        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // Read once for each task that starts: it is shorter than that, and comes at once.
+        let mut text = [0; 1024];
+        let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
+        let text = text.get(..length)?;
         // The second field is the program's name, which may contain anything.
         let behind_name = text.iter().rposition(|&byte| byte == b')')?;
         let text = str::from_utf8(text.get(behind_name + 1..)?).ok()?;
@@ -51,6 +58,7 @@ impl Process {
         Some(Process {
             pid,
             is_ended: matches!(*fields.first()?, "Z" | "X"),
+            parent: fields.get(1)?.parse().ok()?,
             group: fields.get(2)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
             resident_pages: fields.get(21)?.parse().ok()?,
@@ -80,28 +88,49 @@ impl Process {
     }
 }
 
-/// What a mark says of a running process: number, start, boot.
-pub(super) fn mark(pid: Pid) -> io::Result<String> {
-    let process = Process::read(pid).ok_or_else(|| io::Error::other("it has no /proc entry"))?;
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(format!("{pid} {} {}\n", process.start, boot.trim()))
+/// Which boot of the machine this is; nothing where it is not told.
+fn boot() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        text.trim().to_owned()
+    })
 }
 
-/// What a folder's mark says; nothing where it is none. A task may have written to it, or put a
-/// pipe in its place: neither may fill the worker's memory or make it wait.
-fn text_of_mark(folder: &Path) -> String {
+/// What a mark says of a running process: number, start, boot. All are of one length, so that a new
+/// one may be written over an old one.
+pub(super) fn mark(pid: Pid) -> io::Result<String> {
+    let process = Process::read(pid).ok_or_else(|| io::Error::other("it has no /proc entry"))?;
+    Ok(format!("{:010} {:020} {}\n", pid.as_raw_nonzero(), process.start, boot()))
+}
+
+/// Makes a mark one that tells no process.
+pub(crate) fn unmark(mark: impl AsFd) -> io::Result<()> {
+    // That alone is enough: what begins with it is no number of a process.
+    rustix::io::pwrite(mark, b"x", 0)?;
+    Ok(())
+}
+
+/// What a mark says; nothing where it is none. A task may have written to it, or put a pipe in its
+/// place: neither may fill the worker's memory or make it wait.
+fn text_of_mark(mark: &Path) -> String {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(folder.join(MARK));
+    let file = File::options().read(true).custom_flags(flags).open(mark);
     let mut text = String::new();
     let read = file.and_then(|file| file.take(MARK_BYTES).read_to_string(&mut text));
     if read.is_ok() { text } else { String::new() }
 }
 
-/// The process that a folder's mark tells, if it still runs. Where tasks have a user of their own,
+/// The process that a mark's text tells.
+fn pid_of(text: &str) -> Option<Pid> {
+    Pid::from_raw(text.split(' ').next()?.parse().ok()?)
+}
+
+/// The process that a mark tells, if it still runs. Where tasks have a user of their own,
 /// a task could have written the mark: only that user's processes are believed to be meant.
-fn marked(folder: &Path, user: Option<TaskUser>) -> Option<Process> {
-    let text = text_of_mark(folder);
-    let pid = Pid::from_raw(text.split(' ').next()?.parse().ok()?)?;
+fn marked(mark_file: &Path, user: Option<TaskUser>) -> Option<Process> {
+    let text = text_of_mark(mark_file);
+    let pid = pid_of(&text)?;
     let process = Process::read(pid).filter(|process| !process.is_ended)?;
     let is_theirs = user.is_none_or(|user| user_of(pid) == Some(user.uid));
     (is_theirs && mark(pid).ok()? == text).then_some(process)
@@ -110,9 +139,9 @@ fn marked(folder: &Path, user: Option<TaskUser>) -> Option<Process> {
 /// Whether a folder's mark tells a process of this boot, whatever became of it since: it ran when
 /// its worker died. After a boot nobody knows, and the task is not blamed for the machine's end.
 pub(super) fn was_running(folder: &Path) -> bool {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let text = text_of_mark(folder);
-    text.ends_with('\n') && text.trim_end().rsplit(' ').next() == Some(boot.trim())
+    let text = text_of_mark(&folder.join(MARK));
+    let is_whole = text.ends_with('\n') && text.trim_end().rsplit(' ').next() == Some(boot());
+    is_whole && pid_of(&text).is_some()
 }
 
 /// Who a process runs as.
@@ -131,15 +160,39 @@ pub(crate) fn group_memory(group: u32) -> u64 {
     pages.saturating_mul(rustix::param::page_size() as u64)
 }
 
-/// Kills the process that a folder's mark tells, and its group, and whatever else was started as a
-/// task below that folder; returns when they have ended, with their number.
+/// Kills every child of this process, and waits a moment for one of them. Their own children become
+/// this one's, where it is the one that gets those whose parents ended.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub(super) fn kill_children() -> io::Result<()> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let children: Vec<Process> =
+        Process::all()?.into_iter().filter(|it| it.parent == own).collect();
+    // A child's number is its own until it is waited for.
+    for child in &children {
+        let _ = kill_process(child.pid, Signal::KILL);
+    }
+    let first = children.iter().find(|child| !child.is_ended);
+    if let Some(Ok(ending)) = first.map(|child| pidfd_open(child.pid, PidfdFlags::empty())) {
+        let _ = poll(&mut [PollFd::new(&ending, PollFlags::IN)], Some(&PATIENCE));
+    }
+    Ok(())
+}
+
+/// Kills the process that a mark tells, and its group, and whatever else was started as a task
+/// below a folder; returns when they have ended, with their number.
 ///
 /// # Errors
 /// Where `/proc` cannot be read or something does not end.
-pub(super) fn kill_left_over(folder: &Path, user: Option<TaskUser>) -> io::Result<usize> {
+pub(super) fn kill_left_over(
+    folder: &Path,
+    mark_file: &Path,
+    user: Option<TaskUser>,
+) -> io::Result<usize> {
     let mut killed = 0;
     for _ in 0..ROUNDS {
-        let marked = marked(folder, user);
+        let marked = marked(mark_file, user);
         let mut found: Vec<Process> = Process::all()?
             .into_iter()
             .filter(|process| !process.is_ended && process.is_task_of(folder))
@@ -178,15 +231,15 @@ mod tests {
         let own = rustix::process::getpid();
         let text = mark(own).unwrap();
         std::fs::write(folder.path().join(MARK), &text).unwrap();
-        assert_eq!(marked(folder.path(), None).unwrap().pid, own);
+        assert_eq!(marked(&folder.path().join(MARK), None).unwrap().pid, own);
         let uid = rustix::process::getuid().as_raw();
-        let of = |uid| marked(folder.path(), Some(TaskUser { uid, gid: 0 }));
+        let of = |uid| marked(&folder.path().join(MARK), Some(TaskUser { uid, gid: 0 }));
         assert!(of(uid).is_some() && of(uid + 1).is_none());
         assert!(was_running(folder.path()));
         let earlier = text.replacen(' ', " 1", 1);
         for other in [earlier.as_str(), "", "1", "x y z", &text[..text.len() - 3]] {
             std::fs::write(folder.path().join(MARK), other).unwrap();
-            assert!(marked(folder.path(), None).is_none(), "{other:?}");
+            assert!(marked(&folder.path().join(MARK), None).is_none(), "{other:?}");
         }
         for (text, was) in [(earlier.as_str(), true), ("", false), (&text[..text.len() - 1], false)]
         {
@@ -197,7 +250,12 @@ mod tests {
         assert!(!was_running(folder.path()));
         let large = File::create(folder.path().join(MARK)).unwrap();
         large.set_len(1 << 40).unwrap();
-        assert!(!was_running(folder.path()) && marked(folder.path(), None).is_none());
+        assert!(!was_running(folder.path()) && marked(&folder.path().join(MARK), None).is_none());
+        std::fs::write(folder.path().join(MARK), &text).unwrap();
+        unmark(File::options().write(true).open(folder.path().join(MARK)).unwrap()).unwrap();
+        assert!(!was_running(folder.path()));
+        std::fs::write(folder.path().join(MARK), &text).unwrap();
+        assert!(was_running(folder.path()));
         std::fs::remove_file(folder.path().join(MARK)).unwrap();
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join(MARK), mode).unwrap();

@@ -1,10 +1,12 @@
-//! The helper: a small process that starts what it is asked to, says how it ended, and kills.
+//! The helper: a small process that starts what it is asked to, one process at a time, says how it
+//! ended, and kills.
 //!
-//! It lives as long as the other end of its standard input, a socket. When that is closed, however
+//! Whatever a process leaves behind becomes a child of its helper, which so knows whether anything is
+//! left, and ends it. It lives as long as the other end of its standard input, a socket. When that is closed, however
 //! the worker ended, it kills what runs and ends too. Deliberately not here: which program, which
 //! folder, which limit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,9 +17,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, set_child_subreaper,
+};
 
 use super::processes;
 use super::wire::{Answer, Command, Incoming, Request, encode, receive};
@@ -27,6 +31,12 @@ const BUSY_TRIES: usize = 5;
 
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
+/// How often what a process left is killed: it may start others as fast as they are found.
+const ROUNDS: usize = 50;
+
+/// How often those are waited for that lost their parent while the process runs.
+const SWEEP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// Runs the helper over the socket that is its standard input, until that is closed.
 #[must_use]
 pub fn helper_main() -> ExitCode {
@@ -34,25 +44,32 @@ pub fn helper_main() -> ExitCode {
         Ok(stream) => UnixStream::from(stream),
         Err(_) => return ExitCode::FAILURE,
     };
+    if stream.peer_addr().is_err() {
+        return ExitCode::FAILURE;
+    }
     let mut helper = Helper {
         stream,
         incoming: Incoming::default(),
         entrances: VecDeque::new(),
-        children: BTreeMap::new(),
+        is_reaper: set_child_subreaper(Some(rustix::process::getpid())).is_ok(),
+        child: None,
     };
     let ended = helper.run();
-    for child in helper.children.values() {
+    if let Some(child) = helper.child.take() {
         child.kill();
-    }
-    for child in helper.children.values() {
         // Nobody is left who would want to know how it ended.
-        let _ = child.wait();
+        let _ = wait(child.pid);
+    }
+    if helper.is_reaper {
+        end_rest();
     }
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The leader of a process group that has not been waited for, so that its number is its own.
 struct Child {
+    /// The request.
+    id: u64,
     pid: Pid,
     ending: OwnedFd,
 }
@@ -70,40 +87,76 @@ impl Child {
         // It may have gone into a group of somebody else. Its number is its own until the wait.
         let _ = kill_process(self.pid, Signal::KILL);
     }
+}
 
-    fn wait(&self) -> io::Result<Usage> {
-        wait(self.pid)
-    }
+/// What waiting for any child says.
+enum Waited {
+    /// This one ended.
+    Ended(Pid, Usage),
+    /// There are some, and none ended.
+    NotYet,
+    /// There are none.
+    Nobody,
 }
 
 /// Waits for a child and tells what it used.
 fn wait(pid: Pid) -> io::Result<Usage> {
+    match wait_for(pid.as_raw_nonzero().get(), 0)? {
+        Waited::Ended(_, usage) => Ok(usage),
+        Waited::NotYet | Waited::Nobody => Err(io::Error::other("it is no child")),
+    }
+}
+
+/// Waits for a child, or for any, as wait4 does.
+fn wait_for(pid: i32, options: i32) -> io::Result<Waited> {
     let mut status = 0;
     // SAFETY: all bytes zero is a value of this struct of integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    loop {
+    let waited = loop {
         // SAFETY: both pointers are to locals of the right types that outlive the call.
-        let waited =
-            unsafe { libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, 0, &raw mut usage) };
+        let waited = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
         if waited >= 0 {
-            break;
+            break waited;
         }
         let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ECHILD) => return Ok(Waited::Nobody),
+            _ => return Err(error),
         }
-    }
+    };
+    let Some(pid) = Pid::from_raw(waited) else { return Ok(Waited::NotYet) };
     let status = ExitStatus::from_raw(status);
     let exit_code = status.code().or(status.signal().map(|signal| -signal)).unwrap_or(-1);
     let micros = |time: libc::timeval| {
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
     };
-    Ok(Usage {
+    let usage = Usage {
         exit_code,
         cpu_us: micros(usage.ru_utime).saturating_add(micros(usage.ru_stime)),
         peak_memory_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
-    })
+    };
+    Ok(Waited::Ended(pid, usage))
+}
+
+/// Ends all that a process left, whatever group or environment it gave itself: it lost its parent and
+/// became a child of this process. True where certainly nothing is left.
+fn end_rest() -> bool {
+    for _ in 0..ROUNDS {
+        loop {
+            match wait_for(-1, libc::WNOHANG) {
+                Ok(Waited::Ended(..)) => {}
+                Ok(Waited::NotYet) => break,
+                Ok(Waited::Nobody) => return true,
+                Err(_) => return false,
+            }
+        }
+        if processes::kill_children().is_err() {
+            return false;
+        }
+    }
+    false
 }
 
 struct Helper {
@@ -111,16 +164,18 @@ struct Helper {
     incoming: Incoming,
     /// Of cgroups, whose records have not come as a whole.
     entrances: VecDeque<OwnedFd>,
-    children: BTreeMap<u64, Child>,
+    /// Whether processes that lose their parent become children of this one.
+    is_reaper: bool,
+    child: Option<Child>,
 }
 
 impl Helper {
     fn run(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let (is_readable, ended) = self.wait_for_any()?;
-            for id in ended {
-                self.reap(id)?;
+            let (is_readable, has_ended) = self.wait_for_any()?;
+            if has_ended {
+                self.reap()?;
             }
             if !is_readable {
                 continue;
@@ -134,50 +189,89 @@ impl Helper {
             self.incoming.push(&buffer[..count]);
             while let Some(request) = self.incoming.next().map_err(|_| damaged())? {
                 match request {
-                    Request::Spawn { id, command, has_cgroup: false } => {
-                        self.spawn(id, &command, None)?;
-                    }
-                    Request::Spawn { id, command, has_cgroup: true } => {
-                        let entrance = self.entrances.pop_front().ok_or_else(damaged)?;
-                        self.spawn(id, &command, Some(entrance))?;
+                    Request::Spawn { id, command, has_cgroup, tells_start } => {
+                        let entrance = match has_cgroup {
+                            true => Some(self.entrances.pop_front().ok_or_else(damaged)?),
+                            false => None,
+                        };
+                        self.spawn(id, &command, entrance, tells_start)?;
                     }
                     Request::Kill { id } => {
-                        self.children.get(&id).into_iter().for_each(Child::kill)
+                        self.child.iter().filter(|it| it.id == id).for_each(Child::kill);
                     }
                 }
             }
         }
     }
 
-    /// Waits until the worker says something or a child ends.
-    fn wait_for_any(&self) -> io::Result<(bool, Vec<u64>)> {
-        let mut polled = vec![PollFd::new(&self.stream, PollFlags::IN)];
-        polled.extend(self.children.values().map(|it| PollFd::new(&it.ending, PollFlags::IN)));
-        match poll(&mut polled, None) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok((false, Vec::new())),
-            Err(error) => return Err(error.into()),
-        }
+    /// Waits until the worker says something or the child ends: which of them. Those that lost their
+    /// parents and ended are not left lying while the child runs on.
+    fn wait_for_any(&mut self) -> io::Result<(bool, bool)> {
         let is_ready = |it: &PollFd<'_>| !it.revents().is_empty();
-        let ended = self.children.keys().zip(&polled[1..]);
-        let ended = ended.filter(|(_, it)| is_ready(it)).map(|(&id, _)| id).collect();
-        Ok((is_ready(&polled[0]), ended))
+        let worker = PollFd::new(&self.stream, PollFlags::IN);
+        let (count, ready) = match &self.child {
+            None => {
+                let mut polled = [worker];
+                (poll(&mut polled, None), (is_ready(&polled[0]), false))
+            }
+            Some(child) => {
+                let mut polled = [worker, PollFd::new(&child.ending, PollFlags::IN)];
+                let count = poll(&mut polled, self.is_reaper.then_some(&SWEEP));
+                (count, (is_ready(&polled[0]), is_ready(&polled[1])))
+            }
+        };
+        match count {
+            Ok(0) => {
+                self.sweep()?;
+                Ok((false, false))
+            }
+            Ok(_) => Ok(ready),
+            Err(Errno::INTR) => Ok((false, false)),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    fn reap(&mut self, id: u64) -> io::Result<()> {
-        let Some(child) = self.children.remove(&id) else { return Ok(()) };
+    /// Waits for those that ended besides the child.
+    fn sweep(&mut self) -> io::Result<()> {
+        while let Waited::Ended(pid, usage) = wait_for(-1, libc::WNOHANG)? {
+            if let Some(child) = self.child.take_if(|child| child.pid == pid) {
+                // It ended just now. Its number is given to nobody else for a long time.
+                return self.ended(&child, &usage);
+            }
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        let Some(child) = self.child.take() else { return Ok(()) };
         // What the leader left in its group ends with it; the group's number is still its own.
         child.kill();
-        let Usage { exit_code, cpu_us, peak_memory_bytes } = child.wait()?;
-        self.answer(&Answer::Ended { id, exit_code, cpu_us, peak_memory_bytes })
+        let usage = wait(child.pid)?;
+        self.ended(&child, &usage)
     }
 
-    fn spawn(&mut self, id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<()> {
-        match start(command, entrance) {
+    fn ended(&mut self, child: &Child, usage: &Usage) -> io::Result<()> {
+        let is_alone = self.is_reaper && end_rest();
+        let &Usage { exit_code, cpu_us, peak_memory_bytes } = usage;
+        let id = child.id;
+        self.answer(&Answer::Ended { id, exit_code, cpu_us, peak_memory_bytes, is_alone })
+    }
+
+    fn spawn(
+        &mut self,
+        id: u64,
+        command: &Command,
+        entrance: Option<OwnedFd>,
+        tells_start: bool,
+    ) -> io::Result<()> {
+        if self.child.is_some() {
+            return Err(damaged());
+        }
+        match start(id, command, entrance) {
             Ok(child) => {
                 let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
-                self.children.insert(id, child);
-                self.answer(&Answer::Started { id, pid })
+                self.child = Some(child);
+                if tells_start { self.answer(&Answer::Started { id, pid }) } else { Ok(()) }
             }
             Err(error) => {
                 let is_of_machine = is_of_machine(&error);
@@ -203,7 +297,7 @@ fn damaged() -> io::Error {
 
 /// Starts a process, in a cgroup where one is given. What is used here without one lets the standard
 /// library start it without a fork, which would copy tables as large as this process.
-fn start(command: &Command, entrance: Option<OwnedFd>) -> io::Result<Child> {
+fn start(id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<Child> {
     let environment = command.environment.iter();
     let mut process = std::process::Command::new(OsStr::from_bytes(&command.program));
     process
@@ -228,10 +322,16 @@ fn start(command: &Command, entrance: Option<OwnedFd>) -> io::Result<Child> {
     let child = spawn(&mut process)?;
     let pid = Pid::from_child(&child);
     let marked = || {
-        std::fs::write(OsStr::from_bytes(&command.mark), processes::mark(pid)?)?;
+        // Over the mark of the task before, which is as long.
+        let mark = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(OsStr::from_bytes(&command.mark));
+        mark?.write_all(processes::mark(pid)?.as_bytes())?;
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
     };
-    marked().map(|ending| Child { pid, ending }).inspect_err(|_: &io::Error| {
+    marked().map(|ending| Child { id, pid, ending }).inspect_err(|_: &io::Error| {
         // What nobody would find or watch must not run.
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = wait(pid);
@@ -292,7 +392,7 @@ mod tests {
             stderr: place("stderr"),
             mark: place("process"),
         };
-        let refused = |command: &Command| match start(command, None) {
+        let refused = |command: &Command| match start(0, command, None) {
             Ok(child) => panic!("{} runs", child.pid),
             Err(error) => is_of_machine(&error),
         };
@@ -301,10 +401,10 @@ mod tests {
         assert!(!refused(&Command { program: b"/absent".to_vec(), ..whole.clone() }));
         let arguments = vec![vec![b'x'; 1 << 20]];
         assert!(!refused(&Command { arguments, ..whole.clone() }));
-        let child = start(&whole, None)
+        let child = start(0, &whole, None)
             .map_err(|error| error.to_string())
             .unwrap_or_else(|it| panic!("{it}"));
         child.kill();
-        assert_eq!(child.wait().unwrap().exit_code, -9);
+        assert_eq!(wait(child.pid).unwrap().exit_code, -9);
     }
 }

@@ -32,6 +32,8 @@ pub(super) enum Request {
         command: Command,
         /// Whether the entrance of the cgroup that it is put into came with this record.
         has_cgroup: bool,
+        /// Whether the worker wants to know when it runs, before it hears of its end.
+        tells_start: bool,
     },
     /// Kill the process group of one, if it has not ended.
     Kill {
@@ -90,6 +92,8 @@ pub(crate) enum Answer {
         cpu_us: u64,
         /// Largest resident memory of one process among them.
         peak_memory_bytes: u64,
+        /// True where certainly no process is left that it started, directly or not.
+        is_alone: bool,
     },
 }
 

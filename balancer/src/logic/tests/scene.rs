@@ -12,8 +12,8 @@ use proto::description::{JobDescription, Program, Runtime};
 use proto::ids::{ClusterId, Incarnation, JobId, LogIndex, NodeId, RequestId, TaskIndex};
 use proto::messages::job::JobSubmit;
 use proto::messages::node::{
-    FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered,
-    RunsUnfinished,
+    DealBound, DealMark, DealMarkReply, FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply,
+    NodeRegister, NodeRegistered, RunsUnfinished,
 };
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{
@@ -21,15 +21,17 @@ use proto::messages::task::{
     WorkerHeartbeatReply, WorkerRequest,
 };
 use proto::record::{Message, Records, encode, set_request_id};
-use proto::status::{ErrorCode, FeedKind, Role, TaskState, Verdict};
+use proto::status::{AuxiliaryState, ErrorCode, FeedKind, Role, TaskState, Verdict};
 use proto::time::{Duration, Instant};
 use proto::wire::{bytes_of, items_of};
 
+use super::super::auxiliary::AUXILIARY_LINK;
 use super::super::explain::Explanation;
 use super::super::{Balancer, Event, MASTER_LINK, Setting};
 
 const CLUSTER: ClusterId = ClusterId(0xc1);
 const BALANCER: NodeId = NodeId(0xba);
+const AUXILIARY: NodeId = NodeId(0xbb);
 
 /// A deal as a worker gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +187,9 @@ fn identity(node: NodeId, role: Role, incarnation: u64) -> Identity {
     }
 }
 
+/// A mark: job, first task of the granted range, and bound.
+pub(super) type Bound = (JobId, u64, u64);
+
 pub(super) struct Scene {
     pub(super) now: Instant,
     pub(super) balancer: Balancer,
@@ -193,6 +198,9 @@ pub(super) struct Scene {
     pub(super) epoch: u64,
     pub(super) is_primary: u8,
     pub(super) feed_index: u64,
+    pub(super) is_all_dealt: u8,
+    /// The auxiliary as the leader names it: how it stands, and its incarnation; 0 for none.
+    pub(super) auxiliary: (AuxiliaryState, u64),
     door: Door,
 }
 
@@ -205,6 +213,8 @@ impl Scene {
             epoch: 1,
             is_primary: 1,
             feed_index: 5,
+            is_all_dealt: 0,
+            auxiliary: (AuxiliaryState::Unknown, 0),
             door: Door::new(),
         }
     }
@@ -312,9 +322,23 @@ impl Scene {
         is_primary: u8,
         feed_index: u64,
     ) {
-        let reply =
-            LeaseReply { epoch, is_primary, lease_ms: 900, feed_index, ..LeaseReply::default() };
-        self.master_says(encode(&reply, &[b""]), request);
+        let (state, incarnation) = self.auxiliary;
+        let (node, address) = match incarnation {
+            0 => (NodeId(0), ""),
+            _ => (AUXILIARY, "tcp://10.0.0.8:1"),
+        };
+        let reply = LeaseReply {
+            epoch,
+            is_primary,
+            lease_ms: 900,
+            feed_index,
+            is_all_dealt: self.is_all_dealt,
+            auxiliary: state.to_wire(),
+            auxiliary_uuid: node.to_wire(),
+            auxiliary_incarnation: incarnation,
+            ..LeaseReply::default()
+        };
+        self.master_says(encode(&reply, &[address.as_bytes()]), request);
     }
 
     /// The pull that is outstanding; it is taken out of what was sent.
@@ -398,6 +422,93 @@ impl Scene {
     /// True where the link to the master was closed.
     pub(super) fn closed(&self) -> bool {
         self.effects.iter().any(|effect| matches!(effect, NetworkEffect::Close { .. }))
+    }
+
+    // The other balancer of the group.
+
+    /// The auxiliary accepts the link.
+    pub(super) fn auxiliary_connects(&mut self) {
+        let sender = self.auxiliary_sender();
+        self.event(NetworkEvent::Connected {
+            link: AUXILIARY_LINK,
+            sender,
+            cluster: CLUSTER,
+            applied_index: LogIndex(0),
+            window: 64,
+            masters: String::new(),
+            again: false,
+        });
+    }
+
+    fn auxiliary_sender(&self) -> Sender {
+        Sender {
+            peer: Peer::Link(AUXILIARY_LINK),
+            node: AUXILIARY,
+            role: Role::Balancer,
+            incarnation: Incarnation(self.auxiliary.1),
+        }
+    }
+
+    /// The newest message of marks since it was last asked: job, first task and bound of each.
+    pub(super) fn mark(&mut self) -> Option<(DealMark, Vec<Bound>)> {
+        let mut sent = self.effects.iter().filter_map(|effect| match effect {
+            NetworkEffect::Send { to: Peer::Link(AUXILIARY_LINK), record } => Some(record),
+            _ => None,
+        });
+        let record = sent.next_back()?.clone();
+        self.forget::<DealMark>();
+        let (_, mark) = read::<DealMark>(&record)?;
+        let record = Records::of(&record).next().unwrap().unwrap();
+        let (_, [bounds]) = record.open::<DealMark, 1>().unwrap();
+        let bounds = items_of::<DealBound>(bounds).unwrap();
+        let bound =
+            |it: &DealBound| (JobId::from(it.job_uuid), { it.first_task }, { it.dealt_below });
+        Some((mark, bounds.iter().map(bound).collect()))
+    }
+
+    /// The auxiliary knows a message.
+    pub(super) fn knows(&mut self, mark: &DealMark) {
+        let reply = DealMarkReply {
+            group: mark.group,
+            epoch: mark.epoch,
+            auxiliary_incarnation: mark.auxiliary_incarnation,
+            mark: mark.mark,
+            ..DealMarkReply::default()
+        };
+        let record = encode(&reply, &[]);
+        let record = Records::of(&record).next().unwrap().unwrap();
+        let sender = self.auxiliary_sender();
+        self.event(NetworkEvent::Record { sender, record });
+    }
+
+    /// The other balancer connects as the primary.
+    pub(super) fn primary_node(&mut self) -> Sender {
+        self.door.open(AUXILIARY, Role::Balancer, 1)
+    }
+
+    /// The primary tells how far it will have dealt. Returns the last mark that is known, if that
+    /// is answered.
+    pub(super) fn told(
+        &mut self,
+        primary: &Sender,
+        mark: DealMark,
+        bounds: &[(JobId, u64, u64)],
+    ) -> Option<u64> {
+        let bound = |&(job, first_task, dealt_below): &(JobId, u64, u64)| DealBound {
+            job_uuid: job.to_wire(),
+            first_task,
+            dealt_below,
+        };
+        let bounds: Vec<DealBound> = bounds.iter().map(bound).collect();
+        self.worker_says(primary, &encode(&mark, &[bytes_of(&bounds)]));
+        let answer = self.effects.iter().rev().find_map(|effect| match effect {
+            NetworkEffect::Send { to, record } if *to == primary.peer => {
+                read::<DealMarkReply>(record)
+            }
+            _ => None,
+        });
+        self.forget::<DealMarkReply>();
+        answer.map(|(_, reply)| reply.mark)
     }
 
     // The workers.

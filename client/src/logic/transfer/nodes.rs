@@ -28,8 +28,9 @@ const FIRST_GETS: usize = 64;
 const SMALL_WINDOW: usize = 16;
 
 /// A node that was asked for a block and says nothing for this long is passed over: another one is
-/// asked as well. What it still answers is taken, so that slow links are merely slow.
-const GET_PATIENCE: Duration = Duration::from_millis(500);
+/// asked as well. What it still answers is taken, so that slow links are merely slow. Reads are to
+/// go on within half a second when a node dies.
+const GET_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A block that was asked for is not waited for any longer.
 const GET_LOST: Duration = Duration::from_secs(30);

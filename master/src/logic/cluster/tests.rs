@@ -15,6 +15,9 @@ use super::*;
 use crate::logic::commands::Write;
 use crate::logic::nodes::Registration;
 
+mod changes;
+mod explaining;
+
 fn job_record(id: JobId, task_count: u64, change: impl FnOnce(&mut JobDescription)) -> Vec<u8> {
     let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
     change(&mut description);
@@ -335,7 +338,7 @@ fn a_large_job_is_granted_in_parts() {
         let entries = cluster.feed(1, LogIndex(0));
         let counts = entries.iter().map(|entry| match entry {
             FeedEntry::Grant { task_count, .. } => *task_count,
-            FeedEntry::Ended { .. } => 0,
+            FeedEntry::Changed { .. } | FeedEntry::Ended { .. } => 0,
         });
         counts.sum()
     };
@@ -346,7 +349,7 @@ fn a_large_job_is_granted_in_parts() {
     let (unfinished, next) = driven.cluster.complete_feed(1, (JobId(0), 0), 100);
     let first = unfinished.first().map(|entry| match entry {
         FeedEntry::Grant { first_task, .. } => *first_task,
-        FeedEntry::Ended { .. } => 0,
+        FeedEntry::Changed { .. } | FeedEntry::Ended { .. } => 0,
     });
     assert_eq!((first, next), (Some(part / 2), None));
 }
@@ -374,21 +377,7 @@ fn a_status_frame_sent_twice_is_recorded_once() {
     let id = JobId(5);
     let mut driven = Driven::new();
     driven.submit(1, 1, id, job_record(id, 10, |job| job.retries = 3));
-    let worker = Registration {
-        node: NodeId(77),
-        role: Role::Worker,
-        incarnation: Incarnation(1),
-        address: "tcp://127.0.0.1:1".into(),
-        telemetry_address: String::new(),
-        zone: String::new(),
-        slot_count: 2,
-        cpu_milli: 2000,
-        capacity_bytes: 0,
-        store: StoreId(0),
-        weight: 0,
-        member: 0,
-    };
-    driven.apply(Command::Register(worker));
+    driven.apply(Command::Register(worker(1)));
     let frame = |attempt| Command::Complete {
         worker: NodeId(77),
         incarnation: Incarnation(1),
@@ -401,4 +390,21 @@ fn a_status_frame_sent_twice_is_recorded_once() {
     assert_eq!(driven.apply(frame(1)), first, "the reply is kept");
     let counted = driven.cluster.jobs[&id].attempts.iter().next().map(|(_, kept)| kept.failed);
     assert_eq!(counted, Some(1));
+}
+
+fn worker(incarnation: u64) -> Registration {
+    Registration {
+        node: NodeId(77),
+        role: Role::Worker,
+        incarnation: Incarnation(incarnation),
+        address: "tcp://127.0.0.1:1".into(),
+        telemetry_address: String::new(),
+        zone: String::new(),
+        slot_count: 2,
+        cpu_milli: 2000,
+        capacity_bytes: 0,
+        store: StoreId(0),
+        weight: 0,
+        member: 0,
+    }
 }

@@ -1,7 +1,7 @@
-//! The example configurations under `deploy/`: each is read by its tier, and mentions every setting
-//! that the tier has.
+//! What pages and examples say is so: the configurations under `deploy/` are read by their tiers and
+//! mention every setting, and every promise of `docs/semantics.md` names a test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use node::config;
 use serde::Serialize;
@@ -72,6 +72,55 @@ fn the_configuration_of_each_node_of_a_phase_is_read_by_its_tier() {
     }
 }
 
-fn read<T: DeserializeOwned + Serialize>(path: &std::path::Path) -> Result<(), String> {
+fn read<T: DeserializeOwned + Serialize>(path: &Path) -> Result<(), String> {
     config::load::<T>(Some(path), &[], &[]).map(drop).map_err(|error| error.to_string())
+}
+
+/// Folders with the workspace's sources.
+const PACKAGES: &[&str] = &[
+    "balancer",
+    "cli",
+    "client",
+    "consensus",
+    "master",
+    "mount",
+    "node",
+    "proto",
+    "storage",
+    "tests",
+    "worker",
+];
+
+fn sources(folder: &Path, found: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"))
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            found.push_str(&std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(top.join("docs/semantics.md")).expect("a page");
+    let mut code = String::new();
+    PACKAGES.iter().for_each(|package| sources(&top.join(package), &mut code));
+    let promises =
+        page.lines().filter(|line| line.starts_with("| ") && line.matches('|').count() > 3);
+    let mut promise_count = 0;
+    for promise in promises.filter(|line| !line.starts_with("| ---") && !line.ends_with("| test |"))
+    {
+        promise_count += 1;
+        let tests = promise.rsplit('|').nth(1).expect("a column").split('`').skip(1).step_by(2);
+        let tests: Vec<&str> = tests.collect();
+        assert!(!tests.is_empty(), "no test: {promise}");
+        for test in tests {
+            assert!(code.contains(&format!("fn {test}(")), "{test} does not exist: {promise}");
+        }
+    }
+    assert!(promise_count > 20, "{promise_count} promises: the page is read wrongly");
 }

@@ -1,0 +1,293 @@
+//! Marks between the two balancers of a group: what the primary waits for, what its successor holds
+//! back.
+
+use proto::ids::{JobId, NodeId};
+use proto::messages::node::{DealMark, LeaseRenew, RunsLost};
+use proto::messages::task::TaskRun;
+use proto::status::{AuxiliaryState, FeedKind, Verdict};
+use proto::time::Duration;
+
+use super::super::explain::Explanation;
+use super::super::marks::MARK_TASKS;
+use super::scene::{Scene, grant, job_record, run, tasks_of};
+
+const JOB: JobId = JobId(0x0b);
+const OTHER: JobId = JobId(0x0c);
+const TASKS: u64 = 100_000;
+
+/// A primary whose auxiliary knows everything, and the log says so.
+fn in_step() -> Scene {
+    let mut scene = Scene::primary(1);
+    scene.auxiliary = (AuxiliaryState::Absent, 1);
+    scene.wait_renewing(Duration::from_millis(300));
+    scene.auxiliary_connects();
+    let (mark, bounds) = scene.mark().expect("everything");
+    assert_eq!(({ mark.is_complete }, bounds.len()), (1, 0));
+    assert!(!scene.balancer.has_auxiliary_in_step());
+    scene.knows(&mark);
+    assert!(scene.balancer.has_auxiliary_in_step());
+    scene.wait(Duration::from_millis(0));
+    let (_, renewal) = scene.to_masters::<LeaseRenew>().expect("the leader is told at once");
+    assert_eq!({ renewal.auxiliary }, AuxiliaryState::InStep.to_wire());
+    assert_eq!({ renewal.auxiliary_incarnation }, 1);
+    scene.auxiliary = (AuxiliaryState::InStep, 1);
+    scene.answer_lease();
+    scene
+}
+
+/// Settles what a worker was dealt, after 1 ms for each task.
+fn settle(scene: &mut Scene, worker: &node::logic::network::Sender, runs: &[TaskRun]) {
+    let count: u64 = runs.iter().map(|run| run.task_count).sum();
+    scene.free(worker, count * 1_000, runs);
+    scene.settled(worker, runs, Verdict::Final);
+}
+
+#[test]
+fn a_small_job_needs_no_mark() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..MARK_TASKS)], &[job_record(MARK_TASKS)]);
+    let deal = scene.deals().remove(0);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    assert_eq!(tasks_of(&scene.deals()), [(2, MARK_TASKS)]);
+    assert!(scene.mark().is_none());
+}
+
+#[test]
+fn nothing_is_dealt_beyond_a_mark_that_is_not_acknowledged() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let deal = scene.deals().remove(0);
+    assert_eq!(deal.tasks, 0..2);
+    let (first, bounds) = scene.mark().expect("the next windows");
+    assert_eq!(bounds.len(), 1);
+    let (job, from, below) = bounds[0];
+    assert_eq!((job, from), (JOB, 0));
+    assert!(below > MARK_TASKS && below <= 3 * MARK_TASKS);
+    // Tasks of 1 ms: two slots have room for a hundred.
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    let deal = scene.deals().remove(0);
+    assert_eq!(deal.tasks, 2..MARK_TASKS);
+    assert!(scene.mark().is_none(), "one at a time");
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    assert!(scene.deals().is_empty());
+    scene.knows(&first);
+    assert_eq!(tasks_of(&scene.deals()), [(MARK_TASKS, below)], "as far as it is known");
+    // The marks run ahead of what is dealt: the next one is on its way already.
+    assert!(scene.mark().is_some());
+}
+
+#[test]
+fn marks_stay_ahead_so_that_dealing_waits_for_none() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mut messages, mut dealt) = (0u64, 0u64);
+    for _ in 0..200 {
+        if let Some((mark, _)) = scene.mark() {
+            messages += 1;
+            scene.knows(&mark);
+        }
+        for deal in scene.deals() {
+            dealt += deal.count();
+            settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+        }
+    }
+    assert!(dealt > 5_000, "{dealt}");
+    assert!(messages * 50 < dealt, "{messages} messages for {dealt} tasks");
+}
+
+#[test]
+fn a_silent_auxiliary_is_waited_for_until_the_log_says_that_it_is_absent() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let deal = scene.deals().remove(0);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    let deal = scene.deals().remove(0);
+    assert_eq!(deal.tasks.end, MARK_TASKS);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    scene.wait_renewing(Duration::from_millis(600));
+    assert!(scene.deals().is_empty());
+    // The log still says that it is in step: whoever is promoted now would deal beyond the mark.
+    scene.wait_renewing(Duration::from_millis(2_000));
+    assert!(scene.deals().is_empty());
+    scene.wait(Duration::from_millis(250));
+    let (_, renewal) = scene.to_masters::<LeaseRenew>().expect("a renewal");
+    assert_eq!({ renewal.auxiliary }, AuxiliaryState::Absent.to_wire());
+    scene.auxiliary = (AuxiliaryState::Absent, 1);
+    scene.answer_lease();
+    scene.heartbeat(&worker, 2, 1, &[]);
+    assert_eq!(tasks_of(&scene.deals()), [(MARK_TASKS, MARK_TASKS + 100)]);
+    // It answers again: it is told everything, and in step from then on.
+    scene.wait_renewing(Duration::from_millis(600));
+    scene.auxiliary_connects();
+    let (mark, bounds) = scene.mark().expect("everything");
+    assert_eq!({ mark.is_complete }, 1);
+    assert!(matches!(bounds[..], [(JOB, 0, below)] if below >= MARK_TASKS + 100), "{bounds:?}");
+    scene.knows(&mark);
+    assert!(scene.balancer.has_auxiliary_in_step());
+}
+
+#[test]
+fn a_restarted_auxiliary_is_told_everything_again() {
+    let mut scene = in_step();
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mark, _) = scene.mark().unwrap_or_default();
+    scene.auxiliary = (AuxiliaryState::Absent, 2);
+    scene.wait_renewing(Duration::from_millis(300));
+    assert!(!scene.balancer.has_auxiliary_in_step());
+    // What its predecessor knew is no knowledge of its own.
+    scene.knows(&mark);
+    assert!(!scene.balancer.has_auxiliary_in_step());
+    scene.auxiliary_connects();
+    let (mark, bounds) = scene.mark().expect("everything");
+    assert_eq!(({ mark.is_complete }, { mark.auxiliary_incarnation }), (1, 2));
+    assert!(matches!(bounds[..], [(JOB, 0, below)] if below < 3 * MARK_TASKS), "{bounds:?}");
+}
+
+/// An auxiliary that read the feed.
+fn auxiliary() -> (Scene, node::logic::network::Sender) {
+    let mut scene = Scene::new();
+    scene.connect();
+    scene.register(1, 0);
+    scene.lease(1, 0, 5);
+    let request = scene.pull().0;
+    scene.batch(request, 5, 1, None, &[], &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let primary = scene.primary_node();
+    (scene, primary)
+}
+
+fn mark_of(mark: u64, is_complete: u8) -> DealMark {
+    DealMark {
+        group: 1,
+        epoch: 1,
+        auxiliary_incarnation: 1,
+        mark,
+        feed_index: 10,
+        is_complete,
+        ..DealMark::default()
+    }
+}
+
+#[test]
+fn the_promoted_one_deals_what_is_above_the_mark_at_once_and_asks_for_the_rest_later() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+    assert_eq!(scene.told(&primary, mark_of(2, 0), &[(JOB, 0, 500)]), Some(2));
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 4, 0, &[run(JOB, 490..492, (1 << 32) | 1)]);
+    (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+    scene.wait_renewing(Duration::from_millis(300));
+    assert_eq!(tasks_of(&scene.deals()), [(500, 502)], "two slots are free");
+    let place = scene.explain(JOB, 100);
+    assert!(matches!(place, Explanation::Waiting(_)), "{place:?}");
+    assert!(matches!(scene.explain(JOB, 490), Explanation::Dealt { .. }), "it is listed");
+    let mut held = vec![run(JOB, 490..492, (1 << 32) | 1), run(JOB, 500..502, (2 << 32) | 1)];
+    for _ in 0..7 {
+        scene.wait_renewing(Duration::from_millis(500));
+        scene.heartbeat(&worker, 4, 1, &held);
+    }
+    let (request, _, runs) = scene.asked_with_runs::<RunsLost>().expect("a question");
+    let asked: Vec<(u64, u64)> = runs.iter().map(|it| (it.first_task, it.task_count)).collect();
+    assert_eq!(asked, [(0, 490), (492, 8)]);
+    // All but one of them had their outcome.
+    scene.fates(request, &[run(JOB, 77..78, 0)]);
+    settle(&mut scene, &worker, &held.split_off(1));
+    let deals = scene.deals();
+    assert_eq!(tasks_of(&deals)[0], (77, 78));
+    assert!(deals.iter().all(|deal| deal.attempt >> 32 == 2));
+    assert_eq!(scene.explain(JOB, 100), Explanation::Settled);
+}
+
+#[test]
+fn a_grant_by_itself_holds_back_one_window() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 1, 0, &[]);
+    (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+    scene.wait_renewing(Duration::from_millis(300));
+    assert_eq!(tasks_of(&scene.deals()), [(MARK_TASKS, MARK_TASKS + 1)]);
+}
+
+#[test]
+fn one_that_was_not_in_step_takes_all_that_was_granted_for_dealt() {
+    for is_told in [false, true] {
+        let (mut scene, primary) = auxiliary();
+        if is_told {
+            // It knows marks, but the log says that more may have been dealt since.
+            scene.told(&primary, mark_of(1, 1), &[]);
+            scene.is_all_dealt = 1;
+        }
+        let worker = scene.worker(1, 1);
+        scene.heartbeat(&worker, 1, 0, &[]);
+        (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+        scene.wait_renewing(Duration::from_millis(300));
+        assert!(scene.deals().is_empty());
+        scene.feed(12, &[grant(OTHER, 12, 0..1)], &[job_record(1)]);
+        assert_eq!(scene.deals().remove(0).job, OTHER, "nobody can have dealt what came later");
+    }
+}
+
+#[test]
+fn a_mark_after_one_that_was_lost_and_one_of_an_older_epoch_are_not_acknowledged() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(2, 0), &[(JOB, 0, 500)]), None, "it came back empty");
+    assert_eq!(scene.told(&primary, mark_of(3, 1), &[(JOB, 0, 600)]), Some(3));
+    assert_eq!(scene.told(&primary, mark_of(3, 1), &[(JOB, 0, 600)]), Some(3), "sent twice");
+    assert_eq!(scene.told(&primary, mark_of(5, 0), &[(JOB, 0, 700)]), None);
+    let other = DealMark { auxiliary_incarnation: 9, ..mark_of(4, 0) };
+    assert_eq!(scene.told(&primary, other, &[]), None, "it means a predecessor");
+    let newer = DealMark { epoch: 4, ..mark_of(1, 1) };
+    assert_eq!(scene.told(&primary, newer, &[]), Some(1));
+    assert_eq!(scene.told(&primary, mark_of(4, 0), &[]), None, "the primary before");
+}
+
+#[test]
+fn a_primary_that_thaws_deals_nothing_and_follows() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let deal = scene.deals().remove(0);
+    scene.mark();
+    // It stood still, and the first thing that it sees is a slot that became free.
+    scene.now += Duration::from_secs(10);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    assert!(scene.deals().is_empty());
+    (scene.is_primary, scene.epoch, scene.auxiliary) = (0, 2, (AuxiliaryState::Absent, 1));
+    scene.wait_renewing(Duration::from_millis(300));
+    assert!(!scene.balancer.is_primary(scene.now));
+    let primary = scene.primary_node();
+    let mark = DealMark { epoch: 2, ..mark_of(1, 1) };
+    assert_eq!(scene.told(&primary, mark, &[(JOB, 0, 1_000)]), Some(1));
+    assert!(scene.mark().is_none(), "it tells nobody any more");
+    assert_eq!(NodeId(0xbb), primary.node);
+}
+
+#[test]
+fn a_held_job_is_not_dealt_until_it_is_released_and_priorities_change() {
+    let mut scene = Scene::primary(1);
+    let changed = |job: JobId, index: u64, priority: i32, is_held: u8| {
+        let item = proto::messages::node::FeedItem { index, ..Default::default() };
+        let kind = FeedKind::JobChanged.to_wire();
+        let job_uuid = job.to_wire();
+        proto::messages::node::FeedItem { kind, job_uuid, priority, is_held, ..item }
+    };
+    let held = proto::messages::node::FeedItem { is_held: 1, ..grant(JOB, 6, 0..4) };
+    scene.feed(10, &[held, grant(OTHER, 7, 0..4)], &[job_record(4)]);
+    scene.feed(11, &[changed(OTHER, 11, 0, 1)], &[]);
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 1, 0, &[]);
+    assert!(scene.deals().is_empty());
+    scene.feed(12, &[changed(JOB, 12, 0, 0), changed(OTHER, 12, 7, 0)], &[]);
+    let deals = scene.deals();
+    assert_eq!((deals.len(), deals[0].job), (1, OTHER), "the higher priority");
+}
