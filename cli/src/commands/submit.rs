@@ -87,6 +87,8 @@ fn note_large_tasks(flags: &Submit, client: &Client, job: JobId) -> Result<(), F
              there is one (remuda explain {job})",
             told.text
         ));
+    } else if told.iter().any(|it| it.reason == Reason::NoWorker) {
+        output::note("no worker is there: the tasks wait until one comes that is large enough");
     }
     Ok(())
 }

@@ -245,7 +245,15 @@ fn a_cluster_that_is_killed_as_a_whole_goes_on_with_all_that_it_acknowledged() {
         pids.push(cluster.supervisor().unwrap());
         std::thread::park_timeout(moment.to_std());
         let before = ended(&cluster, &job);
-        pids.into_iter().for_each(kill);
+        pids.iter().copied().for_each(kill);
+        for pid in pids {
+            // What it held, the lock of the folder too, is free when it is gone.
+            let stat = std::path::PathBuf::from(format!("/proc/{pid}/stat"));
+            until("the end of a killed process", LONG, || {
+                let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+                (stat.is_empty() || stat.contains(") Z ")).then_some(())
+            });
+        }
         // Nobody is asked between the last look and the kill.
         cluster.dev(&["--no-restart"]).ok();
         let after = ended(&cluster, &job);

@@ -129,11 +129,15 @@ fn listings_are_json_where_asked() {
     assert_eq!(
         tasks,
         serde_json::json!([
-            {"first_task": 0, "task_count": 3, "state": "done", "exit_code": 0}
+            {"first_task": 0, "task_count": 3, "state": "done", "exit_code": 0,
+             "earlier_attempts": 0}
         ])
     );
     let failed = cluster.run(&["tasks", "few", "--state", "failed", "--json"]).json();
     assert_eq!(failed, serde_json::json!([]));
     let table = cluster.run(&["tasks", "few"]).ok();
-    assert_eq!(table, "TASKS  COUNT  STATE  EXIT CODE  CAUSE\n0-2    3      done   0          -\n");
+    assert_eq!(
+        table,
+        "TASKS  COUNT  STATE  EXIT CODE  ATTEMPTS  CAUSE\n0-2    3      done   0          1         -\n"
+    );
 }

@@ -291,7 +291,7 @@ fn what_is_seldom_meant_is_said_beside_the_job() {
     let cluster = Cluster::start(IDLE);
     for (arguments, said) in [
         (&["--", "echo", "a {line}"][..], "note: {line} stays as it is"),
-        (&["--cpus", "2", "--", "true"], "note: no worker has more than 0 slots"),
+        (&["--cpus", "2", "--", "true"], "note: no worker is there"),
         (&["--cpus", "0.5", "--", "true"], ""),
     ] {
         let found = cluster.run(&[&["submit"], arguments].concat());
@@ -302,7 +302,7 @@ fn what_is_seldom_meant_is_said_beside_the_job() {
     let tasks = cluster.run(&["tasks"]);
     let row: Vec<&str> = tasks.stdout.lines().last().unwrap_or_default().split(' ').collect();
     let cells: Vec<&str> = row.into_iter().filter(|cell| !cell.is_empty()).collect();
-    assert_eq!(cells, ["0", "1", "queued", "-", "-"], "no task has an exit code before its end");
+    assert_eq!(cells, ["0", "1", "queued", "-", "-", "-"], "no exit code before the end");
     assert!(cluster.run(&["status"]).stdout.contains("name     -\n"), "no job was given a name");
 }
 
