@@ -252,7 +252,11 @@ impl Sections<'_> {
                 continue;
             }
             match self.listed.back_mut() {
-                Some((segment, ranges)) if *segment == item.segment => ranges.append(&mut new),
+                Some((segment, ranges)) if *segment == item.segment => {
+                    ranges.append(&mut new);
+                    // A file that is listed twice has them in any order.
+                    ranges.sort_by_key(|range| range.start);
+                }
                 _ => self.listed.push_back((item.segment, new)),
             }
         }
