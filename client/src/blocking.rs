@@ -196,24 +196,6 @@ impl Client {
         }
     }
 
-    /// Replaces the first `segment_count` segments of a fold by `segment`, which holds what was
-    /// accepted from them and is durable. False where they are listed no longer.
-    ///
-    /// # Errors
-    /// [`ClientError`]; asking again is harmless.
-    pub fn end_fold(
-        &self,
-        job: JobId,
-        fold: u64,
-        segment: FileId,
-        segment_count: u64,
-    ) -> Result<bool, ClientError> {
-        match self.ask(Request::Fold { job, fold, segment, segment_count })? {
-            Answer::Folded { is_listed, .. } => Ok(is_listed),
-            _ => Err(ClientError::OtherAnswer),
-        }
-    }
-
     /// The nodes of the cluster.
     ///
     /// # Errors

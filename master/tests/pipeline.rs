@@ -21,7 +21,7 @@ use proto::messages::node::{
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerStatus, WorkerStatusReply};
 use proto::record::{Message, Record, Records, encode, set_request_id, stamp};
-use proto::status::{AuxiliaryState, FeedKind, JobState, ProgramKind, Role, TaskState};
+use proto::status::{AuxiliaryState, ErrorCode, FeedKind, JobState, ProgramKind, Role, TaskState};
 use proto::time::{Duration, Instant};
 use proto::wire::{bytes_of, items_of};
 
@@ -36,6 +36,9 @@ struct Driven {
     master: Master,
     disk: Disk,
     now: Instant,
+    /// The disk does nothing for now.
+    is_disk_slow: bool,
+    jobs: Vec<consensus::Job<Cluster>>,
     /// What the master sent, by link.
     sent: Vec<(Link, Vec<u8>)>,
     last_request: u64,
@@ -50,10 +53,19 @@ impl Driven {
     }
 
     fn start(folder: &Path, incarnation: u64) -> Driven {
+        let mut driven = Driven::begin(folder, incarnation);
+        driven.run(|driven| driven.master.leads());
+        driven
+    }
+
+    /// A master that has just been started.
+    fn begin(folder: &Path, incarnation: u64) -> Driven {
         let files: Arc<dyn Files> = Arc::new(RealFiles);
         let (disk, recovered) = Disk::open(&files, folder).expect("the folder is a member's");
         let config = consensus::Config {
             incarnation: Incarnation(incarnation),
+            // So that one that is started again knows what it knew before it has a leader.
+            snapshot_after_bytes: 1,
             ..consensus::Config::default()
         };
         let now = Instant(1);
@@ -70,26 +82,35 @@ impl Driven {
             join: Vec::new(),
         };
         let master = Master::new(setting, CLUSTER, member, random);
-        let mut driven = Driven { master, disk, now, sent: Vec::new(), last_request: 0 };
-        driven.run(|driven| driven.master.leads());
-        driven
+        Driven {
+            master,
+            disk,
+            now,
+            is_disk_slow: false,
+            jobs: Vec::new(),
+            sent: Vec::new(),
+            last_request: 0,
+        }
     }
 
     fn handle(&mut self, event: Event<'_>) {
         let mut effects = Vec::new();
         self.master.handle(self.now, event, &mut effects);
         self.master.check_invariants();
-        let mut jobs = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Network(NetworkEffect::Send { to: Peer::Link(link), record }) => {
                     self.sent.push((link, record));
                 }
-                Effect::Disk(job) => jobs.push(*job),
+                Effect::Disk(job) => self.jobs.push(*job),
                 Effect::Halt(reason) => panic!("the master stopped itself: {reason}"),
                 Effect::Network(_) | Effect::Greet(_) => {}
             }
         }
+        if self.is_disk_slow {
+            return;
+        }
+        let jobs = std::mem::take(&mut self.jobs);
         for done in self.disk.perform::<Cluster>(jobs) {
             self.handle(Event::Disk(done));
         }
@@ -370,4 +391,97 @@ fn an_auxiliary_learns_of_its_promotion_with_its_next_renewal() {
     assert_eq!((thawed.is_primary, { thawed.epoch }), (0, 2));
     let reply = renew(&mut driven, AUXILIARY, 2, AuxiliaryState::Unknown);
     assert_eq!((reply.is_primary, reply.auxiliary), (1, AuxiliaryState::Absent.to_wire()));
+}
+
+#[test]
+fn a_primary_whose_renewal_was_refused_when_it_came_is_not_granted_it_a_moment_later() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    {
+        let mut driven = Driven::start(&path, 1);
+        for link in [BALANCER, AUXILIARY] {
+            driven.say(link, registration(Role::Balancer));
+            driven.heard(link, |_, _: NodeRegistered| ());
+        }
+    }
+    let mut driven = Driven::begin(&path, 2);
+    driven.run(|driven| driven.master.leads());
+    // What the master reads is known to be the newest only when its disk went on.
+    driven.is_disk_slow = true;
+    let say = |driven: &mut Driven, link, epoch, reachable_count| {
+        let renew = LeaseRenew { group: 1, epoch, reachable_count, ..LeaseRenew::default() };
+        driven.say(link, encode(&renew, &[b""]));
+    };
+    // The primary reaches no worker, and its auxiliary some: it is not renewed any more.
+    for _ in 0..10 {
+        say(&mut driven, AUXILIARY, 0, 2);
+        say(&mut driven, BALANCER, 1, 0);
+        let until = driven.now + Duration::from_millis(250);
+        driven.run(|driven| driven.now >= until);
+    }
+    // It reaches one again, and that is known before its answer is due.
+    say(&mut driven, BALANCER, 1, 1);
+    assert!(!driven.names().contains(&"lease_reply"), "nothing was read yet");
+    driven.is_disk_slow = false;
+    driven.run(|driven| driven.names().contains(&"lease_reply"));
+    driven.heard(BALANCER, |_, reply: LeaseReply| assert_eq!(reply.is_primary, 0));
+    say(&mut driven, BALANCER, 1, 1);
+    driven.run(|driven| driven.names().contains(&"lease_reply"));
+    driven.heard(BALANCER, |_, reply: LeaseReply| assert_eq!(reply.is_primary, 1));
+}
+
+#[test]
+fn a_master_that_may_lag_does_not_tell_a_node_its_place_from_what_it_knows() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    {
+        let mut driven = Driven::start(&path, 1);
+        driven.say(BALANCER, registration(Role::Balancer));
+        driven.heard(BALANCER, |_, _: NodeRegistered| ());
+    }
+    let mut driven = Driven::begin(&path, 2);
+    driven.is_disk_slow = true;
+    assert_eq!(driven.master.cluster().nodes.groups[&1].primary, Some(NodeId(600)));
+    driven.say(BALANCER, registration(Role::Balancer));
+    assert!(!driven.names().contains(&"node_registered"), "its log may say otherwise");
+    driven.is_disk_slow = false;
+    driven.run(|driven| driven.names().contains(&"node_registered"));
+    driven.heard(BALANCER, |_, registered: NodeRegistered| assert_eq!({ registered.epoch }, 1));
+}
+
+#[test]
+fn a_lease_is_renewed_by_a_registered_balancer_and_its_counts_told_by_the_primary() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    let job = JobId(77);
+    let renew = |driven: &mut Driven, link, group, epoch, count| {
+        let run = TaskRun { job_uuid: job.to_wire(), task_count: count, ..TaskRun::default() };
+        let renew = LeaseRenew { group, epoch, ..LeaseRenew::default() };
+        driven.say(link, encode(&renew, &[bytes_of(&[run])]));
+        driven.run(|driven| !driven.sent.is_empty());
+    };
+    let code = |driven: &mut Driven, link| driven.heard(link, |_, error: ErrorReply| error.code);
+    renew(&mut driven, WORKER, 1, 1, 7);
+    assert_eq!(code(&mut driven, WORKER), ErrorCode::NotAllowed.to_wire());
+    renew(&mut driven, BALANCER, 1, 1, 7);
+    assert_eq!(code(&mut driven, BALANCER), ErrorCode::OldEpoch.to_wire(), "it never registered");
+    for link in [BALANCER, AUXILIARY] {
+        driven.say(link, registration(Role::Balancer));
+        driven.heard(link, |_, _: NodeRegistered| ());
+    }
+    driven.say(CLIENT, submission(job, 100));
+    driven.heard(CLIENT, |_, _: JobAccepted| ());
+    let said =
+        [(AUXILIARY, 1, 1, 7), (AUXILIARY, 9, 1, 7), (BALANCER, 1, 2, 7), (BALANCER, 9, 1, 5)];
+    for (link, group, epoch, count) in said {
+        renew(&mut driven, link, group, epoch, count);
+        driven.heard(link, |_, _: LeaseReply| ());
+    }
+    driven.say(CLIENT, query(job, false));
+    driven.run(|driven| driven.names().contains(&"job_status"));
+    driven.heard(CLIENT, |_, status: JobStatus| assert_eq!({ status.running_count }, 5));
 }

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use master::logic::retention::{FINISHED_JOBS, RETENTION_US, YOUNGEST_US};
 use node::config;
+use proto::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -123,4 +125,51 @@ fn every_promise_names_a_test_that_exists() {
         }
     }
     assert!(promise_count > 20, "{promise_count} promises: the page is read wrongly");
+}
+
+/// The defaults of design section 13, from where the code has them.
+fn defaults() -> Vec<(&'static str, String)> {
+    use proto::description::{
+        DEFAULT_CPU_MILLI, DEFAULT_MAX_CRASHES, JobDescription, MAX_LOST_ATTEMPTS, Program, Runtime,
+    };
+    let runtime = Runtime::Command { program: Program::Inline, arguments: Vec::new() };
+    let job = JobDescription::new(runtime);
+    let none = |is_none: bool| if is_none { "none" } else { "some" }.to_owned();
+    let hours = |us: u64| us / 3_600_000_000;
+    let time = |it: Duration| match it.as_micros() {
+        us if us % 1_000_000 == 0 => format!("{} s", us / 1_000_000),
+        us => format!("{} ms", us / 1_000),
+    };
+    let raft = consensus::Config::default();
+    vec![
+        ("`--retries`", job.retries.to_string()),
+        ("`--max-crashes`", DEFAULT_MAX_CRASHES.to_string()),
+        ("lost attempts of a task", MAX_LOST_ATTEMPTS.to_string()),
+        ("`--max-fails`", none(job.max_fails.is_none())),
+        ("`--time-limit`", none(job.time_limit.is_none())),
+        ("`--mem`", none(job.memory_bytes == 0)),
+        ("`--cpus`", (DEFAULT_CPU_MILLI / 1000).to_string()),
+        ("replicas of files", master::logic::queries::REPLICAS.to_string()),
+        ("retention of finished jobs", format!("{} days", hours(RETENTION_US) / 24)),
+        ("listed finished jobs above which the oldest are forgotten", FINISHED_JOBS.to_string()),
+        ("youngest job that is forgotten for that", format!("{} hour", hours(YOUNGEST_US))),
+        ("worker timeout", time(balancer::logic::WORKER_TIMEOUT)),
+        ("worker heartbeat", time(worker::logic::HEARTBEAT)),
+        ("balancer lease", time(master::logic::LEASE)),
+        ("renewal of the lease", time(balancer::logic::RENEW_INTERVAL)),
+        ("Raft tick", time(raft.tick)),
+        ("Raft election", format!("{} ticks", raft.election_ticks)),
+    ]
+}
+
+#[test]
+fn the_defaults_in_the_manual_are_those_of_the_code() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let page = std::fs::read_to_string(page).expect("a page");
+    let (_, table) = page.split_once("\n## Defaults\n").expect("a chapter on defaults");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.filter_map(|row| row.split_once(" | ")).skip(2);
+    let written: Vec<(&str, String)> =
+        rows.map(|(setting, default)| (setting, default.to_owned())).collect();
+    assert_eq!(written, defaults());
 }

@@ -83,17 +83,21 @@ impl Balancer {
         effects: &mut Vec<NetworkEffect>,
     ) {
         let Some(seat) = &mut self.seat else { return };
-        match seat.renewed(now, request, reply) {
+        match seat.renewed(request, reply) {
             Renewed::NotAsked => return,
             Renewed::Held => {}
             Renewed::Began(doubt) => {
                 self.counters.promotions += 1;
                 self.tasks.unbind();
                 self.auxiliary.dismiss(&mut self.tasks, effects);
-                if let Some(doubt) = doubt {
-                    // Without marks of its own there is nothing to tell old from new.
-                    let is_all = doubt.is_all || !self.followed.is_told();
-                    self.tasks.begin_doubt(Doubt { is_all, ..doubt });
+                match doubt {
+                    Some(doubt) => {
+                        // Without marks of its own there is nothing to tell old from new.
+                        let is_all = doubt.is_all || !self.followed.is_told();
+                        self.tasks.begin_doubt(Doubt { is_all, ..doubt });
+                    }
+                    // What a feed that was read twice put in doubt has no end of its own.
+                    None => self.tasks.drop_doubt(),
                 }
                 self.replan = Replan::Everyone;
             }
@@ -106,7 +110,7 @@ impl Balancer {
         self.feed.goes_to(now, LogIndex(reply.feed_index));
         let is_current = |seat: &Seat| seat.is_primary() && seat.epoch.0 == reply.epoch;
         if self.seat.as_ref().is_some_and(is_current) {
-            self.auxiliary.told(now, reply, auxiliary, &mut self.tasks, effects);
+            self.auxiliary.told(now, (request, reply), auxiliary, &mut self.tasks, effects);
         }
     }
 
@@ -123,8 +127,10 @@ impl Balancer {
             // What was dealt is learnt from the workers' next inventories.
             self.tasks.clear();
             if seat.is_primary() {
-                let index = LogIndex(batch.up_to_index);
-                seat.begin_grace(now, index);
+                // A master that lags behind leaves out what was known, and perhaps dealt.
+                let known = self.feed.after().max(seat.held_back());
+                let index = LogIndex(batch.up_to_index).max(known);
+                seat.begin_grace(index);
                 self.tasks.begin_doubt(Doubt { index, is_all: true });
             }
         }
@@ -143,6 +149,10 @@ impl Balancer {
             }
         }
         self.feed.advance(batch);
+        let knows_all = |seat: &Seat| seat.is_primary() && self.feed.reaches(seat.known_from());
+        if batch.is_complete == 1 && self.seat.as_ref().is_some_and(knows_all) {
+            self.tasks.forget_early();
+        }
         self.replan = Replan::Everyone;
     }
 

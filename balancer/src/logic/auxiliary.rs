@@ -6,10 +6,10 @@
 //! until the masters logged that it is absent; only then the primary goes on without it. How far
 //! the marks go is `marks.rs`' business.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use node::logic::network::{Link, NetworkEffect, Peer, Sender};
-use proto::ids::{Epoch, Incarnation, LogIndex, NodeId};
+use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::messages::node::{DealBound, DealMark, DealMarkReply, LeaseReply};
 use proto::record::encode;
 use proto::status::AuxiliaryState;
@@ -74,12 +74,19 @@ pub(super) struct Auxiliary {
     place: Option<Place>,
     epoch: Epoch,
     phase: Phase,
+    /// The last request before it was found that it does not answer: what the masters say to that
+    /// or an earlier one may be older than the note that it is in step.
+    left_after: RequestId,
+    /// Whom the masters may have logged as in step under `epoch`, until they say otherwise.
+    claimed: Option<(NodeId, Incarnation)>,
     /// How the masters last said that it stands.
     shown: Option<AuxiliaryState>,
     is_connected: bool,
     /// When the link is opened, or opened anew unless the other side answers.
     open_at: Instant,
     is_open: bool,
+    /// Number of the last mark under `epoch`: an auxiliary that is told everything again takes no
+    /// number for news that it knows.
     last_mark: u64,
     under_way: Option<UnderWay>,
     /// What is still to be told of everything.
@@ -90,10 +97,13 @@ pub(super) struct Auxiliary {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Primary {
     pub(super) group: u64,
-    /// How far its feed goes.
-    pub(super) feed: LogIndex,
+    /// How far its feed goes; unknown while it is read anew: then the auxiliary must not take a job
+    /// that it does not know for one that ended.
+    pub(super) feed: Option<LogIndex>,
     /// Slots of its workers.
     pub(super) slot_count: u32,
+    /// What it last asked the masters.
+    pub(super) last_request: RequestId,
 }
 
 impl Auxiliary {
@@ -102,7 +112,7 @@ impl Auxiliary {
         let state = match self.phase {
             Phase::InStep => AuxiliaryState::InStep,
             Phase::Leaving => AuxiliaryState::Absent,
-            _ if self.shown == Some(AuxiliaryState::InStep) => AuxiliaryState::Absent,
+            _ if self.is_claimed() => AuxiliaryState::Absent,
             Phase::Absent | Phase::Learning => AuxiliaryState::Unknown,
         };
         let incarnation = self.place.as_ref().map_or(Incarnation(0), |place| place.incarnation);
@@ -120,10 +130,25 @@ impl Auxiliary {
         self.phase == Phase::InStep
     }
 
+    /// True where the masters may still have it that it is in step, and it is not: whoever is
+    /// promoted now takes what is dealt from now on for not dealt.
+    pub(super) fn forbids_dealing(&self) -> bool {
+        self.phase == Phase::Absent && self.is_claimed()
+    }
+
+    fn is_claimed(&self) -> bool {
+        self.claimed.is_some() && self.claimed == self.whom()
+    }
+
+    fn whom(&self) -> Option<(NodeId, Incarnation)> {
+        self.place.as_ref().map(|place| (place.node, place.incarnation))
+    }
+
     /// This balancer is not the primary, or not under the same epoch.
     pub(super) fn dismiss(&mut self, tasks: &mut Tasks, effects: &mut Vec<NetworkEffect>) {
         self.let_go(tasks, effects);
-        *self = Auxiliary::default();
+        let (epoch, last_mark, claimed) = (self.epoch, self.last_mark, self.claimed);
+        *self = Auxiliary { epoch, last_mark, claimed, ..Auxiliary::default() };
     }
 
     /// Nothing waits for it any more.
@@ -138,11 +163,11 @@ impl Auxiliary {
         self.is_connected = false;
     }
 
-    /// The masters say who the auxiliary is and how the log has it.
+    /// The masters say who the auxiliary is and how the log has it, in answer to a renewal.
     pub(super) fn told(
         &mut self,
         now: Instant,
-        reply: &LeaseReply,
+        (request, reply): (RequestId, &LeaseReply),
         address: &str,
         tasks: &mut Tasks,
         effects: &mut Vec<NetworkEffect>,
@@ -157,12 +182,21 @@ impl Auxiliary {
         if (&place, epoch) != (&self.place, self.epoch) {
             // The log knows of nobody else that it is in step.
             self.dismiss(tasks, effects);
-            (self.place, self.epoch, self.open_at) = (place, epoch, now);
+            if epoch != self.epoch {
+                (self.epoch, self.last_mark, self.claimed) = (epoch, 0, None);
+            }
+            (self.place, self.open_at) = (place, now);
         }
         self.shown = AuxiliaryState::from_wire(reply.auxiliary);
-        if self.phase == Phase::Leaving && self.shown == Some(AuxiliaryState::Absent) {
-            self.let_go(tasks, effects);
-            self.open_at = now + PAUSE;
+        match (self.phase, self.shown) {
+            (Phase::Leaving, Some(AuxiliaryState::Absent)) if request > self.left_after => {
+                self.claimed = None;
+                self.let_go(tasks, effects);
+                self.open_at = now + PAUSE;
+            }
+            (Phase::Absent, Some(AuxiliaryState::Absent)) => self.claimed = None,
+            (Phase::Absent, Some(AuxiliaryState::InStep)) => self.claimed = self.whom(),
+            _ => {}
         }
     }
 
@@ -225,7 +259,9 @@ impl Auxiliary {
                 match self.phase {
                     // The masters were not told that it is in step.
                     Phase::Learning => self.let_go(tasks, effects),
-                    _ => self.phase = Phase::Leaving,
+                    _ => {
+                        (self.phase, self.left_after) = (Phase::Leaving, primary.last_request);
+                    }
                 }
                 self.under_way = None;
                 self.close(now, effects);
@@ -270,7 +306,7 @@ impl Auxiliary {
                 self.send(now, primary, bounds, 0, effects);
             }
             Phase::Learning | Phase::InStep => {
-                self.phase = Phase::InStep;
+                (self.phase, self.claimed) = (Phase::InStep, self.whom());
                 let bounds = tasks.next_bounds(primary.slot_count, BOUNDS);
                 if !bounds.is_empty() {
                     self.send(now, primary, bounds, 0, effects);
@@ -298,7 +334,7 @@ impl Auxiliary {
             epoch: self.epoch.0,
             auxiliary_incarnation: self.state().1.0,
             mark: self.last_mark,
-            feed_index: primary.feed.0,
+            feed_index: primary.feed.map_or(u64::MAX, |feed| feed.0),
             is_complete,
             ..DealMark::default()
         };
@@ -314,6 +350,16 @@ impl Auxiliary {
         send(record.clone(), effects);
         let repeat_at = now + REPEAT;
         self.under_way = Some(UnderWay { bounds, record, sent_at: now, repeat_at });
+    }
+
+    /// Panics where tasks wait for this auxiliary and nothing is done about it.
+    pub(super) fn check_invariants(&self, tasks: &Tasks) {
+        assert_eq!(tasks.is_bound, self.phase != Phase::Absent, "bound by nobody");
+        if matches!(self.phase, Phase::Learning | Phase::InStep) {
+            let under_way = self.under_way.iter().flat_map(|under_way| &under_way.bounds);
+            let told: BTreeSet<JobId> = under_way.chain(&self.rest).map(|it| it.job).collect();
+            tasks.check_marks(|id| told.contains(&id));
+        }
     }
 
     /// When [`Auxiliary::tick`] has something to do.

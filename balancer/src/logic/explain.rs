@@ -232,6 +232,10 @@ impl Balancer {
             let text = "it does not hold the lease of its group".to_owned();
             return vec![Why { number: seat.group, text, ..with(WireReason::NoBalancer) }];
         }
+        if self.auxiliary.forbids_dealing() {
+            let text = "the masters still take its auxiliary for in step".to_owned();
+            return vec![Why { text, ..with(WireReason::TakingOver) }];
+        }
         if !self.may_deal(now) {
             let text = "it still reads what the masters granted".to_owned();
             return vec![Why { text, ..with(WireReason::TakingOver) }];

@@ -47,7 +47,12 @@ impl Feed {
         self.is_ready && self.after >= index
     }
 
-    /// Everything up to here is known.
+    /// True where no complete feed is being read.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// Everything up to here is known, but for what a complete feed that is being read still brings.
     pub(super) fn after(&self) -> LogIndex {
         self.after
     }

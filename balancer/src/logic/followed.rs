@@ -65,15 +65,17 @@ impl Balancer {
             self.tasks.follow(&bounds, mark.is_complete == 1, knows_all);
             self.followed = Followed { epoch: Epoch(mark.epoch), mark: mark.mark };
         }
-        if Epoch(mark.epoch) != self.followed.epoch || { mark.mark } > self.followed.mark {
-            // Something before it is not known here: no answer, and the primary begins anew.
+        let known = Followed { epoch: Epoch(mark.epoch), mark: mark.mark };
+        if known != self.followed {
+            // Something before it is not known here, or it is an old one: no answer, and the
+            // primary begins anew where it waits for one.
             return Ok(());
         }
         let reply = DealMarkReply {
             group: mark.group,
             epoch: mark.epoch,
             auxiliary_incarnation: incarnation,
-            mark: self.followed.mark,
+            mark: mark.mark,
             ..DealMarkReply::default()
         };
         effects.push(NetworkEffect::Send { to: sender.peer, record: encode(&reply, &[]) });

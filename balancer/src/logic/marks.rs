@@ -191,6 +191,16 @@ impl Tasks {
         bounds
     }
 
+    /// Panics where a job waits for the auxiliary, has too little that may be dealt, and neither is
+    /// looked at next nor has a mark under way: it would never be dealt.
+    pub(super) fn check_marks(&self, is_under_way: impl Fn(JobId) -> bool) {
+        for (&id, job) in &self.jobs {
+            let is_short = job.waiting.has_beyond() && job.open_count() < MARK_TASKS;
+            let is_looked_at = self.touched.contains(&id) || is_under_way(id);
+            assert!(!is_short || is_looked_at, "{id:?} waits for a mark that nobody sends");
+        }
+    }
+
     /// The auxiliary knows these marks. Returns true where more tasks may be dealt.
     pub fn admit(&mut self, bounds: &[Bound]) -> bool {
         let mut is_any = false;
@@ -204,6 +214,12 @@ impl Tasks {
             self.note_waiting(bound.job);
         }
         is_any
+    }
+
+    /// A primary knows every job that it or an earlier one may have dealt: marks of others are of
+    /// jobs that ended.
+    pub fn forget_early(&mut self) {
+        self.early.clear();
     }
 
     /// Takes what the primary tells; `is_complete` where earlier marks are void. Marks of a job

@@ -52,8 +52,10 @@ use self::feed::Feed;
 use self::followed::Followed;
 pub use self::held::{Dealt, Stage};
 use self::lost::Lost;
+pub use self::seat::RENEW_INTERVAL;
 use self::seat::Seat;
 use self::tasks::Tasks;
+pub use self::workers::WORKER_TIMEOUT;
 use self::workers::Workers;
 
 /// The link to a master.
@@ -285,6 +287,7 @@ impl Balancer {
     /// Walks the whole state and panics on a broken invariant.
     pub fn check_invariants(&self) {
         self.tasks.check_invariants();
+        self.auxiliary.check_invariants(&self.tasks);
         assert!(!self.was_dealing || self.seat.is_some(), "a balancer without a seat deals");
         assert!(
             !self.was_dealing || self.replan == Replan::Nothing,
@@ -293,17 +296,21 @@ impl Balancer {
     }
 
     /// True where tasks may be dealt, recalled and killed, and the masters asked for their fate:
-    /// the lease holds, and everything is known that an earlier primary can have dealt.
+    /// the lease holds, everything is known that an earlier primary can have dealt, and no successor
+    /// would rely on marks that this one does not keep.
     fn may_deal(&self, now: Instant) -> bool {
         let holder = self.seat.as_ref().filter(|seat| seat.holds_lease(now));
-        holder.is_some_and(|seat| self.feed.reaches(seat.known_from()))
+        let knows_all = holder.is_some_and(|seat| self.feed.reaches(seat.known_from()));
+        knows_all && !self.auxiliary.forbids_dealing()
     }
 
     /// As primary: sends the auxiliary what it must know.
     fn tick_auxiliary(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
         let Some(seat) = self.seat.as_mut().filter(|seat| seat.is_primary()) else { return };
         let slot_count = self.workers.slot_count();
-        let primary = Primary { group: seat.group, feed: self.feed.after(), slot_count };
+        let feed = self.feed.is_ready().then(|| self.feed.after());
+        let (group, last_request) = (seat.group, self.last_request);
+        let primary = Primary { group, feed, slot_count, last_request };
         let was_news = self.auxiliary.is_news();
         self.auxiliary.tick(now, &primary, &mut self.tasks, effects);
         if self.auxiliary.is_news() && !was_news {
@@ -397,7 +404,9 @@ impl Balancer {
             self.counters.silent_workers += 1;
             self.give_up(worker);
         }
-        if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now)) {
+        let feed = &self.feed;
+        let is_known = |seat: &Seat| feed.reaches(seat.known_from().max(seat.held_back()));
+        if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now, is_known(seat))) {
             self.tasks.end_doubt();
             self.replan = Replan::Everyone;
         }

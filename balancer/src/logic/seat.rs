@@ -13,7 +13,7 @@ use super::marks::Doubt;
 use super::workers::WORKER_TIMEOUT;
 
 /// How often the lease is renewed.
-const RENEW_INTERVAL: Duration = Duration::from_millis(250);
+pub const RENEW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Taken off the end of a lease, for the time that an answer may be held up in this process.
 const LEASE_MARGIN: Duration = Duration::from_millis(100);
@@ -28,7 +28,8 @@ const FIRST_EPOCH: Epoch = Epoch(1);
 /// list them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grace {
-    until: Instant,
+    /// When it ends; unknown until all is known that was granted up to `index`.
+    until: Option<Instant>,
     /// Jobs that were granted up to here are held back.
     index: LogIndex,
 }
@@ -65,7 +66,8 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The seat that the masters gave. A lease of an earlier seat under the same epoch goes on.
+    /// The seat that the masters gave. A lease of an earlier seat under the same epoch goes on; a
+    /// newer seat stays, because a master that lags behind may answer.
     pub(super) fn given(now: Instant, registered: &NodeRegistered, before: Option<&Seat>) -> Seat {
         let (group, epoch) = (registered.group, Epoch(registered.epoch));
         let is_primary = registered.is_primary == 1;
@@ -80,12 +82,13 @@ impl Seat {
             asked: VecDeque::new(),
         };
         match before {
-            Some(before) if (before.group, before.epoch) == (group, epoch) => Seat {
-                until: if is_primary { before.until } else { Instant(0) },
-                held: before.held,
-                grace: before.grace,
-                ..seat
-            },
+            // What was in doubt is not any more where the seat is another one.
+            Some(before) if is_primary && (before.group, before.epoch) == (group, epoch) => {
+                Seat { until: before.until, held: before.held, grace: before.grace, ..seat }
+            }
+            Some(before) if before.group == group && epoch < before.epoch => {
+                Seat { renew_due: now, asked: VecDeque::new(), ..before.clone() }
+            }
             _ => seat,
         }
     }
@@ -155,12 +158,7 @@ impl Seat {
     }
 
     /// A renewal was answered.
-    pub(super) fn renewed(
-        &mut self,
-        now: Instant,
-        request: RequestId,
-        reply: &LeaseReply,
-    ) -> Renewed {
+    pub(super) fn renewed(&mut self, request: RequestId, reply: &LeaseReply) -> Renewed {
         let Some(asked_at) = self.take_asked(request) else {
             return Renewed::NotAsked;
         };
@@ -171,7 +169,8 @@ impl Seat {
         self.epoch = epoch;
         let was_primary = std::mem::replace(&mut self.is_primary, reply.is_primary == 1);
         if !self.is_primary {
-            (self.until, self.grace) = (Instant(0), None);
+            // Primary again, even under the same epoch, it begins anew: its doubts are gone.
+            (self.until, self.held, self.grace) = (Instant(0), None, None);
             return if was_primary { Renewed::Ended } else { Renewed::Held };
         }
         let lease = Duration::from_millis(u64::from(reply.lease_ms)) - LEASE_MARGIN;
@@ -185,7 +184,7 @@ impl Seat {
         if epoch == FIRST_EPOCH {
             return Renewed::Began(None);
         }
-        self.begin_grace(now, index);
+        self.begin_grace(index);
         Renewed::Began(Some(Doubt { index, is_all: reply.is_all_dealt == 1 }))
     }
 
@@ -195,13 +194,20 @@ impl Seat {
     }
 
     /// What was granted up to `index` may be held by workers that have not listed it yet.
-    pub(super) fn begin_grace(&mut self, now: Instant, index: LogIndex) {
-        self.grace = Some(Grace { until: now + WORKER_TIMEOUT, index });
+    pub(super) fn begin_grace(&mut self, index: LogIndex) {
+        self.grace = Some(Grace { until: None, index });
     }
 
-    /// True where the grace ended by now.
-    pub(super) fn end_grace(&mut self, now: Instant) -> bool {
-        self.grace.take_if(|grace| now >= grace.until).is_some()
+    /// True where the grace ended by now. It is counted from when everything `is_known` that it is
+    /// about: what workers list of jobs that are not known here is lost.
+    pub(super) fn end_grace(&mut self, now: Instant, is_known: bool) -> bool {
+        let Some(grace) = &mut self.grace else { return false };
+        if !is_known {
+            grace.until = None;
+            return false;
+        }
+        let until = *grace.until.get_or_insert(now + WORKER_TIMEOUT);
+        self.grace.take_if(|_| now >= until).is_some()
     }
 
     /// Jobs granted up to here are held back.
@@ -217,6 +223,6 @@ impl Seat {
 
     /// When something is due that needs nobody.
     pub(super) fn grace_deadline(&self) -> Option<Instant> {
-        self.grace.map(|grace| grace.until)
+        self.grace.and_then(|grace| grace.until)
     }
 }

@@ -445,6 +445,7 @@ impl Tasks {
             waiting.into_iter().chain(foreign).for_each(|taken| settled.remove(taken));
             superseded.extend(settled.iter());
         }
+        self.touch(id);
         self.note_waiting(id);
         superseded
     }
@@ -482,6 +483,7 @@ impl Tasks {
         dealing.job.waiting.remove(&range);
         // Of what was not granted yet it is known as well.
         dealing.job.granted.insert(range);
+        self.touch(id);
         self.note_waiting(id);
     }
 

@@ -11,7 +11,7 @@ use super::plan::{Needs, WorkerView};
 use super::tasks::Tasks;
 
 /// How long a worker may be silent before its tasks are dealt again.
-pub(super) const WORKER_TIMEOUT: Duration = Duration::from_secs(3);
+pub const WORKER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a silent worker is counted among those that cannot be reached.
 const FORGET: Duration = Duration::from_secs(600);

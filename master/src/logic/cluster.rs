@@ -182,7 +182,7 @@ impl Cluster {
                     self.keyspace.transact(&compares, writes, index)
                 }
                 ClientChange::Fold { job, fold, file, segment_count } => {
-                    let output = self.end_fold(job, fold, file, segment_count, index);
+                    let output = self.end_fold(job, fold, file, segment_count, index, log_time_us);
                     self.begin_folds(&[job], index, log_time_us);
                     output
                 }

@@ -7,6 +7,8 @@
 //! among the jobs of users, and whatever becomes of its task, theirs goes on. Deliberately not here:
 //! how segments are packed.
 
+pub mod patience;
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -146,7 +148,8 @@ impl Cluster {
     }
 
     /// False where segments are to wait: many are listed and a fold that makes them fewer is under
-    /// way. Where none is, waiting would help nobody.
+    /// way. Where none is, waiting would help nobody. How long they wait is bounded by
+    /// [`Patience`](patience::Patience).
     #[must_use]
     pub fn has_room_for_segments(&self) -> bool {
         let is_folding = || self.folds.folds.values().any(|fold| fold.task.is_some());
@@ -238,16 +241,20 @@ impl Cluster {
         self.folds.resting.insert((until_us, id, number), ());
     }
 
-    /// An internal job has its outcome: it is forgotten. Where its fold is not over, the fold rests
-    /// and is tried again.
+    /// An internal job has its outcome: it is forgotten. Where its fold is not over and nobody said
+    /// before that it came to nothing, the fold rests and is tried again.
     pub(super) fn fold_task_ended(&mut self, task: JobId, log_time_us: u64) {
         self.jobs.remove(&task);
-        if let Some((id, number)) = self.folds.tasks.remove(&task) {
+        let Some((id, number)) = self.folds.tasks.remove(&task) else { return };
+        let fold = self.folds.folds.get(&(id, number));
+        if fold.is_some_and(|fold| fold.task == Some(task)) {
             self.rest(id, number, log_time_us);
         }
     }
 
-    /// A worker stored the segment that takes the place of the first `segment_count` of a fold.
+    /// A worker stored the segment that takes the place of the first `segment_count` of a fold; or
+    /// it says with no file and none of them that the fold came to nothing. The outcome of its task
+    /// may be late: it can wait behind a status frame for which there is no room.
     pub(super) fn end_fold(
         &mut self,
         id: JobId,
@@ -255,6 +262,7 @@ impl Cluster {
         file: FileId,
         segment_count: u64,
         index: LogIndex,
+        log_time_us: u64,
     ) -> Output {
         let Some(job) = self.jobs.get_mut(&id) else {
             return Output::refused(ErrorCode::NotFound, format!("there is no job {id}"));
@@ -264,6 +272,12 @@ impl Cluster {
             let is_listed = job.segments.iter().any(|segment| segment.file == file);
             return Output::Folded { index, is_listed };
         };
+        if segment_count == 0 && file.is_nil() {
+            if fold.task.is_some() {
+                self.rest(id, number, log_time_us);
+            }
+            return Output::Folded { index, is_listed: false };
+        }
         if segment_count == 0 || segment_count > fold.segment_count {
             let text = format!("fold {number} has {} segments", fold.segment_count);
             return Output::refused(ErrorCode::Invalid, text);

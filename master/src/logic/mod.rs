@@ -43,8 +43,10 @@ use proto::time::{Duration, Instant};
 use self::cluster::Cluster;
 use self::commands::{Command, Output};
 use self::feeds::Feeds;
+use self::folds::patience::Patience;
 use self::frames::Frames;
-use self::leases::{Leases, Proposal};
+pub use self::leases::LEASE;
+use self::leases::Leases;
 use self::members::Members;
 use self::nodes::Registration;
 use self::queries::{Asked, Surroundings};
@@ -119,6 +121,8 @@ pub struct Master {
     frames: Frames,
     /// As leader: when the leases of balancers are over.
     leases: Leases,
+    /// As leader: how long what names segments was refused.
+    segment_patience: Patience,
     /// The log's time, and when it was so by this process's clock.
     log_clock: (LogTime, Instant),
     /// When this master was last told the time.
@@ -159,6 +163,7 @@ impl Master {
             feeds: Feeds::default(),
             frames: Frames::default(),
             leases: Leases::default(),
+            segment_patience: Patience::default(),
             log_clock: (LogTime::default(), Instant(0)),
             now: Instant(0),
             is_retaining: false,
@@ -494,8 +499,8 @@ impl Master {
         self.retain(now, effects);
         self.members.tick(now, &self.setting, self.cluster_uuid, effects);
         let term = self.leads().then(|| self.member.term());
-        for (group, command) in self.leases.tick(now, term, &self.member.state().nodes) {
-            self.invoke(now, &command, Waiting::Group(group, Proposal::End), effects);
+        for (group, serial, command) in self.leases.tick(now, term, &self.member.state().nodes) {
+            self.invoke(now, &command, Waiting::Group(group, serial), effects);
         }
         if self.leads()
             && let Some(change) = self.members.promotion(now, self.member.members())

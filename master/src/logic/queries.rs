@@ -29,7 +29,7 @@ const ANSWER_RANGES: usize = (8 << 20) / size_of::<SegmentRange>();
 const PARTITIONS: u64 = 1 << 16;
 
 /// Replicas of a file where there are storage nodes enough.
-const REPLICAS: u32 = 2;
+pub const REPLICAS: u32 = 2;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Who waits for what, and what they are told in the end: replies and refusals.
 
-use consensus::Failure;
+use consensus::{Failure, Term};
 use node::logic::network::{NetworkEffect, Peer, Sender};
 use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::limits;
@@ -17,7 +17,7 @@ use proto::wire::bytes_of;
 
 use super::commands::{AnsweredRun, Output};
 use super::jobs::verdict_run;
-use super::leases::{LEASE, Proposal};
+use super::leases::{Fate, LEASE, Serial};
 use super::queries::{self, Asked, Query};
 use super::{Effect, Master};
 
@@ -38,7 +38,7 @@ pub(super) enum Waiting {
     /// This master, for members that it promoted.
     Promotion,
     /// This master, for what it proposed of a balancer group.
-    Group(u64, Proposal),
+    Group(u64, Serial),
     /// This master, for jobs that are due to be forgotten.
     Retention,
 }
@@ -57,17 +57,29 @@ pub(super) enum Wanted {
     /// A client, its change; of this job, nil where it is of none.
     Change { job: JobId },
     /// A node, its registration.
-    Registration { node: NodeId },
+    Registration { node: NodeId, incarnation: Incarnation },
     /// A worker, its status frame.
     Frame { incarnation: Incarnation, frame: u64 },
     /// A balancer, which of the runs that it asked about are unfinished.
     Unfinished,
     /// A balancer, its lease.
-    Lease { node: NodeId, incarnation: Incarnation, epoch: Epoch },
+    Lease(LeaseWanted),
     /// Anybody, an answer from a state that has all that was acknowledged before.
     Answer(Query),
     /// A new master, its place.
     Place,
+}
+
+/// Which lease a balancer wants.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeaseWanted {
+    pub(super) node: NodeId,
+    pub(super) incarnation: Incarnation,
+    /// The epoch that it holds; 0 from an auxiliary.
+    pub(super) epoch: Epoch,
+    /// When it was asked for, and in which term of this leader.
+    pub(super) asked_at: Instant,
+    pub(super) term: Term,
 }
 
 impl Waiting {
@@ -93,7 +105,9 @@ impl Master {
                 return;
             }
             Waiting::Promotion => return,
-            Waiting::Group(group, proposal) => return self.leases.settled(group, proposal),
+            Waiting::Group(group, serial) => {
+                return self.leases.settled(group, serial, Fate::Applied);
+            }
             Waiting::Retention => {
                 self.is_retaining = false;
                 if matches!(output, Output::Retained { is_more: true }) {
@@ -142,7 +156,7 @@ impl Master {
                 };
                 send(peer, request, encode(&folded, &[]), effects);
             }
-            (Wanted::Registration { node }, Output::Registered { .. }) => {
+            (Wanted::Registration { node, .. }, Output::Registered { .. }) => {
                 self.reply_registered(peer, request, node, effects);
             }
             (Wanted::Frame { incarnation, frame }, Output::Runs { index, again, refused }) => {
@@ -196,7 +210,11 @@ impl Master {
                 return;
             }
             Waiting::Promotion => return self.members.promotion_ended(),
-            Waiting::Group(group, proposal) => return self.leases.settled(*group, *proposal),
+            Waiting::Group(group, serial) => {
+                let is_over = failure.is_without_effect();
+                let fate = if is_over { Fate::Nothing } else { Fate::Unknown };
+                return self.leases.settled(*group, *serial, fate);
+            }
             Waiting::Retention => {
                 self.is_retaining = false;
                 return;
@@ -217,25 +235,40 @@ impl Master {
     /// The state has all that was acknowledged before the read.
     pub(super) fn on_read_ready(&mut self, who: Waiting, effects: &mut Vec<Effect>) {
         let Waiting::Peer(Waiter { peer, request, wanted }) = who else { return };
-        let (node, incarnation, epoch) = match wanted {
+        let wanted = match wanted {
             Wanted::Answer(query) => {
                 return self.ask(LogIndex(0), Asked { peer, request, query }, effects);
             }
-            Wanted::Lease { node, incarnation, epoch } => (node, incarnation, epoch),
+            Wanted::Registration { node, incarnation } => {
+                if self.cluster().nodes.incarnation_of(node) == Some(incarnation) {
+                    return self.reply_registered(peer, request, node, effects);
+                }
+                let text = format!("incarnation {incarnation} of node {node} is over");
+                let refusal = Output::refused(ErrorCode::OldEpoch, text);
+                return self.send_refusal(peer, request, 0, &refusal, effects);
+            }
+            Wanted::Lease(wanted) => wanted,
             _ => return,
         };
+        let LeaseWanted { node, incarnation, epoch, asked_at, term } = wanted;
         let cluster = self.cluster();
-        let Some(known) = cluster.nodes.nodes.get(&node) else { return };
-        let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
         if !self.leads() {
             // Whoever leads now may have promoted another one.
             return self.refuse_follower(peer, request, LeaseRenew::TYPE, effects);
         }
+        let known = cluster.nodes.nodes.get(&node);
+        let Some(known) = known.filter(|known| known.registration.role == Role::Balancer) else {
+            let refusal = Output::refused(ErrorCode::OldEpoch, "it has not registered");
+            return self.send_refusal(peer, request, LeaseRenew::TYPE, &refusal, effects);
+        };
+        let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
         let is_this_one = known.registration.incarnation == incarnation;
         let is_primary = is_this_one
             && group.primary == Some(node)
             && (epoch == group.epoch || epoch == Epoch(0))
-            && self.leases.may_answer(self.now, known.group, group.epoch);
+            // What an earlier term counted is no matter of the leases of this one.
+            && self.member.term() == term
+            && self.leases.may_grant(self.now, known.group, group.epoch, asked_at);
         let auxiliary = cluster.nodes.auxiliary_of(&group);
         let (auxiliary_uuid, auxiliary_incarnation, is_in_step) =
             auxiliary.unwrap_or((NodeId(0), Incarnation(0), false));

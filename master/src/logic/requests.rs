@@ -19,10 +19,10 @@ use proto::wire::items_of;
 use super::commands::{self, Asker, ClientChange, Command, Compare, Output, Write};
 use super::frames::{self, StatusFrame};
 use super::jobs::ReportedRun;
-use super::leases::{Proposal, Renewal};
+use super::leases::{Renewal, group_of};
 use super::nodes::Registration;
 use super::queries::{Asked, Query};
-use super::replies::{Waiting, Wanted};
+use super::replies::{LeaseWanted, Waiting, Wanted};
 use super::submissions::Submission;
 use super::{Effect, Master};
 
@@ -207,13 +207,15 @@ impl Master {
             weight: register.weight,
             member: 0,
         };
-        let known = self.cluster().nodes.nodes.get(&sender.node);
+        let (node, incarnation) = (sender.node, sender.incarnation);
+        let who = Waiting::peer(sender, record, Wanted::Registration { node, incarnation });
+        let known = self.cluster().nodes.nodes.get(&node);
         if known.is_some_and(|known| known.registration == registration) {
-            // Asked again, for instance after a reconnect: no log entry is owed.
-            self.reply_registered(sender.peer, record.request_id(), sender.node, effects);
+            // Asked again, for instance after a reconnect: no log entry is owed. But this master
+            // may lag, and whoever asks is to hear of its seat and its balancers as they are.
+            self.read(now, who, effects);
             return Ok(());
         }
-        let who = Waiting::peer(sender, record, Wanted::Registration { node: sender.node });
         self.invoke(now, &Command::Register(registration), who, effects);
         Ok(())
     }
@@ -230,33 +232,56 @@ impl Master {
             self.refuse_follower(sender.peer, record.request_id(), LeaseRenew::TYPE, effects);
             return Ok(());
         }
-        if renew.epoch != 0 {
+        if sender.role != Role::Balancer {
+            let text = "a balancer's lease is renewed by that balancer";
+            let refusal = Output::refused(ErrorCode::NotAllowed, text);
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        // One that has not registered is told so when this master has read what the log has.
+        if let Some(number) = group_of(&self.cluster().nodes, sender.node, sender.incarnation) {
+            self.count_renewal(now, sender, number, &renew, running, effects);
+        }
+        let wanted = Wanted::Lease(LeaseWanted {
+            node: sender.node,
+            incarnation: sender.incarnation,
+            epoch: Epoch(renew.epoch),
+            asked_at: now,
+            term: self.member.term(),
+        });
+        self.read(now, Waiting::peer(sender, record, wanted), effects);
+        Ok(())
+    }
+
+    /// Takes over what a balancer of a group says with a renewal.
+    fn count_renewal(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        number: u64,
+        renew: &LeaseRenew,
+        running: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
+        let nodes = &self.member.state().nodes;
+        let epoch = Epoch(renew.epoch);
+        let group = nodes.groups.get(&number);
+        if group.is_some_and(|group| group.primary == Some(sender.node) && group.epoch == epoch) {
             let running = items_of::<TaskRun>(running).unwrap_or_default();
             let counts = running.iter().map(|run| (run.job_uuid.into(), { run.task_count }));
-            self.running.insert(renew.group, counts.collect());
+            self.running.insert(number, counts.collect());
         }
-        let nodes = &self.member.state().nodes;
-        let group = nodes.nodes.get(&sender.node).map_or(0, |node| node.group);
         let auxiliary = AuxiliaryState::from_wire(renew.auxiliary);
         let renewal = Renewal {
             node: sender.node,
             incarnation: sender.incarnation,
-            epoch: Epoch(renew.epoch),
+            epoch,
             reachable_count: renew.reachable_count,
             auxiliary: auxiliary.map(|state| (state, Incarnation(renew.auxiliary_incarnation))),
         };
-        if group != 0
-            && let Some(command) = self.leases.renewed(now, group, &renewal, nodes)
-        {
-            self.invoke(now, &command, Waiting::Group(group, Proposal::Note), effects);
+        if let Some((serial, command)) = self.leases.renewed(now, number, &renewal, nodes) {
+            self.invoke(now, &command, Waiting::Group(number, serial), effects);
         }
-        let wanted = Wanted::Lease {
-            node: sender.node,
-            incarnation: sender.incarnation,
-            epoch: Epoch(renew.epoch),
-        };
-        self.read(now, Waiting::peer(sender, record, wanted), effects);
-        Ok(())
     }
 
     fn on_lost(
@@ -300,7 +325,10 @@ impl Master {
     ) {
         let is_listing =
             !frame.segments.is_empty() || frame.runs.iter().any(|run| !run.segment.is_nil());
-        if is_listing && !self.cluster().has_room_for_segments() {
+        // A master that does not lead knows no better than to say who does.
+        let must_wait =
+            is_listing && self.leads() && self.segment_patience.must_wait(now, self.member.state());
+        if must_wait {
             self.refuse_segments(sender.peer, record.request_id(), effects);
             return;
         }

@@ -1,8 +1,9 @@
 //! The segments of one job: which tasks' results each holds, and which of them are being folded.
 //!
-//! Part of the replicated state. Positions in the list never change, so that a reader who goes on
-//! behind the last one that it read misses nothing: what a fold makes stands at the end. When a fold
-//! begins, and who carries it out, is the matter of `folds.rs`.
+//! Part of the replicated state. Positions in the list never change, and what was listed only ever
+//! moves to a higher one, so that a reader who goes on behind the last one that it read misses
+//! nothing: what a fold makes stands at the end. When a fold begins, and who carries it out, is the
+//! matter of `folds.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -99,27 +100,32 @@ impl SegmentList {
     }
 
     /// Gives the first free segments of a level, at most `limit`, to a fold. Returns how many it
-    /// has. A segment that is listed twice among them is listed once from then on.
+    /// has. A segment that is listed twice among them is listed once from then on, at the last of
+    /// its positions: a reader who is between the two has yet to meet that one.
     pub fn begin_fold(&mut self, fold: u64, level: u8, limit: u64) -> u64 {
-        let mut known: BTreeMap<FileId, usize> = BTreeMap::new();
-        let (mut taken, mut count) = (0, 0);
-        let mut kept: Vec<Segment> = Vec::with_capacity(self.segments.len());
-        for mut segment in std::mem::take(&mut self.segments) {
+        // For each file, its last position and everything that it holds.
+        let mut files: BTreeMap<FileId, (u64, Vec<Range<u64>>)> = BTreeMap::new();
+        let mut taken = 0;
+        for segment in &mut self.segments {
             if segment.level == level && segment.fold == 0 && taken < limit {
                 taken += 1;
                 segment.fold = fold;
-                let first = known.get(&segment.file).and_then(|&at| kept.get_mut(at));
-                if let Some(first) = first {
-                    first.tasks.append(&mut segment.tasks);
-                    join(&mut first.tasks);
-                    continue;
-                }
-                known.insert(segment.file, kept.len());
-                count += 1;
+                let (last, tasks) = files.entry(segment.file).or_default();
+                *last = segment.number;
+                tasks.append(&mut segment.tasks);
             }
-            kept.push(segment);
         }
-        self.segments = kept;
+        let count = files.len() as u64;
+        self.segments.retain_mut(|segment| {
+            if segment.fold != fold {
+                return true;
+            }
+            let last = files.get_mut(&segment.file).filter(|(last, _)| *last == segment.number);
+            let Some((_, tasks)) = last else { return false };
+            segment.tasks = std::mem::take(tasks);
+            join(&mut segment.tasks);
+            true
+        });
         self.take_free(level, taken);
         count
     }
@@ -257,10 +263,31 @@ mod tests {
         list.add(FileId(1), one(500, 501));
         assert_eq!((list.len(), list.begin_fold(9, 0, 100)), (21, 20));
         list.check_invariants();
-        let first = list.behind(0, 9).next().unwrap();
-        assert_eq!((first.file, &first.tasks), (FileId(1), &vec![0..10, 500..501]));
+        // At its last place: who has read the first one still meets everything.
+        assert!(numbers(&list).into_iter().eq(2..=21));
+        let last = list.behind(20, 9).next().unwrap();
+        assert_eq!((last.file, &last.tasks), (FileId(1), &vec![0..10, 500..501]));
         list.end_fold(9, 20, FileId(0), 1);
         assert!(list.is_empty(), "what nobody accepted is not listed");
         list.check_invariants();
+    }
+
+    #[test]
+    fn a_reader_in_the_middle_of_the_list_misses_nothing_when_a_fold_begins() {
+        for page in 0..=23 {
+            let mut list = list(20);
+            for (file, first) in [(1, 500), (5, 600), (1, 700)] {
+                list.add(FileId(file), one(first, first + 1));
+            }
+            let mut all: Vec<Range<u64>> = list.iter().flat_map(|it| it.tasks.clone()).collect();
+            let first_page = list.iter().filter(|it| it.number <= page);
+            let mut read: Vec<Range<u64>> = first_page.flat_map(|it| it.tasks.clone()).collect();
+            list.begin_fold(9, 0, 100);
+            list.check_invariants();
+            read.extend(list.behind(page, 0).flat_map(|it| it.tasks.clone()));
+            join(&mut all);
+            join(&mut read);
+            assert_eq!(read, all, "a first page that ends with {page}");
+        }
     }
 }

@@ -342,7 +342,7 @@ message! {
         segment_uuid: WireUuid,
         /// How many of the fold's segments it holds, the first ones in the order of the list. Where
         /// that is not all of them, the next one would have made it too large; those behind stay
-        /// listed.
+        /// listed. 0, with no segment, where the fold came to nothing: it is tried again later.
         segment_count: u64,
     }
 }
@@ -353,7 +353,7 @@ message! {
         /// Log index of the entry.
         index: u64,
         /// 1 where the new segment is listed instead of the old ones; 0 where it is not: the old
-        /// ones were no longer listed.
+        /// ones were no longer listed, or the fold came to nothing.
         is_listed: u8,
     }
 }

@@ -10,7 +10,7 @@ use proto::wire::bytes_of;
 use super::held::Held;
 
 /// How often a balancer hears of a worker that has nothing else to say.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// How long a balancer may be silent before the link to it is opened anew.
 const SILENCE: Duration = Duration::from_millis(3_000);

@@ -44,6 +44,7 @@ use proto::time::{Duration, Instant};
 use proto::wire::items_of;
 
 use self::accounting::Accounting;
+pub use self::balancers::HEARTBEAT;
 use self::balancers::{Balancers, Heartbeat};
 pub use self::deals::EXIT_NOT_STARTED;
 pub use self::execution::PIECE;
@@ -509,7 +510,10 @@ impl Worker {
                     self.epoch = Epoch(reply.epoch);
                     self.balancers.hurry(now);
                 }
-                self.obey(items_of(runs).unwrap_or_default(), effects);
+                if Epoch(reply.epoch) == self.epoch {
+                    // One that was replaced, or holds no lease, orders nothing.
+                    self.obey(items_of(runs).unwrap_or_default(), effects);
+                }
             }
             TaskRecall::TYPE => {
                 let (recall, [runs]) = record.open::<TaskRecall, 1>()?;

@@ -412,6 +412,23 @@ fn an_order_to_kill_drops_what_waits_and_cancels_what_runs() {
 }
 
 #[test]
+fn an_order_of_an_epoch_that_is_over_kills_nothing() {
+    let mut bench = Bench::registered();
+    bench.heartbeat_reply(AUXILIARY, EPOCH + 1, 0, &[]);
+    bench.hear(AUXILIARY, &Deal { epoch: EPOCH + 1, ..deal(0..10) }.record());
+    bench.started();
+    let order = task_run(JOB, &(0..10), EPOCH << 32 | 1, Order::Kill.to_wire());
+    for epoch in [EPOCH, 0] {
+        bench.heartbeat_reply(PRIMARY, epoch, 1, &[order]);
+        assert!(bench.cancelled().is_empty(), "epoch {epoch} is over");
+        assert_eq!(bench.worker.held.waiting_count(), 8);
+    }
+    bench.heartbeat_reply(AUXILIARY, EPOCH + 1, 1, &[order]);
+    assert_eq!(bench.cancelled(), [0, 1]);
+    assert_eq!(bench.worker.held.waiting_count(), 0);
+}
+
+#[test]
 fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
     let mut bench = Bench::registered();
     bench.hear(PRIMARY, &deal(0..2).record());

@@ -194,7 +194,7 @@ impl CommandRuntime {
         let description = &task.spec.description;
         // Bringing the inputs is not the task's time.
         let limit = description.time_limit.map(|limit| self.clock.now() + limit);
-        let (mut group, mut killed) = (None, None);
+        let (mut group, mut killed, mut given_up) = (None, None, None);
         let mut memory = Memory {
             limit_bytes: description.memory_bytes,
             cgroup,
@@ -251,6 +251,13 @@ impl CommandRuntime {
                 }
             }
             let now = self.clock.now();
+            if given_up.is_some_and(|given_up| given_up <= now) {
+                // The task may have stopped it, or it waits for what does not end.
+                tracing::warn!(job = %task.spec.job, task = %task.index,
+                    "a spawn helper does not end its task: it is killed");
+                running.kill_helper();
+                return Err(Obstacle::HelperDied);
+            }
             if sample_due <= now {
                 sample_due = now + SAMPLE;
                 if let Err(error) = folder.cut_outputs() {
@@ -270,6 +277,7 @@ impl CommandRuntime {
                 };
                 if killed.is_some() {
                     running.kill();
+                    given_up = Some(now + self.equipment.spawner.patience());
                     cgroup.into_iter().for_each(Cgroup::kill);
                 }
             }

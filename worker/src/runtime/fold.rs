@@ -106,6 +106,16 @@ impl FoldRuntime {
         tracing::info!(%job, fold, segment_count, %segment, is_listed, "segments were folded");
         Ok(())
     }
+
+    /// Tells the masters that they need not wait for a fold. The task's outcome says the same, but
+    /// may stand behind a status frame that waits for this very fold to make room.
+    fn came_to_nothing(&self, job: JobId, fold: u64, cancel: &Cancel) {
+        let request = Request::Fold { job, fold, segment: FileId(0), segment_count: 0 };
+        if let Err(error) = wait(self.client.begin(request), cancel) {
+            let error = node::log::chain(&error);
+            tracing::debug!(%job, fold, %error, "nobody was told that a fold came to nothing");
+        }
+    }
 }
 
 impl Runtime for FoldRuntime {
@@ -113,15 +123,23 @@ impl Runtime for FoldRuntime {
         let RuntimeKind::Fold { job, fold } = task.spec.description.runtime else {
             unreachable!("whoever chooses the runtime goes by the description");
         };
-        match self.fold(job, fold, cancel) {
-            Ok(()) => Ending::exit(0),
-            Err(NotFolded::Cancelled) => Ending::of(TaskState::Lost, 0, Cause::Cancelled),
-            Err(NotFolded::Client(error)) if is_gone(&error) => Ending::exit(0),
-            Err(error) => {
-                let error = node::log::chain(&error);
-                tracing::warn!(%job, fold, %error, "segments are not folded; tried again later");
-                Ending::exit(1)
-            }
+        ending(self.fold(job, fold, cancel), |error| {
+            let error = node::log::chain(&error);
+            tracing::warn!(%job, fold, %error, "segments are not folded; tried again later");
+            self.came_to_nothing(job, fold, cancel);
+        })
+    }
+}
+
+/// How the task ends. Where the fold failed, `tell` says so to the masters before.
+fn ending(result: Result<(), NotFolded>, tell: impl FnOnce(NotFolded)) -> Ending {
+    match result {
+        Ok(()) => Ending::exit(0),
+        Err(NotFolded::Cancelled) => Ending::of(TaskState::Lost, 0, Cause::Cancelled),
+        Err(NotFolded::Client(error)) if is_gone(&error) => Ending::exit(0),
+        Err(error) => {
+            tell(error);
+            Ending::exit(1)
         }
     }
 }
@@ -489,6 +507,23 @@ mod tests {
         assert_eq!(gathered.cut(), Some(2));
         let merged = gathered.merge(file(), &cancel()).unwrap();
         assert!(read(&merged).0.keys().eq(&[2, 4]));
+    }
+
+    #[test]
+    fn only_of_a_fold_that_failed_the_masters_are_told_that_it_came_to_nothing() {
+        let gone = CallFailure::Refused { code: ErrorCode::NotFound, text: String::new() };
+        let results = [
+            (Err(NotFolded::Disk(io::ErrorKind::StorageFull.into())), true, 1),
+            (Err(NotFolded::Client(ClientError::Segment(SegmentError::NotASegment))), true, 1),
+            (Err(NotFolded::Client(ClientError::Call(gone))), false, 0),
+            (Err(NotFolded::Cancelled), false, 0),
+            (Ok(()), false, 0),
+        ];
+        for (result, expected, exit_code) in results {
+            let (text, mut is_told) = (format!("{result:?}"), false);
+            let ending = ending(result, |_| is_told = true);
+            assert_eq!((is_told, ending.exit_code), (expected, exit_code), "{text}");
+        }
     }
 
     #[test]

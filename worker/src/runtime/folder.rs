@@ -174,7 +174,7 @@ impl TaskFolder {
     pub(super) fn close(mut self, is_kept: bool, is_alone: bool) -> io::Result<Option<TaskFolder>> {
         if !is_kept {
             // Where nobody can tell, it is not as it was.
-            if is_alone && self.untouched.renew().unwrap_or(false) {
+            if is_alone && self.untouched.renew(&self.path).unwrap_or(false) {
                 self.was_cut = [false; 2];
                 return Ok(Some(self));
             }

@@ -1,5 +1,6 @@
 //! The command runtime with real processes, started by a real helper: this test binary again.
 
+mod hostile;
 mod memory;
 mod outputs;
 

@@ -11,11 +11,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, RawDir, SeekFrom, Stat, fstat, openat, seek};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, SeekFrom, Stat, fstat, lstat, openat, seek};
 use rustix::fs::{flistxattr, ftruncate};
 use rustix::io::Errno;
 
-use crate::spawn::processes::{MARK, unmark};
+use crate::spawn::processes::{MARK, mark_bytes, unmark};
 
 /// Room for the entries that there should be; more are not wanted.
 const LIST_BYTES: usize = 512;
@@ -23,11 +23,15 @@ const LIST_BYTES: usize = 512;
 /// More names of attributes than a file is made with.
 const ATTRIBUTES_BYTES: usize = 256;
 
+/// More room on a disk than any file system gives to a mark (in blocks of [`Room`]).
+const MARK_BLOCKS: u64 = 2048;
+
 /// A file or folder that is held open, and what it was like.
 #[derive(Debug)]
 struct Known {
     open: OwnedFd,
     was: Picture,
+    made: Room,
 }
 
 /// What of a file or folder must not have changed.
@@ -37,8 +41,25 @@ struct Picture {
     mode: u32,
     owner: (u32, u32),
     links: u64,
+    /// Of a folder only: it stays large when its files are gone. Files are written to.
+    room: Option<Room>,
     /// Names of its extended attributes, access lists among them.
     attributes: Vec<u8>,
+}
+
+/// What something takes. A file may have room on the disk behind its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    bytes: u64,
+    /// Of 512 bytes.
+    blocks: u64,
+}
+
+impl Room {
+    fn of(found: &Stat) -> Room {
+        let number = |it: i64| u64::try_from(it).unwrap_or(u64::MAX);
+        Room { bytes: number(found.st_size), blocks: number(found.st_blocks) }
+    }
 }
 
 impl Picture {
@@ -55,6 +76,7 @@ impl Picture {
             mode: found.st_mode,
             owner: (found.st_uid, found.st_gid),
             links: found.st_nlink,
+            room: FileType::from_raw_mode(found.st_mode).is_dir().then(|| Room::of(found)),
             attributes: names.get(..length).unwrap_or_default().to_vec(),
         })
     }
@@ -64,8 +86,9 @@ impl Known {
     fn open(path: &Path, flags: OFlags) -> io::Result<Known> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = openat(CWD, path, flags, Mode::empty())?;
-        let was = Picture::of(&open, &fstat(&open)?)?;
-        Ok(Known { open, was })
+        let found = fstat(&open)?;
+        let was = Picture::of(&open, &found)?;
+        Ok(Known { open, was, made: Room::of(&found) })
     }
 
     fn folder(path: &Path) -> io::Result<Known> {
@@ -76,11 +99,24 @@ impl Known {
         Known::open(path, OFlags::WRONLY | OFlags::NONBLOCK)
     }
 
-    /// How long it is, if nothing but that changed.
-    fn same(&self) -> io::Result<Option<u64>> {
+    /// What it takes; nothing where it changed otherwise than a file that is written to.
+    fn same(&self) -> io::Result<Option<Room>> {
         let found = fstat(&self.open)?;
         let is_same = Picture::of(&self.open, &found)? == self.was;
-        Ok(is_same.then_some(u64::try_from(found.st_size).unwrap_or(u64::MAX)))
+        Ok(is_same.then(|| Room::of(&found)))
+    }
+
+    /// Whether a file has as little as it was made with, once it is cut off.
+    fn empty(&self) -> io::Result<bool> {
+        match self.same()? {
+            None => Ok(false),
+            Some(room) if room == self.made => Ok(true),
+            Some(_) => {
+                ftruncate(&self.open, 0)?;
+                // Not every file system gives back what is behind the end.
+                Ok(Room::of(&fstat(&self.open)?) == self.made)
+            }
+        }
     }
 
     /// Whether a folder has exactly these entries, and is what it was.
@@ -137,11 +173,16 @@ impl Untouched {
         unmark(&self.mark.open)
     }
 
-    /// Whether all is as it was but for what was printed, which is cut off.
+    /// Whether all is as it was but for what was printed, which is cut off, and still at this path.
     ///
     /// # Errors
     /// Where the system does not tell, so that nobody knows.
-    pub(super) fn renew(&self) -> io::Result<bool> {
+    pub(super) fn renew(&self, path: &Path) -> io::Result<bool> {
+        let (here, own) = (lstat(path)?, fstat(&self.root.open)?);
+        if (here.st_dev, here.st_ino) != (own.st_dev, own.st_ino) {
+            // Tasks of the worker's own user may move their folder, and put another one here.
+            return Ok(false);
+        }
         let root = [
             ("inputs", &self.inputs),
             ("scratch", &self.scratch),
@@ -155,25 +196,20 @@ impl Untouched {
             && self.outputs.has_only(&[])?
             && self.inputs.has_only(&[])?
             && self.told.has_only(&[])?
-            && self.mark.same()?.is_some();
-        if !is_as_it_was {
-            return Ok(false);
-        }
-        for stream in [&self.stdout, &self.stderr] {
-            match stream.same()? {
-                None => return Ok(false),
-                Some(0) => {}
-                Some(_) => ftruncate(&stream.open, 0)?,
-            }
-        }
-        Ok(true)
+            // The next one is written over it, and has to reach its end.
+            && self.mark.same()?.is_some_and(|room| {
+                room.bytes <= mark_bytes() && room.blocks <= MARK_BLOCKS
+            });
+        Ok(is_as_it_was && self.stdout.empty()? && self.stderr.empty()?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use rustix::fs::{FallocateFlags, fallocate};
 
     use super::*;
 
@@ -193,7 +229,7 @@ mod tests {
     fn what_was_printed_is_cut_off_and_nothing_else_may_have_changed() {
         let (folder, untouched) = made();
         for _ in 0..3 {
-            assert!(untouched.renew().unwrap());
+            assert!(untouched.renew(folder.path()).unwrap());
             assert_eq!(fs::read(folder.path().join("stdout")).unwrap(), b"");
             fs::write(folder.path().join("stdout"), "printed").unwrap();
             fs::write(folder.path().join(MARK), "1 2 3").unwrap();
@@ -225,7 +261,63 @@ mod tests {
         for (what, change) in changes {
             let (folder, untouched) = made();
             change(folder.path());
-            assert!(!untouched.renew().unwrap(), "{what}");
+            assert!(!untouched.renew(folder.path()).unwrap(), "{what}");
         }
+    }
+
+    #[test]
+    fn room_that_a_task_took_is_given_back_or_the_folder_is_not_handed_on() {
+        let (folder, untouched) = made();
+        for name in ["stdout", "stderr"] {
+            let file = fs::File::options().write(true).open(folder.path().join(name)).unwrap();
+            fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 20).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), 0);
+            let is_handed_on = untouched.renew(folder.path()).unwrap();
+            assert!(!is_handed_on || file.metadata().unwrap().blocks() == 0, "{name}");
+        }
+        let (folder, untouched) = made();
+        let mark = fs::File::options().write(true).open(folder.path().join(MARK)).unwrap();
+        fallocate(&mark, FallocateFlags::KEEP_SIZE, 0, 16 << 20).unwrap();
+        assert!(!untouched.renew(folder.path()).unwrap());
+        let (folder, untouched) = made();
+        let told = folder.path().join("told");
+        let room = || fs::metadata(&told).map(|it| (it.len(), it.blocks())).unwrap();
+        let before = room();
+        let files = || (0..2_000).map(|it| told.join(format!("{it:0100}")));
+        files().for_each(|it| fs::write(it, "").unwrap());
+        files().for_each(|it| fs::remove_file(it).unwrap());
+        // Not every file system leaves it as large.
+        assert_eq!(untouched.renew(folder.path()).unwrap(), room() == before);
+    }
+
+    #[test]
+    fn a_mark_that_a_task_made_longer_does_not_reach_the_next_one() {
+        let (folder, untouched) = made();
+        let mut text = vec![b'1'; usize::try_from(mark_bytes()).unwrap()];
+        fs::write(folder.path().join(MARK), &text).unwrap();
+        assert!(untouched.renew(folder.path()).unwrap());
+        text.push(b'1');
+        fs::write(folder.path().join(MARK), &text).unwrap();
+        assert!(!untouched.renew(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_is_not_handed_on_with_what_stands_in_its_place() {
+        let (folder, _untouched) = made();
+        let (path, other) = (folder.path().join("scratch/a"), folder.path().join("scratch/b"));
+        let made = || {
+            for name in ["", "inputs", "scratch", "scratch/outputs", "told"] {
+                fs::create_dir(path.join(name)).unwrap();
+            }
+            for name in ["stdout", "stderr", MARK] {
+                fs::write(path.join(name), "").unwrap();
+            }
+        };
+        made();
+        let untouched = Untouched::of(&path).unwrap();
+        assert!(untouched.renew(&path).unwrap());
+        fs::rename(&path, other).unwrap();
+        made();
+        assert!(!untouched.renew(&path).unwrap());
     }
 }

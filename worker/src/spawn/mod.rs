@@ -24,10 +24,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proto::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::cgroup::Cgroups;
 use processes::MARK;
@@ -42,6 +43,18 @@ pub const ENTRY: &str = "--spawn-helper";
 
 /// How long a helper may take to kill what runs before it is killed itself.
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// How long a helper may take to tell of the end of what it was to kill: longer than it tries to end
+/// what that left.
+const KILL_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a helper may leave what it is asked for unread. One that was stopped never reads it.
+const WRITE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// How often the end of a helper that was killed is looked for.
+const END_TRIES: usize = 400;
+
+const END_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// How the helper is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +82,7 @@ impl HelperProgram {
 pub struct Spawner {
     shared: Arc<Shared>,
     cgroups: Cgroups,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -137,13 +151,24 @@ impl Spawner {
         }
         let state = Mutex::default();
         let shared = Arc::new(Shared { program, folder, left, state });
-        Ok(Spawner { shared, cgroups: Cgroups::default() })
+        Ok(Spawner { shared, cgroups: Cgroups::default(), patience: KILL_PATIENCE })
     }
 
     /// The same, and tasks with a memory limit get cgroups of their own where there are any.
     #[must_use]
     pub fn with_cgroups(self, cgroups: Cgroups) -> Spawner {
         Spawner { cgroups, ..self }
+    }
+
+    /// The same, and helpers have less time to kill.
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Duration) -> Spawner {
+        Spawner { patience, ..self }
+    }
+
+    /// How long a helper may take to tell of the end of what it was to kill.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// What enforces memory limits.
@@ -189,7 +214,8 @@ impl Spawner {
         let ask = |(number, helper): (u64, Arc<Helper>)| {
             // Where this fails, the helper ends with what is returned.
             let (shared, incoming) = (self.shared.clone(), Incoming::default());
-            let running = Running { id, number, helper, incoming, has_ended: false, shared };
+            let (has_started, is_good) = (false, false);
+            let running = Running { id, number, helper, incoming, has_started, is_good, shared };
             let bytes = bytes
                 .as_ref()
                 .map_err(|_| io::Error::other("the command is larger than a helper takes"))?;
@@ -275,14 +301,17 @@ pub(crate) enum TellsStart {
 pub(crate) struct HelperDied;
 
 /// A process that a helper was asked for. If this is dropped before its end was told, it is killed
-/// together with its helper.
+/// together with its helper, which also ends where it could not end all that the process left: it
+/// would try that again with each process after it.
 #[derive(Debug)]
 pub(crate) struct Running {
     id: u64,
     number: u64,
     helper: Arc<Helper>,
     incoming: Incoming,
-    has_ended: bool,
+    has_started: bool,
+    /// Whether the helper can have another process.
+    is_good: bool,
     shared: Arc<Shared>,
 }
 
@@ -297,7 +326,13 @@ impl Running {
         loop {
             match self.incoming.next::<Answer>() {
                 Ok(Some(answer)) if answer.id() == self.id => {
-                    self.has_ended = !matches!(answer, Answer::Started { .. });
+                    match answer {
+                        // Told again and again, it would keep the worker from all else.
+                        Answer::Started { .. } if self.has_started => return Err(HelperDied),
+                        Answer::Started { .. } => self.has_started = true,
+                        Answer::NotStarted { .. } => self.is_good = true,
+                        Answer::Ended { is_alone, .. } => self.is_good = is_alone,
+                    }
                     return Ok(Some(answer));
                 }
                 Ok(None) => {}
@@ -332,11 +367,17 @@ impl Running {
             let _ = (&self.helper.stream).write_all(&bytes);
         }
     }
+
+    /// Kills the helper, not what it started.
+    pub(crate) fn kill_helper(&self) {
+        // Its number is its own until it is waited for, which its last holder does.
+        let _ = kill_process(Pid::from_child(&self.helper.child), Signal::KILL);
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.give_back(self.number, self.has_ended);
+        self.shared.give_back(self.number, self.is_good);
     }
 }
 
@@ -352,6 +393,7 @@ struct Helper {
 impl Helper {
     fn start(program: &HelperProgram, mark: PathBuf) -> io::Result<Helper> {
         let (stream, theirs) = UnixStream::pair()?;
+        stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         let mut command = std::process::Command::new(&program.program);
         if let Some(user) = program.user {
             // Other groups are given up as well: a root that names a user does that.
@@ -384,8 +426,68 @@ impl Drop for Helper {
         if !has_ended {
             let _ = self.child.kill();
         }
-        let _ = self.child.wait();
+        // One that is traced cannot be waited for before its tracer ended, which nobody may see to.
+        for _ in 0..END_TRIES {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::park_timeout(END_PAUSE);
+        }
         // The next start would find that it tells nothing that runs.
         let _ = fs::remove_file(&self.mark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process whose helper says these things, and what the helpers are among.
+    fn running(answers: &[Answer]) -> (Running, Arc<Shared>) {
+        let (stream, mut theirs) = UnixStream::pair().unwrap();
+        for answer in answers {
+            theirs.write_all(&encode(answer).unwrap()).unwrap();
+        }
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let helper = Arc::new(Helper { child, stream, mark: "/absent".into() });
+        let program = HelperProgram::this_one(None);
+        let (folder, left) = (PathBuf::new(), Vec::new());
+        let helpers = BTreeMap::from([(1, helper.clone())]);
+        let state = Mutex::new(State { helpers, ..State::default() });
+        let shared = Arc::new(Shared { program, folder, left, state });
+        let (incoming, has_started, is_good) = (Incoming::default(), false, false);
+        let (id, number) = (7, 1);
+        let of = shared.clone();
+        let running = Running { id, number, helper, incoming, has_started, is_good, shared: of };
+        (running, shared)
+    }
+
+    fn wait(running: &mut Running) -> Result<Option<Answer>, HelperDied> {
+        let (wake, _other) = UnixStream::pair().unwrap();
+        running.wait(PATIENCE, std::os::fd::AsFd::as_fd(&wake))
+    }
+
+    #[test]
+    fn a_helper_is_used_again_only_where_nothing_of_its_process_is_left() {
+        let ended = |is_alone| {
+            let (exit_code, cpu_us, peak_memory_bytes) = (0, 1, 1);
+            Answer::Ended { id: 7, exit_code, cpu_us, peak_memory_bytes, is_alone }
+        };
+        let refused = Answer::NotStarted { id: 7, reason: String::new(), is_of_machine: false };
+        for (answer, is_used) in [(ended(true), true), (ended(false), false), (refused, true)] {
+            let (mut running, shared) = running(&[answer]);
+            assert!(matches!(wait(&mut running), Ok(Some(_))));
+            drop(running);
+            let state = lock(&shared.state);
+            assert_eq!((state.idle.len(), state.helpers.len()), (is_used.into(), is_used.into()));
+        }
+    }
+
+    #[test]
+    fn a_helper_that_tells_a_start_again_is_not_heard_any_more() {
+        let started = || Answer::Started { id: 7, pid: 1 };
+        let (mut running, _shared) = running(&[started(), started()]);
+        assert!(matches!(wait(&mut running), Ok(Some(_))));
+        assert!(wait(&mut running).is_err());
     }
 }

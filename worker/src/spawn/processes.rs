@@ -97,6 +97,12 @@ fn boot() -> &'static str {
     })
 }
 
+/// The length of every mark.
+pub(crate) fn mark_bytes() -> u64 {
+    // The numbers and what stands between them.
+    (10 + 1 + 20 + 1 + boot().len() + 1) as u64
+}
+
 /// What a mark says of a running process: number, start, boot. All are of one length, so that a new
 /// one may be written over an old one.
 pub(super) fn mark(pid: Pid) -> io::Result<String> {
@@ -230,6 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let own = rustix::process::getpid();
         let text = mark(own).unwrap();
+        assert_eq!(text.len() as u64, mark_bytes());
         std::fs::write(folder.path().join(MARK), &text).unwrap();
         assert_eq!(marked(&folder.path().join(MARK), None).unwrap().pid, own);
         let uid = rustix::process::getuid().as_raw();

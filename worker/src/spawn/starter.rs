@@ -20,7 +20,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, set_child_subreaper,
+    DumpableBehavior, Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open,
+    set_child_subreaper, set_dumpable_behavior,
 };
 
 use super::processes;
@@ -33,6 +34,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often what a process left is killed: it may start others as fast as they are found.
 const ROUNDS: usize = 50;
+
+/// How long what was killed is given until it is waited for again.
+const WAIT_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often those are waited for that lost their parent while the process runs.
 const SWEEP: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -52,13 +56,14 @@ pub fn helper_main() -> ExitCode {
         incoming: Incoming::default(),
         entrances: VecDeque::new(),
         is_reaper: set_child_subreaper(Some(rustix::process::getpid())).is_ok(),
+        is_closed: false,
         child: None,
     };
     let ended = helper.run();
     if let Some(child) = helper.child.take() {
         child.kill();
         // Nobody is left who would want to know how it ended.
-        let _ = wait(child.pid);
+        let _ = wait_killing(child.pid);
     }
     if helper.is_reaper {
         end_rest();
@@ -105,6 +110,21 @@ fn wait(pid: Pid) -> io::Result<Usage> {
         Waited::Ended(_, usage) => Ok(usage),
         Waited::NotYet | Waited::Nobody => Err(io::Error::other("it is no child")),
     }
+}
+
+/// Waits for a child that ended or was killed. One that another process traces cannot be waited for
+/// before that ended; where a process started its tracer itself, that lost its parent and is a child of
+/// this one.
+fn wait_killing(pid: Pid) -> io::Result<Usage> {
+    for _ in 0..ROUNDS {
+        match wait_for(pid.as_raw_nonzero().get(), libc::WNOHANG)? {
+            Waited::Ended(_, usage) => return Ok(usage),
+            Waited::Nobody => return Err(io::Error::other("it is no child")),
+            Waited::NotYet => processes::kill_children()?,
+        }
+        std::thread::park_timeout(WAIT_PAUSE);
+    }
+    Err(io::Error::other("somebody else traces it"))
 }
 
 /// Waits for a child, or for any, as wait4 does.
@@ -166,6 +186,8 @@ struct Helper {
     entrances: VecDeque<OwnedFd>,
     /// Whether processes that lose their parent become children of this one.
     is_reaper: bool,
+    /// Whether other processes of its user are kept out of this one.
+    is_closed: bool,
     child: Option<Child>,
 }
 
@@ -246,7 +268,7 @@ impl Helper {
         let Some(child) = self.child.take() else { return Ok(()) };
         // What the leader left in its group ends with it; the group's number is still its own.
         child.kill();
-        let usage = wait(child.pid)?;
+        let usage = wait_killing(child.pid)?;
         self.ended(&child, &usage)
     }
 
@@ -266,6 +288,13 @@ impl Helper {
     ) -> io::Result<()> {
         if self.child.is_some() {
             return Err(damaged());
+        }
+        if !self.is_closed {
+            // A process of the same user could else trace this one and say anything in its name. Not
+            // before the worker wrote down which process this is: where `/proc` hides what one may
+            // not trace, it could not. What is executed here is open again.
+            set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+            self.is_closed = true;
         }
         match start(id, command, entrance) {
             Ok(child) => {

@@ -81,6 +81,30 @@ fn nothing_is_dealt_beyond_a_mark_that_is_not_acknowledged() {
 }
 
 #[test]
+fn a_worker_that_lists_or_settles_all_that_may_be_dealt_does_not_stop_the_job() {
+    for is_listed in [true, false] {
+        let mut scene = in_step();
+        scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+        assert!(scene.mark().is_none(), "a window is open");
+        // It was silent, and has what it was dealt before this primary knew of it.
+        let below = MARK_TASKS;
+        let runs = [run(JOB, 0..below + 2, (1 << 32) | 1)];
+        let worker = scene.worker(1, 1);
+        if is_listed {
+            scene.heartbeat(&worker, 2, 0, &runs);
+        } else {
+            scene.settled(&worker, &runs, Verdict::Final);
+        }
+        let (mark, bounds) = scene.mark().expect("the next mark");
+        assert!(bounds[0].2 > below + 2, "{bounds:?}");
+        scene.knows(&mark);
+        let other = scene.worker(2, 1);
+        scene.heartbeat(&other, 2, 0, &[]);
+        assert_eq!(tasks_of(&scene.deals()), [(below + 2, below + 4)]);
+    }
+}
+
+#[test]
 fn marks_stay_ahead_so_that_dealing_waits_for_none() {
     let mut scene = in_step();
     let worker = scene.worker(1, 1);
@@ -151,6 +175,101 @@ fn a_restarted_auxiliary_is_told_everything_again() {
     assert!(matches!(bounds[..], [(JOB, 0, below)] if below < 3 * MARK_TASKS), "{bounds:?}");
 }
 
+#[test]
+fn a_primary_that_begins_anew_under_its_epoch_goes_on_counting_its_marks() {
+    let mut scene = in_step();
+    // For a moment it has no auxiliary.
+    scene.auxiliary = (AuxiliaryState::Unknown, 0);
+    scene.wait_renewing(Duration::from_millis(300));
+    assert!(!scene.balancer.has_auxiliary_in_step());
+    scene.auxiliary = (AuxiliaryState::Absent, 1);
+    scene.wait_renewing(Duration::from_millis(300));
+    scene.auxiliary_connects();
+    let (mark, _) = scene.mark().expect("everything");
+    assert_eq!(({ mark.is_complete }, { mark.epoch }, { mark.mark }), (1, 1, 2));
+    scene.knows(&mark);
+    assert!(scene.balancer.has_auxiliary_in_step());
+}
+
+#[test]
+fn a_primary_that_begins_anew_deals_nothing_while_the_log_has_its_auxiliary_in_step() {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.is_primary = 0;
+    scene.wait_renewing(Duration::from_millis(300));
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.is_primary = 1;
+    scene.wait_renewing(Duration::from_millis(300));
+    assert!(scene.balancer.is_primary(scene.now));
+    assert!(scene.deals().is_empty(), "a successor would rely on the marks");
+    scene.wait(Duration::from_millis(250));
+    let (_, renewal) = scene.to_masters::<LeaseRenew>().expect("a renewal");
+    assert_eq!({ renewal.auxiliary }, AuxiliaryState::Absent.to_wire());
+    // It is being logged.
+    scene.auxiliary = (AuxiliaryState::Unknown, 1);
+    scene.answer_lease();
+    scene.wait_renewing(Duration::from_millis(600));
+    assert!(scene.deals().is_empty());
+    scene.auxiliary = (AuxiliaryState::Absent, 1);
+    scene.wait_renewing(Duration::from_millis(300));
+    assert_eq!(tasks_of(&scene.deals()), [(0, 2)]);
+}
+
+#[test]
+fn marks_of_a_primary_that_reads_its_feed_anew_are_of_no_ended_job() {
+    let mut scene = in_step();
+    let record = [job_record(TASKS)];
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &record);
+    let worker = scene.worker(1, 1);
+    for (index, job, next) in [(12, JOB, Some((JOB, 1))), (14, OTHER, Some((OTHER, TASKS)))] {
+        let request = scene.pull().0;
+        scene.batch(request, index, 1, next, &[grant(job, index, 0..TASKS)], &record);
+    }
+    // The second page knows of a job that nobody can have dealt before the first.
+    scene.settled(&worker, &[run(OTHER, 0..2, 1)], Verdict::Final);
+    let (mark, bounds) = scene.mark().expect("a mark");
+    assert_eq!((bounds[0].0, { mark.feed_index }), (OTHER, u64::MAX));
+    scene.knows(&mark);
+    let request = scene.pull().0;
+    scene.batch(request, 14, 1, None, &[], &[]);
+    scene.settled(&worker, &[run(OTHER, 2..MARK_TASKS * 2, 1)], Verdict::Final);
+    let (mark, _) = scene.mark().expect("a mark");
+    assert_eq!({ mark.feed_index }, 12, "the oldest page");
+}
+
+#[test]
+fn a_reply_that_was_asked_for_before_the_auxiliary_fell_silent_does_not_let_it_go() {
+    let mut scene = in_step();
+    scene.wait_renewing(Duration::from_millis(100));
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let deal = scene.deals().remove(0);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    let deal = scene.deals().remove(0);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    // The last renewal before patience ends is answered late, and from before the note.
+    scene.wait_renewing(Duration::from_millis(350));
+    let mut early = None;
+    while early.is_none() {
+        scene.wait(Duration::from_millis(1));
+        early = scene.to_masters::<LeaseRenew>();
+    }
+    let (request, renewal) = early.expect("a renewal");
+    assert_eq!({ renewal.auxiliary }, AuxiliaryState::InStep.to_wire());
+    scene.wait(Duration::from_millis(150));
+    let (_, renewal) = scene.to_masters::<LeaseRenew>().expect("a renewal");
+    assert_eq!({ renewal.auxiliary }, AuxiliaryState::Absent.to_wire());
+    scene.auxiliary = (AuxiliaryState::Absent, 1);
+    scene.lease_reply(request, 1, 1, 10);
+    scene.heartbeat(&worker, 2, 2, &[]);
+    assert!(scene.deals().is_empty(), "the log may have it in step");
+    scene.answer_lease();
+    scene.heartbeat(&worker, 2, 2, &[]);
+    assert_eq!(tasks_of(&scene.deals())[0].0, MARK_TASKS);
+}
+
 /// An auxiliary that read the feed.
 fn auxiliary() -> (Scene, node::logic::network::Sender) {
     let mut scene = Scene::new();
@@ -207,6 +326,67 @@ fn the_promoted_one_deals_what_is_above_the_mark_at_once_and_asks_for_the_rest_l
 }
 
 #[test]
+fn one_that_is_primary_again_under_its_epoch_doubts_again() {
+    for is_registered in [false, true] {
+        let (mut scene, primary) = auxiliary();
+        assert_eq!(scene.told(&primary, mark_of(1, 1), &[(JOB, 0, 500)]), Some(1));
+        let worker = scene.worker(1, 1);
+        scene.heartbeat(&worker, 2, 0, &[]);
+        (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+        scene.wait_renewing(Duration::from_millis(300));
+        let deal = scene.deals().remove(0);
+        assert_eq!(deal.tasks, 500..502);
+        scene.is_primary = 0;
+        if is_registered {
+            scene.effects.clear();
+            scene.connect();
+            scene.register(2, 0);
+            scene.effects.clear();
+        } else {
+            scene.wait_renewing(Duration::from_millis(300));
+        }
+        assert!(!scene.balancer.is_primary(scene.now));
+        scene.is_primary = 1;
+        scene.wait_renewing(Duration::from_millis(300));
+        assert!(scene.balancer.is_primary(scene.now));
+        settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+        assert_eq!(scene.deals()[0].tasks.start, 502, "it may have been dealt before");
+    }
+}
+
+#[test]
+fn a_master_that_lags_behind_takes_no_newer_seat_away() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[(JOB, 0, 500)]), Some(1));
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+    scene.wait_renewing(Duration::from_millis(300));
+    let deal = scene.deals().remove(0);
+    scene.effects.clear();
+    scene.connect();
+    scene.register(1, 0);
+    assert_eq!(scene.balancer.group(), Some((1, proto::ids::Epoch(2))));
+    assert!(scene.balancer.is_primary(scene.now), "the lease of epoch 2 holds");
+    scene.wait_renewing(Duration::from_millis(300));
+    assert_eq!(scene.balancer.counters().promotions, 1);
+    settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
+    assert_eq!(scene.deals()[0].tasks.start, 502);
+}
+
+#[test]
+fn a_primary_keeps_no_marks_of_jobs_that_ended() {
+    let mut scene = in_step();
+    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let request = scene.pull().0;
+    scene.batch(request, 12, 1, Some((OTHER, 0)), &[], &[]);
+    assert_eq!(scene.balancer.tasks().early.len(), 1, "its mark, for when it is read again");
+    let request = scene.pull().0;
+    scene.batch(request, 12, 1, None, &[], &[]);
+    assert!(scene.balancer.tasks().early.is_empty(), "it ended");
+}
+
+#[test]
 fn a_grant_by_itself_holds_back_one_window() {
     let (mut scene, primary) = auxiliary();
     assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
@@ -237,12 +417,66 @@ fn one_that_was_not_in_step_takes_all_that_was_granted_for_dealt() {
 }
 
 #[test]
+fn the_workers_time_to_list_begins_when_the_feed_is_read() {
+    let mut scene = Scene::new();
+    scene.connect();
+    scene.register(2, 1);
+    scene.lease(2, 1, 10);
+    let request = scene.pull().0;
+    let first = grant(OTHER, 6, 0..1);
+    scene.batch(request, 10, 1, Some((JOB, 0)), &[first], &[job_record(1)]);
+    // The leader dies between the pages.
+    scene.pull();
+    let worker = scene.worker(1, 1);
+    let held = [run(JOB, 0..2, (1 << 32) | 1)];
+    for _ in 0..8 {
+        scene.wait_renewing(Duration::from_millis(500));
+        scene.heartbeat(&worker, 4, 0, &held);
+    }
+    let request = scene.pull().0;
+    scene.batch(request, 10, 1, None, &[grant(JOB, 7, 0..4)], &[job_record(4)]);
+    assert!(scene.deals().is_empty(), "a predecessor dealt of it");
+    scene.wait_renewing(Duration::from_millis(500));
+    scene.heartbeat(&worker, 4, 0, &held);
+    assert!(scene.deals().is_empty());
+    assert!(matches!(scene.explain(JOB, 0), Explanation::Dealt { .. }));
+    for _ in 0..6 {
+        scene.wait_renewing(Duration::from_millis(500));
+        scene.heartbeat(&worker, 4, 0, &held);
+    }
+    let (request, _, runs) = scene.asked_with_runs::<RunsLost>().expect("a question");
+    scene.fates(request, &runs);
+    assert_eq!(scene.deals().iter().map(|deal| deal.count()).sum::<u64>(), 2, "two slots");
+}
+
+#[test]
+fn a_complete_feed_of_a_master_that_lags_behind_leaves_nothing_undoubted() {
+    let mut scene = Scene::primary(2);
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 1, 0, &[]);
+    scene.wait_renewing(Duration::from_millis(2_900));
+    scene.heartbeat(&worker, 1, 0, &[]);
+    scene.wait_renewing(Duration::from_millis(500));
+    let old = grant(OTHER, 6, 0..1);
+    let newer = grant(JOB, 9, 0..1);
+    scene.feed(10, &[old, newer], &[job_record(1)]);
+    assert_eq!(scene.deals().len(), 1);
+    let request = scene.pull().0;
+    scene.batch(request, 8, 1, None, &[old], &[job_record(1)]);
+    scene.feed(10, &[newer], &[job_record(1)]);
+    let other = scene.worker(2, 1);
+    scene.heartbeat(&other, 4, 0, &[]);
+    assert!(scene.deals().is_empty(), "either may have been dealt a moment ago");
+}
+
+#[test]
 fn a_mark_after_one_that_was_lost_and_one_of_an_older_epoch_are_not_acknowledged() {
     let (mut scene, primary) = auxiliary();
     assert_eq!(scene.told(&primary, mark_of(2, 0), &[(JOB, 0, 500)]), None, "it came back empty");
     assert_eq!(scene.told(&primary, mark_of(3, 1), &[(JOB, 0, 600)]), Some(3));
     assert_eq!(scene.told(&primary, mark_of(3, 1), &[(JOB, 0, 600)]), Some(3), "sent twice");
     assert_eq!(scene.told(&primary, mark_of(5, 0), &[(JOB, 0, 700)]), None);
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), None, "it is not taken, so not known");
     let other = DealMark { auxiliary_incarnation: 9, ..mark_of(4, 0) };
     assert_eq!(scene.told(&primary, other, &[]), None, "it means a predecessor");
     let newer = DealMark { epoch: 4, ..mark_of(1, 1) };

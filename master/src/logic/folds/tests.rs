@@ -5,7 +5,9 @@ use proto::description::Noop;
 use proto::ids::{Incarnation, NodeId, RequestId, StoreId};
 use proto::record::Records;
 use proto::status::{Cause, JobState, Role, TaskState};
+use proto::time::{Duration, Instant};
 
+use super::patience::Patience;
 use super::*;
 use crate::logic::cluster::FeedEntry;
 use crate::logic::commands::{Asker, ClientChange, Command, JobChange, ReportedSegment, Write};
@@ -315,6 +317,77 @@ fn where_much_is_listed_less_is_worth_a_fold_and_the_rest_has_to_wait() {
         driven.complete(vec![run(task, 0..1, TaskState::Failed)], vec![]);
     }
     assert!(driven.tasks().is_empty() && driven.cluster.has_room_for_segments());
+}
+
+/// A cluster that lists as much as it may while a fold is under way.
+fn full() -> (Driven, JobId, u64) {
+    let mut driven = Driven::new();
+    driven.set(LISTED_KEY, "4");
+    (0..4).for_each(|number| driven.segment(JOB, number));
+    let (task, _, fold) = driven.tasks()[0];
+    assert!(!driven.cluster.has_room_for_segments());
+    (driven, task, fold)
+}
+
+#[test]
+fn a_fold_that_came_to_nothing_keeps_nobody_waiting_for_the_outcome_of_its_task() {
+    let (mut driven, task, fold) = full();
+    assert!(!is_listed(&driven.fold(JOB, fold, 0, 0)));
+    assert!(driven.cluster.has_room_for_segments());
+    assert_eq!(driven.numbers(JOB), [1, 2, 3, 4]);
+    let rests = driven.cluster.folds.get(JOB, fold).unwrap().clone();
+    assert_eq!((rests.failures, rests.task), (1, None));
+    // Once more, and its outcome: it rests as long as it did.
+    assert!(!is_listed(&driven.fold(JOB, fold, 0, 0)));
+    driven.complete(vec![run(task, 0..1, TaskState::Failed)], vec![]);
+    assert_eq!(driven.cluster.folds.get(JOB, fold), Some(&rests));
+    assert!(driven.tasks().is_empty() && !driven.cluster.jobs.contains_key(&task));
+
+    driven.log_time_us += FIRST_REST_US;
+    driven.segment(JOB, 4);
+    let (second, _, again) = driven.tasks()[0];
+    assert!(second != task && again == fold);
+    assert!(is_listed(&driven.fold(JOB, fold, 1_000, 4)));
+}
+
+#[test]
+fn a_late_outcome_of_a_fold_does_not_end_the_task_that_came_after_it() {
+    let (mut driven, task, fold) = full();
+    driven.fold(JOB, fold, 0, 0);
+    driven.log_time_us += FIRST_REST_US;
+    driven.segment(JOB, 4);
+    let told = driven.tasks();
+    let second = told.iter().map(|it| it.0).find(|it| *it != task).expect("it is tried again");
+    driven.complete(vec![run(task, 0..1, TaskState::Failed)], vec![]);
+    let left = driven.cluster.folds.get(JOB, fold).unwrap();
+    assert_eq!((left.failures, left.task), (1, Some(second)));
+    driven.complete(vec![run(second, 0..1, TaskState::Failed)], vec![]);
+    let left = driven.cluster.folds.get(JOB, fold).unwrap();
+    assert_eq!((left.failures, left.task), (2, None));
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_fold_that_is_under_way() {
+    let (mut driven, _, fold) = full();
+    let mut patience = Patience::default();
+    let at = |seconds| Instant(0) + Duration::from_secs(seconds);
+    assert!(patience.must_wait(at(100), &driven.cluster));
+    assert!(patience.must_wait(at(129), &driven.cluster));
+    assert!(!patience.must_wait(at(130), &driven.cluster), "it was long enough");
+    driven.segment(JOB, 4);
+    assert!(!patience.must_wait(at(131), &driven.cluster), "it goes on");
+    (5..8).for_each(|number| driven.segment(JOB, number));
+    // One of two folds succeeds: waiting helps again, for as long.
+    assert!(!patience.must_wait(at(140), &driven.cluster));
+    assert!(is_listed(&driven.fold(JOB, fold, 1_000, 4)));
+    assert!(patience.must_wait(at(141), &driven.cluster));
+    assert!(patience.must_wait(at(170), &driven.cluster));
+    assert!(!patience.must_wait(at(171), &driven.cluster));
+    // Where there was room between, it begins anew.
+    driven.set(LISTED_KEY, "100");
+    assert!(!patience.must_wait(at(172), &driven.cluster));
+    driven.set(LISTED_KEY, "4");
+    assert!(patience.must_wait(at(173), &driven.cluster));
 }
 
 #[test]
