@@ -31,30 +31,14 @@ struct Status {
     worker_count: usize,
     reachable_count: usize,
     slot_count: u32,
-    dealt: u64,
-    requeued: u64,
-    asked: u64,
-    silent_workers: u64,
-    kill_orders: u64,
-    recalls: u64,
-    step_downs: u64,
-    promotions: u64,
+    #[serde(flatten)]
+    done: Counters,
     auxiliary_in_step: bool,
 }
 
 impl Status {
     fn of(logic: &Balancer, now: Instant) -> Status {
         let (group, epoch) = logic.group().unwrap_or_default();
-        let Counters {
-            dealt,
-            requeued,
-            asked,
-            silent_workers,
-            kill_orders,
-            recalls,
-            step_downs,
-            promotions,
-        } = logic.counters();
         let jobs = logic.tasks().jobs();
         let (job_count, pending_count, busy_count) =
             jobs.fold((0, 0u64, 0u64), |(jobs, pending, busy), (_, job)| {
@@ -71,14 +55,7 @@ impl Status {
             worker_count: logic.worker_count(),
             reachable_count: logic.reachable_count(),
             slot_count: logic.slot_count(),
-            dealt,
-            requeued,
-            asked,
-            silent_workers,
-            kill_orders,
-            recalls,
-            step_downs,
-            promotions,
+            done: logic.counters(),
             auxiliary_in_step: logic.has_auxiliary_in_step(),
         }
     }

@@ -45,6 +45,7 @@ use proto::record::{Message, Record, RecordError, encode, set_request_id};
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
+use serde::Serialize;
 
 use self::auxiliary::{AUXILIARY_LINK, Auxiliary, Primary};
 use self::dealing::Replan;
@@ -138,7 +139,7 @@ pub struct Balancer {
 }
 
 /// What a balancer did since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Tasks dealt.
     pub dealt: u64,

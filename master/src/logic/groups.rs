@@ -108,7 +108,6 @@ impl Nodes {
 
 #[cfg(test)]
 mod tests {
-    use proto::ids::StoreId;
     use proto::status::Role;
 
     use super::super::nodes::Registration;
@@ -119,18 +118,9 @@ mod tests {
 
     fn register(nodes: &mut Nodes, node: NodeId, incarnation: u64, index: u64) {
         let registration = Registration {
-            node,
-            role: Role::Balancer,
             incarnation: Incarnation(incarnation),
             address: format!("tcp://10.0.0.{}:1", node.0),
-            telemetry_address: String::new(),
-            zone: String::new(),
-            slot_count: 0,
-            cpu_milli: 0,
-            capacity_bytes: 0,
-            member: 0,
-            store: StoreId(0),
-            weight: 0,
+            ..Registration::bare(node, Role::Balancer)
         };
         nodes.register(registration, LogIndex(index));
         nodes.check_invariants();

@@ -37,6 +37,27 @@ pub struct Registration {
     pub member: u64,
 }
 
+#[cfg(test)]
+impl Registration {
+    /// What a node says at its first start that has nothing to say beside its role.
+    pub(crate) fn bare(node: NodeId, role: Role) -> Registration {
+        Registration {
+            node,
+            role,
+            incarnation: Incarnation(1),
+            address: String::new(),
+            telemetry_address: String::new(),
+            zone: String::new(),
+            slot_count: 0,
+            cpu_milli: 0,
+            capacity_bytes: 0,
+            store: StoreId(0),
+            weight: 0,
+            member: 0,
+        }
+    }
+}
+
 /// A node of the roster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {

@@ -15,7 +15,7 @@ use node::logic::network::{NetworkEffect, NetworkLimits};
 use proto::ids::{FileId, JobId, NodeId, TaskIndex};
 use proto::time::{Duration, Instant};
 
-use super::jobs::{LINKS, edge_of};
+use super::jobs::{LINKS, edge_of, hear_client};
 use super::{Edge, Event, Note, Queue, Request, Start, Tier, node_id};
 use crate::checkers::Violation;
 use crate::pipeline::masters;
@@ -322,13 +322,9 @@ impl Tier for FileClient {
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         self.now = now;
         let mut effects: Vec<NetworkEffect> = Vec::new();
-        let logic = &mut self.logic;
-        self.edge.hear(now, &event, |event| {
-            logic.handle(now, &event, &mut effects);
-        });
+        hear_client(&mut self.edge, &mut self.logic, now, &event, &mut effects);
         match event {
-            Event::Tick => logic.tick(now, &mut effects),
-            Event::Arrived { .. } => {}
+            Event::Tick | Event::Arrived { .. } => {}
             Event::Worked(_) => unreachable!("a client has no disk thread"),
             Event::Finish => {
                 (self.finishing, self.read_at) = (Some(now), now);

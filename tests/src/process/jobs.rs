@@ -318,6 +318,22 @@ impl JobClient {
     }
 }
 
+/// Hands an event to a client's sockets and logic, as its loop does.
+pub(super) fn hear_client(
+    edge: &mut Edge,
+    logic: &mut Client,
+    now: Instant,
+    event: &Event<'_>,
+    effects: &mut Vec<NetworkEffect>,
+) {
+    edge.hear(now, event, |event| {
+        logic.handle(now, &event, effects);
+    });
+    if matches!(event, Event::Tick) {
+        logic.tick(now, effects);
+    }
+}
+
 impl Tier for JobClient {
     fn edge(&mut self) -> &mut Edge {
         &mut self.edge
@@ -326,13 +342,9 @@ impl Tier for JobClient {
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         self.now = now;
         let mut effects: Vec<NetworkEffect> = Vec::new();
-        let logic = &mut self.logic;
-        self.edge.hear(now, &event, |event| {
-            logic.handle(now, &event, &mut effects);
-        });
+        hear_client(&mut self.edge, &mut self.logic, now, &event, &mut effects);
         match event {
-            Event::Tick => logic.tick(now, &mut effects),
-            Event::Arrived { .. } => {}
+            Event::Tick | Event::Arrived { .. } => {}
             Event::Worked(_) => unreachable!("a client has no disk thread"),
             Event::Finish => {
                 self.finishing = Some(now);

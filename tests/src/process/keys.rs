@@ -11,7 +11,7 @@ use node::logic::network::NetworkEffect;
 use proto::ids::{JobId, TaskIndex};
 use proto::time::{Duration, Instant};
 
-use super::jobs::{LINKS, edge_of};
+use super::jobs::{LINKS, edge_of, hear_client};
 use super::{Edge, Event, Note, Queue, Request, Start, Tier, node_id};
 use crate::pipeline::masters;
 use crate::report::Happening;
@@ -83,14 +83,9 @@ impl Tier for KeyClient {
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         self.now = now;
         let mut effects: Vec<NetworkEffect> = Vec::new();
-        let logic = &mut self.logic;
-        self.edge.hear(now, &event, |event| {
-            logic.handle(now, &event, &mut effects);
-        });
-        match event {
-            Event::Tick => logic.tick(now, &mut effects),
-            Event::Finish => self.last = self.last.min(self.next),
-            Event::Arrived { .. } | Event::Worked(_) => {}
+        hear_client(&mut self.edge, &mut self.logic, now, &event, &mut effects);
+        if matches!(event, Event::Finish) {
+            self.last = self.last.min(self.next);
         }
         while let Some(done) = self.logic.next_done(now, &mut effects) {
             let Done::Call(ended) = done else { continue };

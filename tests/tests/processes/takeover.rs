@@ -44,13 +44,19 @@ fn until_it_goes_on(cluster: &Cluster, job: &str, before: u64, task_count: u64) 
     });
 }
 
+/// Waits until a primary said that its auxiliary knows how far it may have dealt.
+#[track_caller]
+fn until_in_step(cluster: &Cluster, primary: &str) {
+    until("an auxiliary in step", LONG, || {
+        cluster.log(primary).contains("the auxiliary is in step").then_some(())
+    });
+}
+
 #[test]
 fn a_job_goes_on_under_a_higher_epoch_when_the_primary_is_killed_and_stays_dead() {
     let cluster = Cluster::start(SHAPE);
     let (primary, other) = pair(&cluster);
-    until("marks", LONG, || {
-        cluster.log(&primary.name).contains("the auxiliary is in step").then_some(())
-    });
+    until_in_step(&cluster, &primary.name);
     let job = submit(&cluster, 3_000);
     until_it_works(&cluster, &job);
     let before = epochs(&cluster, &primary.name);
@@ -61,9 +67,7 @@ fn a_job_goes_on_under_a_higher_epoch_when_the_primary_is_killed_and_stays_dead(
     assert_eq!(cluster.leader("balancer").name, other.name);
     // The dead one comes back as the auxiliary, and takes over when the other one dies.
     cluster.start_again(&primary.name);
-    until("marks again", LONG, || {
-        cluster.log(&other.name).contains("the auxiliary is in step").then_some(())
-    });
+    until_in_step(&cluster, &other.name);
     let job = submit(&cluster, 3_000);
     until_it_works(&cluster, &job);
     kill(other.pid.expect("it runs"));
@@ -75,9 +79,7 @@ fn a_job_goes_on_under_a_higher_epoch_when_the_primary_is_killed_and_stays_dead(
 fn a_primary_that_was_frozen_follows_the_one_that_took_over() {
     let cluster = Cluster::start(SHAPE);
     let (primary, other) = pair(&cluster);
-    until("marks", LONG, || {
-        cluster.log(&primary.name).contains("the auxiliary is in step").then_some(())
-    });
+    until_in_step(&cluster, &primary.name);
     let job = submit(&cluster, 3_000);
     until_it_works(&cluster, &job);
     let frozen = Frozen::freeze(primary.pid.expect("it runs"));
@@ -86,9 +88,7 @@ fn a_primary_that_was_frozen_follows_the_one_that_took_over() {
     drop(frozen);
     assert_ends(&cluster, &job, 3_000);
     assert_eq!(cluster.leader("balancer").name, other.name);
-    until("the thawed one in step", LONG, || {
-        cluster.log(&other.name).contains("the auxiliary is in step").then_some(())
-    });
+    until_in_step(&cluster, &other.name);
     let of_thawed = epochs(&cluster, &primary.name);
     let of_other = epochs(&cluster, &other.name);
     assert!(of_other.last() > of_thawed.last(), "{of_thawed:?}, {of_other:?}");

@@ -72,6 +72,22 @@ struct Bench {
 }
 
 impl Bench {
+    /// Gives the worker as many results without acknowledgement as it may have.
+    fn fill_results(&mut self) {
+        let count = (RESULT_BYTES / size_of::<AccountingEntry>()) as u64;
+        let entry = |task_index| AccountingEntry { task_index, ..AccountingEntry::default() };
+        self.worker.results.add(Outcome {
+            job: JOB,
+            tasks: 0..count,
+            attempt: 1,
+            state: TaskState::Done,
+            exit_code: 0,
+            cause: Cause::None,
+            segment: FileId(0),
+            entries: (0..count).map(entry).collect(),
+        });
+    }
+
     fn new() -> Bench {
         let setting = Setting {
             node: NodeId(0xa),
@@ -580,18 +596,7 @@ fn settled_runs_are_final_or_again_before_the_inventory_lacks_them() {
 fn at_the_bound_of_its_results_it_takes_no_new_tasks_and_says_so() {
     let mut bench = Bench::registered();
     bench.sent::<WorkerHeartbeat>(PRIMARY);
-    let count = (RESULT_BYTES / size_of::<AccountingEntry>()) as u64;
-    let entry = |task_index| AccountingEntry { task_index, ..AccountingEntry::default() };
-    bench.worker.results.add(Outcome {
-        job: JOB,
-        tasks: 0..count,
-        attempt: 1,
-        state: TaskState::Done,
-        exit_code: 0,
-        cause: Cause::None,
-        segment: FileId(0),
-        entries: (0..count).map(entry).collect(),
-    });
+    bench.fill_results();
     bench.tick();
     assert_eq!(heartbeats(&bench.sent::<WorkerHeartbeat>(PRIMARY))[0].refusing, 1);
     bench.hear(PRIMARY, &deal(0..5).record());

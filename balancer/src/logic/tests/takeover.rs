@@ -1,6 +1,7 @@
 //! Marks between the two balancers of a group: what the primary waits for, what its successor holds
 //! back.
 
+use node::logic::network::Sender;
 use proto::ids::{JobId, NodeId};
 use proto::messages::node::{DealMark, LeaseRenew, RunsLost};
 use proto::messages::task::TaskRun;
@@ -35,8 +36,17 @@ fn in_step() -> Scene {
     scene
 }
 
+/// The same with a worker, and a job of so many tasks that is granted.
+fn in_step_with(task_count: u64) -> (Scene, Sender) {
+    let mut scene = in_step();
+    let worker = scene.worker(1, 1);
+    scene.heartbeat(&worker, 2, 0, &[]);
+    scene.feed(10, &[grant(JOB, 6, 0..task_count)], &[job_record(task_count)]);
+    (scene, worker)
+}
+
 /// Settles what a worker was dealt, after 1 ms for each task.
-fn settle(scene: &mut Scene, worker: &node::logic::network::Sender, runs: &[TaskRun]) {
+fn settle(scene: &mut Scene, worker: &Sender, runs: &[TaskRun]) {
     let count: u64 = runs.iter().map(|run| run.task_count).sum();
     scene.free(worker, count * 1_000, runs);
     scene.settled(worker, runs, Verdict::Final);
@@ -44,10 +54,7 @@ fn settle(scene: &mut Scene, worker: &node::logic::network::Sender, runs: &[Task
 
 #[test]
 fn a_small_job_needs_no_mark() {
-    let mut scene = in_step();
-    let worker = scene.worker(1, 1);
-    scene.heartbeat(&worker, 2, 0, &[]);
-    scene.feed(10, &[grant(JOB, 6, 0..MARK_TASKS)], &[job_record(MARK_TASKS)]);
+    let (mut scene, worker) = in_step_with(MARK_TASKS);
     let deal = scene.deals().remove(0);
     settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
     assert_eq!(tasks_of(&scene.deals()), [(2, MARK_TASKS)]);
@@ -56,10 +63,7 @@ fn a_small_job_needs_no_mark() {
 
 #[test]
 fn nothing_is_dealt_beyond_a_mark_that_is_not_acknowledged() {
-    let mut scene = in_step();
-    let worker = scene.worker(1, 1);
-    scene.heartbeat(&worker, 2, 0, &[]);
-    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mut scene, worker) = in_step_with(TASKS);
     let deal = scene.deals().remove(0);
     assert_eq!(deal.tasks, 0..2);
     let (first, bounds) = scene.mark().expect("the next windows");
@@ -106,10 +110,7 @@ fn a_worker_that_lists_or_settles_all_that_may_be_dealt_does_not_stop_the_job() 
 
 #[test]
 fn marks_stay_ahead_so_that_dealing_waits_for_none() {
-    let mut scene = in_step();
-    let worker = scene.worker(1, 1);
-    scene.heartbeat(&worker, 2, 0, &[]);
-    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mut scene, worker) = in_step_with(TASKS);
     let (mut messages, mut dealt) = (0u64, 0u64);
     for _ in 0..200 {
         if let Some((mark, _)) = scene.mark() {
@@ -127,10 +128,7 @@ fn marks_stay_ahead_so_that_dealing_waits_for_none() {
 
 #[test]
 fn a_silent_auxiliary_is_waited_for_until_the_log_says_that_it_is_absent() {
-    let mut scene = in_step();
-    let worker = scene.worker(1, 1);
-    scene.heartbeat(&worker, 2, 0, &[]);
-    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mut scene, worker) = in_step_with(TASKS);
     let deal = scene.deals().remove(0);
     settle(&mut scene, &worker, &[run(JOB, deal.tasks, deal.attempt)]);
     let deal = scene.deals().remove(0);
@@ -486,10 +484,7 @@ fn a_mark_after_one_that_was_lost_and_one_of_an_older_epoch_are_not_acknowledged
 
 #[test]
 fn a_primary_that_thaws_deals_nothing_and_follows() {
-    let mut scene = in_step();
-    let worker = scene.worker(1, 1);
-    scene.heartbeat(&worker, 2, 0, &[]);
-    scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
+    let (mut scene, worker) = in_step_with(TASKS);
     let deal = scene.deals().remove(0);
     scene.mark();
     // It stood still, and the first thing that it sees is a slot that became free.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use proto::description::{Input, InputSource, JobDescription, Noop, Runtime};
-use proto::ids::{FileId, Incarnation, NodeId, RequestId, StoreId};
+use proto::ids::{FileId, Incarnation, NodeId, RequestId};
 use proto::messages::job::JobSubmit;
 use proto::name::{self, Pointer};
 use proto::record::{Records, encode};
@@ -394,17 +394,10 @@ fn a_status_frame_sent_twice_is_recorded_once() {
 
 fn worker(incarnation: u64) -> Registration {
     Registration {
-        node: NodeId(77),
-        role: Role::Worker,
         incarnation: Incarnation(incarnation),
         address: "tcp://127.0.0.1:1".into(),
-        telemetry_address: String::new(),
-        zone: String::new(),
         slot_count: 2,
         cpu_milli: 2000,
-        capacity_bytes: 0,
-        store: StoreId(0),
-        weight: 0,
-        member: 0,
+        ..Registration::bare(NodeId(77), Role::Worker)
     }
 }

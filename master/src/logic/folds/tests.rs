@@ -2,7 +2,7 @@
 //! or jobs go away.
 
 use proto::description::Noop;
-use proto::ids::{Incarnation, NodeId, RequestId, StoreId};
+use proto::ids::{Incarnation, NodeId, RequestId};
 use proto::record::Records;
 use proto::status::{Cause, JobState, Role, TaskState};
 use proto::time::{Duration, Instant};
@@ -32,18 +32,9 @@ impl Driven {
         let cluster = Cluster::default();
         let mut driven = Driven { cluster, index: 0, log_time_us: 0, frame: 0, request: 0 };
         driven.apply(&Command::Register(Registration {
-            node: WORKER,
-            role: Role::Worker,
-            incarnation: Incarnation(1),
-            address: String::new(),
-            telemetry_address: String::new(),
-            zone: String::new(),
             slot_count: 1,
             cpu_milli: 1_000,
-            capacity_bytes: 0,
-            store: StoreId(0),
-            weight: 0,
-            member: 0,
+            ..Registration::bare(WORKER, Role::Worker)
         }));
         driven.set(FOLD_AT_KEY, "4");
         driven.submit(JOB);

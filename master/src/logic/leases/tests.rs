@@ -1,6 +1,6 @@
 //! Leases on a clock of the test: who is renewed, who is replaced, and what is proposed.
 
-use proto::ids::{LogIndex, StoreId};
+use proto::ids::LogIndex;
 
 use super::super::nodes::{Node, Registration};
 use super::*;
@@ -22,21 +22,7 @@ impl Scene {
     fn new() -> Scene {
         let mut nodes = Nodes::default();
         for node in [PRIMARY, AUXILIARY] {
-            let registration = Registration {
-                node,
-                role: Role::Balancer,
-                incarnation: Incarnation(1),
-                address: String::new(),
-                telemetry_address: String::new(),
-                zone: String::new(),
-                slot_count: 0,
-                cpu_milli: 0,
-                capacity_bytes: 0,
-                member: 0,
-                store: StoreId(0),
-                weight: 0,
-            };
-            nodes.register(registration, LogIndex(5));
+            nodes.register(Registration::bare(node, Role::Balancer), LogIndex(5));
         }
         let mut scene = Scene {
             now: Instant(1_000_000_000),

@@ -43,17 +43,6 @@ fn it_tells_what_runs_what_waits_behind_what_and_what_ended() {
 #[test]
 fn a_full_worker_says_that_it_takes_nothing() {
     let mut bench = Bench::registered();
-    let count = (RESULT_BYTES / size_of::<AccountingEntry>()) as u64;
-    let entry = |task_index| AccountingEntry { task_index, ..AccountingEntry::default() };
-    bench.worker.results.add(Outcome {
-        job: JOB,
-        tasks: 0..count,
-        attempt: 1,
-        state: TaskState::Done,
-        exit_code: 0,
-        cause: Cause::None,
-        segment: FileId(0),
-        entries: (0..count).map(entry).collect(),
-    });
+    bench.fill_results();
     assert_eq!(why(&bench, None, None), [(Reason::WorkersFull, 0, 0, 1)]);
 }
