@@ -202,7 +202,7 @@ impl Disk {
             let id = BatchId(0);
             let reset = Some(base);
             let batch = Batch { id, reset, hard: joined.hard, entries: Vec::new() };
-            log.persist(&[batch])?;
+            log.persist(&[batch]).1?;
         }
         let (hard, entries) = (joined.hard, joined.entries);
         let recovered = Recovered { identity, hard, snapshot, entries, damaged };
@@ -210,7 +210,8 @@ impl Disk {
     }
 
     /// Carries out jobs in order and answers what was done. Batches next to each other share a
-    /// sync. After [`Done::Failed`] nothing more is done.
+    /// sync. After [`Done::Failed`] nothing more is done; that there is no room is a failure here,
+    /// because nobody is there to wait for some.
     ///
     /// # Panics
     /// If it is used after [`Done::Failed`].
@@ -224,12 +225,12 @@ impl Disk {
                     continue;
                 }
                 other => {
-                    if !self.log.perform(&mut batches, None, &mut done) {
+                    if !self.log.perform_at_once(&mut batches, &mut done) {
                         return done;
                     }
                     match other {
                         Job::Compact { through } => {
-                            if !self.log.perform(&mut batches, Some(through), &mut done) {
+                            if !self.log.compact(through, &mut done) {
                                 return done;
                             }
                         }
@@ -238,7 +239,7 @@ impl Disk {
                 }
             }
         }
-        self.log.perform(&mut batches, None, &mut done);
+        self.log.perform_at_once(&mut batches, &mut done);
         done
     }
 }
@@ -329,44 +330,67 @@ fn join_log(snapshot: (u64, u64), replay: Replay) -> Result<Joined, String> {
     Ok(Joined { hard, entries, begins_anew })
 }
 
+/// How writing to the log went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Went {
+    Well,
+    /// Some of it waits for room; why.
+    NoRoom(String),
+    Badly,
+}
+
 impl LogDisk {
-    /// Writes batches as few records, each with one sync.
-    pub(crate) fn persist(&mut self, batches: &[Batch]) -> Result<(), LogError> {
+    /// Writes batches as few records, each with one sync; answers how many are durable, too.
+    pub(crate) fn persist(&mut self, batches: &[Batch]) -> (usize, Result<(), LogError>) {
         let mut highest = 0;
+        let mut durable = 0;
         self.record.clear();
         for (at, batch) in batches.iter().enumerate() {
             highest = record::encode(batch, &mut self.record).max(highest);
             let next = batches.get(at + 1).map(Batch::size);
             if next.is_none_or(|next| self.record.len() + next > RECORD_BYTES) {
-                self.log.append(&self.record, LogIndex(highest))?;
+                if let Err(error) = self.log.append(&self.record, LogIndex(highest)) {
+                    return (durable, Err(error));
+                }
+                durable = at + 1;
                 self.record.clear();
                 self.record.shrink_to(RECORD_BYTES);
                 highest = 0;
             }
         }
-        Ok(())
+        (durable, Ok(()))
     }
 
-    /// Writes and forgets the batches, then compacts; answers whether all is well.
-    pub(crate) fn perform(
-        &mut self,
-        batches: &mut Vec<Batch>,
-        compact: Option<LogIndex>,
-        done: &mut Vec<Done>,
-    ) -> bool {
-        let result = self
-            .persist(batches)
-            .and_then(|()| compact.map_or(Ok(()), |through| self.log.compact(through)));
+    /// Writes batches and forgets those that are durable.
+    pub(crate) fn perform(&mut self, batches: &mut Vec<Batch>, done: &mut Vec<Done>) -> Went {
+        let (durable, result) = self.persist(batches);
+        done.extend(batches.drain(..durable).map(|batch| Done::Persisted { batch: batch.id }));
         match result {
-            Ok(()) => {
-                done.extend(batches.drain(..).map(|batch| Done::Persisted { batch: batch.id }));
-                true
-            }
+            Ok(()) => Went::Well,
+            Err(error @ LogError::NoRoom { .. }) => Went::NoRoom(explain(&error)),
             Err(error) => {
                 done.push(Done::Failed { error: explain(&error) });
-                false
+                Went::Badly
             }
         }
+    }
+
+    /// The same where nobody waits for room; answers whether all is well.
+    fn perform_at_once(&mut self, batches: &mut Vec<Batch>, done: &mut Vec<Done>) -> bool {
+        let went = self.perform(batches, done);
+        if let Went::NoRoom(error) = &went {
+            done.push(Done::Failed { error: error.clone() });
+        }
+        went == Went::Well
+    }
+
+    /// Gives up what is not needed; answers whether all is well.
+    pub(crate) fn compact(&mut self, through: LogIndex, done: &mut Vec<Done>) -> bool {
+        let result = self.log.compact(through);
+        if let Err(error) = &result {
+            done.push(Done::Failed { error: explain(error) });
+        }
+        result.is_ok()
     }
 }
 

@@ -9,10 +9,16 @@ use std::io;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::disk::{Disk, LogDisk, SnapshotDisk};
-use crate::job::{Done, Job};
+use crate::disk::{Disk, LogDisk, SnapshotDisk, Went, explain};
+use crate::job::{Done, Job, Room};
+use crate::log::LogError;
 use crate::state_machine::StateMachine;
+
+/// How often room is looked for where the disk has none: often enough that nobody waits for long
+/// when there is some, and it costs one question (eyeballed).
+const ROOM_RETRY: Duration = Duration::from_millis(500);
 
 struct Queue<P> {
     jobs: Mutex<(VecDeque<Job<P>>, bool)>,
@@ -38,14 +44,23 @@ impl<P> Queue<P> {
         self.changed.notify_one();
     }
 
-    /// All jobs there are; waits for one unless `idle`. `None` after the end.
+    /// All jobs there are; waits for one as long as `idle` says. `None` after the end.
     fn take(&self, idle: Idle) -> Option<VecDeque<Job<P>>> {
         let mut jobs = self.lock();
-        while jobs.0.is_empty() && idle == Idle::Wait {
+        while jobs.0.is_empty() && idle != Idle::Return {
             if jobs.1 {
                 return None;
             }
-            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            if idle == Idle::Wait {
+                jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let waited = self.changed.wait_timeout(jobs, ROOM_RETRY);
+                let (after, result) = waited.unwrap_or_else(PoisonError::into_inner);
+                jobs = after;
+                if result.timed_out() && !jobs.1 {
+                    break;
+                }
+            }
         }
         Some(mem::take(&mut jobs.0))
     }
@@ -54,6 +69,8 @@ impl<P> Queue<P> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Idle {
     Wait,
+    /// Until room is looked for again.
+    WaitForRoom,
     Return,
 }
 
@@ -118,31 +135,69 @@ fn run_log<P>(mut disk: LogDisk, queue: &Queue<P>, tell: &impl Fn(Done)) {
     let mut batches = Vec::new();
     let mut done = Vec::new();
     let mut idle = Idle::Wait;
+    let mut room = Room::Enough;
     while let Some(jobs) = queue.take(idle) {
         let nothing = jobs.is_empty();
-        let mut well = true;
+        let mut went = Went::Well;
         for job in jobs {
             match job {
                 Job::Persist(batch) => batches.push(batch),
+                // It does not wait for room: it may make some. What it gives up is in a durable
+                // snapshot, so that nothing that waits here needs it.
                 Job::Compact { through } => {
-                    well = well && disk.perform(&mut batches, Some(through), &mut done);
+                    went = disk.perform(&mut batches, &mut done);
+                    if went == Went::Badly || !disk.compact(through, &mut done) {
+                        done.drain(..).for_each(tell);
+                        return;
+                    }
                 }
                 _ => unreachable!("only jobs of the log are in its queue"),
             }
         }
-        well = well && disk.perform(&mut batches, None, &mut done);
+        if !batches.is_empty() {
+            went = disk.perform(&mut batches, &mut done);
+        }
         done.drain(..).for_each(tell);
-        if !well {
-            return;
+        let found = match went {
+            Went::Badly => return,
+            Went::NoRoom(text) => Err((Room::Gone, text)),
+            Went::Well => prepare(&mut disk, nothing, room),
+        };
+        idle = match &found {
+            Err(_) => Idle::WaitForRoom,
+            Ok(Prepared::Later) => Idle::Wait,
+            Ok(Prepared::Yes) if disk.log.wants_preparing() => Idle::Return,
+            Ok(Prepared::Yes) => Idle::Wait,
+        };
+        let (now, text) = found.err().unwrap_or_default();
+        if now != room {
+            room = now;
+            tell(Done::Room { room, text });
         }
-        // A file is made ready only when nobody waits. That may fail where the disk is full, and
-        // matters only if it still fails when the file is needed.
-        if nothing && let Err(error) = disk.log.prepare() {
-            tracing::warn!(error = crate::disk::explain(&error), "cannot make a log file ready");
-            idle = Idle::Wait;
-            continue;
+    }
+}
+
+/// Whether a file was made ready where one was needed.
+enum Prepared {
+    Yes,
+    /// It failed; that matters only if it still fails when the file is needed.
+    Later,
+}
+
+/// Makes the next file ready in time: when nobody waits, at the latest where the reserve begins,
+/// and as soon as there is room where there was none.
+fn prepare(disk: &mut LogDisk, is_idle: bool, room: Room) -> Result<Prepared, (Room, String)> {
+    let is_due = is_idle || room != Room::Enough || disk.log.needs_preparing();
+    if !is_due || !disk.log.wants_preparing() {
+        return Ok(Prepared::Yes);
+    }
+    match disk.log.prepare() {
+        Ok(()) => Ok(Prepared::Yes),
+        Err(error @ LogError::NoRoom { .. }) => Err((Room::Short, explain(&error))),
+        Err(error) => {
+            tracing::warn!(error = explain(&error), "cannot make a log file ready");
+            Ok(Prepared::Later)
         }
-        idle = if disk.log.wants_preparing() { Idle::Return } else { Idle::Wait };
     }
 }
 

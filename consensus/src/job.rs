@@ -92,12 +92,31 @@ pub enum Done {
         /// The piece; `None` where the snapshot is gone or cannot be read.
         bytes: Option<Vec<u8>>,
     },
+    /// How much room the disk has for the log, where that changed.
+    Room {
+        /// How much.
+        room: Room,
+        /// What the disk said.
+        text: String,
+    },
     /// The log could not be written or synced. The member stops: after a failed sync nobody knows
     /// what is on the disk, and a second sync may succeed without having written it.
     Failed {
         /// Why.
         error: String,
     },
+}
+
+/// How much room there is for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Room {
+    /// As much as is needed.
+    #[default]
+    Enough,
+    /// The rest of the file in use, a few MiB, and none for another file.
+    Short,
+    /// None: what was given to the disk waits there until there is some.
+    Gone,
 }
 
 /// What a crash must not take back of a member's vote, term and commit index.

@@ -38,7 +38,7 @@ pub use disk::{Disk, DiskError, Recovered};
 pub use disk_thread::DiskThread;
 pub use identity::Identity;
 pub use ids::{BatchId, LogTime, MemberId, Term, Ticket, TransferId};
-pub use job::{Batch, Done, Job};
+pub use job::{Batch, Done, Job, Room};
 pub use log::{Log, LogError, LogShape};
 pub use logic::{
     Config, Effect, EffectOf, Event, Failure, HaltReason, Member, MemberChange, MemberInfo, Role,

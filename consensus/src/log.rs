@@ -21,11 +21,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
-use node::files::{File, Files, Open};
+use node::files::{File, Files, Open, is_full as is_no_room};
 use proto::ids::LogIndex;
 
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
+
+/// Room on the disk that a new file of the log leaves to others: to snapshots and to the small
+/// files that a process needs to start.
+const ROOM_LEFT: u64 = 1 << 20;
 
 /// Old files that are kept for later use instead of being removed, beside the one in use.
 const SPARE_FILES: usize = 2;
@@ -68,6 +72,14 @@ pub enum LogError {
     Io {
         /// What was tried.
         operation: &'static str,
+        /// The log's folder.
+        folder: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// There is no room for another file. Nothing was changed.
+    #[error("no room in {}: {source}", folder.display())]
+    NoRoom {
         /// The log's folder.
         folder: PathBuf,
         /// What the disk said.
@@ -257,21 +269,35 @@ impl Log {
     /// is ready.
     ///
     /// # Errors
-    /// What the disk says. The log must not be used any more then.
+    /// [`LogError::NoRoom`], after which the same record can be tried again; else what the disk
+    /// says, and the log must not be used any more then.
     ///
     /// # Panics
-    /// If it is used after an error, or with 4 GiB of content.
+    /// If it is used after such an error, or with 4 GiB of content.
     pub fn append(&mut self, content: &[u8], highest: LogIndex) -> Result<(), LogError> {
         assert!(!self.failed, "a log is not used after an error");
-        let appended = self.try_append(content, highest);
-        self.failed = appended.is_err();
-        appended.map_err(|source| self.error("append", source))
+        let size = padded(HEAD + content.len()) as u64;
+        let is_full = self.offset > 0 && self.offset + size > u64::from(self.shape.file_bytes);
+        if is_full && self.ready.is_empty() {
+            self.prepare()?;
+        }
+        let appended = self.try_append(content, highest, is_full);
+        match appended {
+            Ok(true) => Ok(()),
+            // Nothing of it counts, and what comes next is written over it.
+            Ok(false) => Err(self.no_room(io::ErrorKind::StorageFull.into())),
+            Err(source) => {
+                self.failed = true;
+                Err(self.error("append", source))
+            }
+        }
     }
 
-    fn try_append(&mut self, content: &[u8], highest: LogIndex) -> io::Result<()> {
+    /// Answers false where a record that is longer than a file finds no room.
+    fn try_append(&mut self, content: &[u8], highest: LogIndex, is_full: bool) -> io::Result<bool> {
         let length = u32::try_from(content.len()).expect("a record below 4 GiB");
         let size = padded(HEAD + content.len()) as u64;
-        if self.offset > 0 && self.offset + size > u64::from(self.shape.file_bytes) {
+        if is_full {
             self.next_file()?;
         }
         let sequence = u64::from(self.number) << 32 | u64::from(self.count);
@@ -281,7 +307,10 @@ impl Log {
         self.buffer.extend_from_slice(bytemuck::bytes_of(&head));
         self.buffer.extend_from_slice(content);
         self.buffer.resize(size as usize, 0);
-        self.current.write_all_at(&self.buffer, self.offset)?;
+        match self.current.write_all_at(&self.buffer, self.offset) {
+            Err(error) if is_no_room(&error) => return Ok(false),
+            written => written?,
+        }
         self.current.sync_data()?;
         // One huge record does not keep its memory.
         self.buffer.shrink_to(4 * ZEROS);
@@ -289,7 +318,7 @@ impl Log {
         self.count += 1;
         self.previous = head.check;
         self.highest = self.highest.max(highest.0);
-        Ok(())
+        Ok(true)
     }
 
     /// True where the next file should be made ready now, so that filling this one costs nothing.
@@ -298,25 +327,34 @@ impl Log {
         !self.failed && self.ready.is_empty() && self.offset > u64::from(self.shape.file_bytes) / 2
     }
 
+    /// True where the next file must be made ready now, however much there is to do: what is left
+    /// of this one is the reserve of a disk without room.
+    #[must_use]
+    pub fn needs_preparing(&self) -> bool {
+        self.wants_preparing() && self.offset > u64::from(self.shape.file_bytes) / 4 * 3
+    }
+
     /// Makes the next file ready; for moments without other work.
     ///
     /// # Errors
-    /// What the disk says; the log stays usable.
+    /// [`LogError::NoRoom`], or what the disk says; the log stays usable.
     pub fn prepare(&mut self) -> Result<(), LogError> {
         if self.ready.is_empty() {
             let number = self.number + 1;
-            make_file(self.files.as_ref(), &self.folder, self.shape, number)
-                .map_err(|source| self.error("prepare a file", source))?;
+            let made = make_file(self.files.as_ref(), &self.folder, self.shape, number);
+            made.map_err(|source| match is_no_room(&source) {
+                true => self.no_room(source),
+                false => self.error("prepare a file", source),
+            })?;
             self.ready.push_back(number);
         }
         Ok(())
     }
 
+    /// Goes on in the next file, which is ready.
     fn next_file(&mut self) -> io::Result<()> {
         let number = self.number + 1;
-        if self.ready.pop_front().is_none() {
-            make_file(self.files.as_ref(), &self.folder, self.shape, number)?;
-        }
+        self.ready.pop_front();
         let current = self.files.open(&self.folder.join(name(number)), Open::Existing)?;
         self.older.push_back(Older { number: self.number, highest: self.highest });
         self.current = current;
@@ -328,12 +366,16 @@ impl Log {
     }
 
     /// Gives up the oldest files as far as they hold no entry above `through`. Some are kept for
-    /// later use.
+    /// later use. The file with the last record is never given up: where the current one is empty,
+    /// because its first record found no room, that is the one before it.
     ///
     /// # Errors
     /// What the disk says. The log must not be used any more then.
     pub fn compact(&mut self, through: LogIndex) -> Result<(), LogError> {
-        while let Some(oldest) = self.older.front().filter(|oldest| oldest.highest <= through.0) {
+        let kept = usize::from(self.count == 0);
+        while self.older.len() > kept
+            && let Some(oldest) = self.older.front().filter(|oldest| oldest.highest <= through.0)
+        {
             let number = oldest.number;
             if let Err(source) = self.retire(number) {
                 self.failed = true;
@@ -369,6 +411,10 @@ impl Log {
         self.older.len() + 1
     }
 
+    fn no_room(&self, source: io::Error) -> LogError {
+        LogError::NoRoom { folder: self.folder.clone(), source }
+    }
+
     fn error(&self, operation: &'static str, source: io::Error) -> LogError {
         LogError::Io { operation, folder: self.folder.clone(), source }
     }
@@ -388,10 +434,27 @@ fn take_stock(files: &dyn Files, folder: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// Makes a file of zeros that is durable, as is its name.
+/// Makes a file of zeros that is durable, as is its name. Where there is no room for it, no room is
+/// taken.
 fn make_file(files: &dyn Files, folder: &Path, shape: LogShape, number: u32) -> io::Result<()> {
+    let (free, needed) = (files.free_bytes(folder)?, u64::from(shape.file_bytes) + ROOM_LEFT);
+    if free < needed {
+        let text = format!("{free} bytes are free, {needed} are needed for a file of the log");
+        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+    }
     let unnamed = folder.join(UNNAMED);
-    let file = files.open(&unnamed, Open::Either)?;
+    let made = fill_file(files, &unnamed, shape);
+    if made.is_err() {
+        // What is left of it would only make the disk fuller; it is removed at the next start else.
+        let _ = files.remove(&unnamed);
+    }
+    made?;
+    files.rename(&unnamed, &folder.join(name(number)))?;
+    files.sync_dir(folder)
+}
+
+fn fill_file(files: &dyn Files, unnamed: &Path, shape: LogShape) -> io::Result<()> {
+    let file = files.open(unnamed, Open::Either)?;
     file.set_len(0)?;
     let zeros = vec![0; ZEROS.min(shape.file_bytes as usize)];
     let mut written = 0;
@@ -400,10 +463,7 @@ fn make_file(files: &dyn Files, folder: &Path, shape: LogShape, number: u32) -> 
         file.write_all_at(&zeros[..piece], written as u64)?;
         written += piece;
     }
-    file.sync_data()?;
-    drop(file);
-    files.rename(&unnamed, &folder.join(name(number)))?;
-    files.sync_dir(folder)
+    file.sync_data()
 }
 
 /// Reads the records of one file up to the first place without a good one, and makes sure that no

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use node::files::{Files, Open};
+use node::files::{Files, Open, is_full};
 use proto::ids::LogIndex;
 
 use crate::ids::Term;
@@ -20,6 +20,11 @@ const KEPT: usize = 2;
 
 const PREFIX: &str = "snapshot-";
 const UNNAMED: &str = "new-snapshot";
+
+/// A file that is given up where a snapshot finds no room, so that the log can be cut on a full
+/// disk. As large as the last snapshot and a quarter more, and at least so large.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 1 << 20;
 
 /// Which snapshot: its last entry and that one's term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,19 +112,67 @@ impl Snapshots {
     /// before it are gone.
     pub(crate) fn write(&self, id: SnapshotId, content: &[u8]) -> io::Result<()> {
         let unnamed = self.folder.join(UNNAMED);
-        let file = self.files.open(&unnamed, Open::Either)?;
-        file.set_len(0)?;
-        for (number, piece) in content.chunks(PIECE).enumerate() {
-            file.write_all_at(piece, (number * PIECE) as u64)?;
+        match self.fill(&unnamed, content.chunks(PIECE)) {
+            Err(error) if is_full(&error) && self.give_reserve_up()? => {
+                self.fill(&unnamed, content.chunks(PIECE))?;
+            }
+            filled => filled?,
         }
-        file.sync_data()?;
-        drop(file);
         self.files.rename(&unnamed, &self.path(id))?;
         self.files.sync_dir(&self.folder)?;
         // Newer ones were received and not yet taken over; they are not this one's to count.
         for old in self.list()?.into_iter().filter(|&other| other <= id).skip(KEPT) {
             self.files.remove(&self.path(old))?;
         }
+        self.keep_reserve(content.len());
         Ok(())
+    }
+
+    /// Makes a file of these pieces durable; where it fails it takes no room.
+    fn fill<'a>(&self, path: &Path, pieces: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+        let file = self.files.open(path, Open::Either)?;
+        let write = || {
+            file.set_len(0)?;
+            let mut offset = 0;
+            for piece in pieces {
+                file.write_all_at(piece, offset)?;
+                offset += piece.len() as u64;
+            }
+            file.sync_data()
+        };
+        let filled = write();
+        if filled.is_err() {
+            // A cut file is removed at the next start; that it may fail changes nothing.
+            let _ = file.set_len(0);
+        }
+        filled
+    }
+
+    /// Removes the reserve; answers whether there was one.
+    fn give_reserve_up(&self) -> io::Result<bool> {
+        let is_there = self.files.list(&self.folder)?.iter().any(|it| it.as_os_str() == RESERVE);
+        if is_there {
+            self.files.remove(&self.folder.join(RESERVE))?;
+            self.files.sync_dir(&self.folder)?;
+        }
+        Ok(is_there)
+    }
+
+    /// Sees to it that there is a reserve for a snapshot of this length. Without it snapshots only
+    /// fail earlier on a full disk, and the next one tries again.
+    fn keep_reserve(&self, length: usize) {
+        let wanted = (length + length / 4).max(RESERVE_BYTES);
+        let path = self.folder.join(RESERVE);
+        let known = self.files.open(&path, Open::Existing).and_then(|file| file.len());
+        if known.is_ok_and(|known| known >= wanted as u64) {
+            return;
+        }
+        let zeros = vec![0; PIECE];
+        let pieces = (0..wanted.div_ceil(PIECE)).map(|_| zeros.as_slice());
+        if let Err(error) = self.fill(&path, pieces) {
+            tracing::debug!(%error, "no reserve for the next snapshot");
+            // An empty one would promise room that is not there.
+            let _ = self.files.remove(&path);
+        }
     }
 }

@@ -21,6 +21,13 @@ pub trait StateMachine: Sized {
     /// fail: a command that makes no sense is one that changes nothing.
     fn apply(&mut self, at: &Applied, command: &[u8]) -> Self::Output;
 
+    /// Whether a command is carried out even where the disk is nearly full, because it makes room
+    /// or the state machine does not work without it. Such commands are short and few.
+    #[must_use]
+    fn is_needed_without_room(_command: &[u8]) -> bool {
+        false
+    }
+
     /// The state now. Runs between two commands, so it must be cheap: copy on write.
     fn snapshot(&self) -> Self::Snapshot;
 

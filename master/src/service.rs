@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use consensus::{
     Disk, DiskError, DiskThread, Done, HaltReason, Identity as MemberIdentity, Member, MemberId,
-    StartError,
+    Room, StartError,
 };
 use node::clock::Clock;
 use node::config::NodeConfig;
@@ -17,6 +17,7 @@ use node::daemon::{self, Daemon, DaemonError, system};
 use node::data_folder::DataFolder;
 use node::files::{Files, RealFiles};
 use node::logic::network::{Link, NetworkEffect, NetworkEvent};
+use node::logic::updates::AlertLevel;
 use node::network::Network;
 use node::stop::Stop;
 use proto::ids::ClusterId;
@@ -151,7 +152,7 @@ pub fn run(config: Config, stop: Stop) -> Result<(), MasterError> {
         waker.wake();
     })
     .map_err(system("start a thread"))?;
-    Service { stop, daemon, logic, disk, done }.run()
+    Service { stop, daemon, logic, disk, done, room: Room::Enough }.run()
 }
 
 /// Makes an empty data folder a member's of the cluster to which the masters named in the
@@ -247,6 +248,8 @@ struct Service {
     disk: DiskThread<Cluster>,
     /// What the disk threads have done and the loop has not seen.
     done: Arc<Mutex<VecDeque<Done>>>,
+    /// What was last said of the disk's room for the log.
+    room: Room,
     // Last: the folder stays locked until the threads that write in it have ended.
     daemon: Daemon,
 }
@@ -298,12 +301,24 @@ impl Service {
     fn publish(&mut self) {
         let member = self.logic.member();
         let status = format!(
-            r#"{{"leads":{},"term":{},"applied_index":{},"jobs":{}}}"#,
+            r#"{{"leads":{},"term":{},"applied_index":{},"jobs":{},"has_room":{}}}"#,
             self.logic.leads(),
             member.term(),
             member.applied_index(),
             self.logic.cluster().jobs.len(),
+            member.room() == Room::Enough,
         );
+        let room = member.room();
         self.daemon.publisher.status(status.as_bytes());
+        let was = std::mem::replace(&mut self.room, room);
+        if was != room {
+            let (level, text) = match room {
+                Room::Enough => (AlertLevel::Change, "the disk has room for the log again"),
+                Room::Short | Room::Gone => {
+                    (AlertLevel::Act, "the disk of this master is full: free space on it")
+                }
+            };
+            self.daemon.publisher.alert(level, text);
+        }
     }
 }

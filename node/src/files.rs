@@ -59,6 +59,15 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// As the operating system says. After an error nothing about the folder may be assumed.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Bytes that may still be written to the file system of a folder; `u64::MAX` where that is
+    /// not known.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn free_bytes(&self, _folder: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
 }
 
 /// An open file.
@@ -69,6 +78,18 @@ pub trait File: Send + Sync {
     /// # Errors
     /// As the operating system says.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Reads up to `length` bytes to the end of `buffer`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As the operating system says; `buffer` may have grown.
+    fn append_at(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> io::Result<()> {
+        let begin = buffer.len();
+        buffer.resize(begin + length, 0);
+        let read = self.read_at(&mut buffer[begin..], offset)?;
+        buffer.truncate(begin + read);
+        Ok(())
+    }
 
     /// Writes all of `bytes`; visible to readers at once, durable after [`File::sync_data`].
     ///
@@ -107,6 +128,12 @@ pub fn read_all(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
     let read = file.read_at(&mut content, 0)?;
     content.truncate(read);
     Ok(content)
+}
+
+/// True where an operation failed because there is no room: what was there before is unharmed.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Replaces a file so that after a crash it has the old content or the new, never a mixture:
@@ -181,6 +208,12 @@ impl Files for RealFiles {
             .and_then(|folder| folder.sync_all())
             .map_err(|error| named("sync folder", path, &error))
     }
+
+    fn free_bytes(&self, folder: &Path) -> io::Result<u64> {
+        let told = rustix::fs::statvfs(folder)
+            .map_err(|error| named("ask for the room of", folder, &error.into()))?;
+        Ok(told.f_bavail.saturating_mul(told.f_frsize))
+    }
 }
 
 #[derive(Debug)]
@@ -201,6 +234,23 @@ impl File for RealFile {
             }
         }
         Ok(read)
+    }
+
+    // Into memory that nobody filled with zeros before.
+    fn append_at(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> io::Result<()> {
+        let begin = buffer.len();
+        buffer.reserve_exact(length);
+        while buffer.len() < begin + length {
+            let at = offset + (buffer.len() - begin) as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(buffer), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(named("read", &self.path, &error.into())),
+            }
+        }
+        // There may have been more room than was asked for.
+        buffer.truncate(begin + length);
+        Ok(())
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

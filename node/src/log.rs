@@ -104,6 +104,9 @@ where
         .with_env_filter(filter)
         .with_writer(writer)
         .with_ansi(colours)
+        // A line that finds no room on a full disk is lost. To complain of it on standard error,
+        // which is on the same disk, would end the process.
+        .log_internal_errors(false)
         .finish()
 }
 

@@ -190,6 +190,8 @@ pub enum Failure {
     /// It was accepted by a leader that was deposed, and the next one does not have it. It had no
     /// effect.
     Dropped,
+    /// The disk of the leader is full, and it could not hand leadership over. It had no effect.
+    NoRoom,
     /// The command is too long. It had no effect.
     TooLarge,
     /// This change of members cannot be made: it would leave no voter, or promotes a stranger. It
@@ -216,6 +218,7 @@ impl fmt::Display for Failure {
             Failure::NoLeader => "there is no leader at the moment",
             Failure::Busy => "too much is waiting",
             Failure::Dropped => "the leader was deposed before it was committed",
+            Failure::NoRoom => "the leader's disk is full",
             Failure::TooLarge => "the command is too long",
             Failure::Refused => "this change of members cannot be made",
             Failure::Behind => "the member lags too far behind to become a voter",

@@ -3,7 +3,7 @@
 //! Responsible for what comes from outside: requests, messages, time, and what the disk did. What
 //! Raft makes of it is drained in `ready`; committed entries are carried out in `apply`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastrand::Rng;
 use proto::ids::LogIndex;
@@ -28,7 +28,7 @@ use super::transfer::{Receiving, Sending, SnapshotPlace};
 use crate::disk::Recovered;
 use crate::identity::Identity;
 use crate::ids::{LogTime, MemberId, Term, Ticket, TransferId};
-use crate::job::Done;
+use crate::job::{Done, Job, Room};
 use crate::state_machine::StateMachine;
 
 /// Raft sends at most this many bytes of entries in one message.
@@ -88,6 +88,15 @@ pub struct Member<S: StateMachine> {
     /// What Raft was drained of and the disk has not confirmed.
     pub(super) outstanding: VecDeque<Outstanding>,
     pub(super) next_batch: u64,
+
+    /// What the disk has for the log.
+    pub(super) room: Room,
+    /// As leader without room: when leadership is offered to another member next, and who was
+    /// asked since all were.
+    hand_over_due: Instant,
+    handed_to: BTreeSet<MemberId>,
+    /// Its last tick was skipped, for want of room.
+    skipped_tick: bool,
 
     /// The newest durable snapshot of this member.
     pub(super) latest: Option<SnapshotPlace>,
@@ -170,6 +179,10 @@ impl<S: StateMachine> Member<S> {
             digests: Digests::new(config.digest_every, now),
             outstanding: VecDeque::new(),
             next_batch: 1,
+            room: Room::Enough,
+            hand_over_due: now,
+            handed_to: BTreeSet::new(),
+            skipped_tick: false,
             latest,
             writing: None,
             write_again: now,
@@ -240,7 +253,7 @@ impl<S: StateMachine> Member<S> {
             self.next_tick += self.config.tick;
             // A member that waits for its disk does not campaign: Raft wants all of a candidate's
             // log durable, and it would be a slow leader.
-            if self.is_leader() || self.outstanding.is_empty() {
+            if self.is_leader() || (self.outstanding.is_empty() && !self.skips_tick()) {
                 // Raft drew one from the operating system, and a simulation must be able to repeat
                 // it. It is looked at in a tick and nowhere else.
                 self.node.raft.set_randomized_election_timeout(self.election_timeout);
@@ -264,8 +277,8 @@ impl<S: StateMachine> Member<S> {
         if self.receiving.as_ref().is_some_and(|(_, receiving)| receiving.is_stuck(now)) {
             self.receiving = None;
         }
-        if self.is_leader() && self.waits_long_for_disk() {
-            self.on_transfer(None);
+        if self.is_leader() {
+            self.look_for_successor();
         }
         if self.is_leader() && self.digests.is_mark_due(self.now) {
             // Refused while leadership is handed over; the next leader marks.
@@ -288,7 +301,9 @@ impl<S: StateMachine> Member<S> {
             }
             Event::Invoke { ticket, command } => self.on_invoke(ticket, &command, effects),
             Event::Read { ticket } => {
-                if !self.reads.insert(ticket, self.now + self.config.patience) {
+                if self.stands_still() {
+                    effects.push(Effect::Failed { ticket, failure: Failure::NoLeader });
+                } else if !self.reads.insert(ticket, self.now + self.config.patience) {
                     effects.push(Effect::Failed { ticket, failure: Failure::Busy });
                 }
             }
@@ -338,8 +353,18 @@ impl<S: StateMachine> Member<S> {
             tracing::warn!(%from, "an unexpected message of Raft's");
             return;
         }
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+        let is_asked_to_lead = message.get_msg_type() == MessageType::MsgTimeoutNow;
+        if is_asked_to_lead && self.is_installing() {
             // A campaign would look for entries that the snapshot replaced.
+            return;
+        }
+        if is_asked_to_lead && self.room != Room::Enough {
+            // The one that asks has no less.
+            return;
+        }
+        if self.room == Room::Gone && !message.entries.is_empty() {
+            // Entries wait for the disk already; these would wait in memory. The leader sends them
+            // again.
             return;
         }
         if let Err(error) = self.node.step(message) {
@@ -355,14 +380,67 @@ impl<S: StateMachine> Member<S> {
         }
     }
 
-    /// The voter that could lead soonest.
+    /// As leader: gives leadership away where another could do more with it.
+    fn look_for_successor(&mut self) {
+        if self.room != Room::Enough {
+            // Without room it may wait long for its disk too, and must still ask all in turn.
+            if self.now >= self.hand_over_due {
+                self.hand_over();
+            }
+        } else if self.waits_long_for_disk() {
+            self.on_transfer(None);
+        }
+    }
+
+    /// The voter that could lead soonest; one that was asked in vain only where there is no other.
     fn successor(&self) -> Option<MemberId> {
         let progress = self.node.raft.prs();
         let others = self.members.iter().filter(|(id, info)| info.voter && **id != self.me);
         others
             .filter_map(|(id, _)| Some((progress.get(id.0)?, *id)))
-            .max_by_key(|(progress, _)| (progress.recent_active, progress.matched))
+            .max_by_key(|(progress, id)| {
+                (progress.recent_active, !self.handed_to.contains(id), progress.matched)
+            })
             .map(|(_, id)| id)
+    }
+
+    /// Offers leadership to a member that may have room, one after the other. Not all the time:
+    /// while leadership is handed over nothing is accepted, and all may be without room.
+    fn hand_over(&mut self) {
+        self.hand_over_due = self.now + self.config.patience;
+        let Some(successor) = self.successor() else { return };
+        self.on_transfer(Some(successor));
+        if !self.handed_to.insert(successor) {
+            // There is nobody left who was not asked: another round begins.
+            self.handed_to = BTreeSet::from([successor]);
+        }
+    }
+
+    /// It follows nobody, for want of room, and would answer nothing: another is to be asked.
+    pub(super) fn stands_still(&self) -> bool {
+        self.room == Room::Gone && !self.is_leader()
+    }
+
+    /// For a member without room time passes half as fast, so that it campaigns after all others:
+    /// it leads only where nobody else does.
+    fn skips_tick(&mut self) -> bool {
+        self.skipped_tick = self.room != Room::Enough && !self.skipped_tick;
+        self.skipped_tick
+    }
+
+    fn on_room(&mut self, room: Room, text: &str, effects: &mut Vec<EffectOf<S>>) {
+        if room == Room::Enough {
+            tracing::info!(member = %self.me, "the disk has room for the log again");
+        } else {
+            tracing::warn!(member = %self.me, ?room, reason = text, "the disk is full");
+        }
+        let was = std::mem::replace(&mut self.room, room);
+        if room == Room::Enough {
+            self.handed_to.clear();
+        } else if let Some(latest) = self.latest.filter(|_| was == Room::Enough) {
+            // The snapshot before it, and the log from there on, are given up.
+            effects.push(Effect::Disk(Job::Compact { through: latest.index }));
+        }
     }
 
     fn on_done(&mut self, done: Done, effects: &mut Vec<EffectOf<S>>) {
@@ -383,6 +461,7 @@ impl<S: StateMachine> Member<S> {
             Done::SnapshotRead { transfer, offset, bytes } => {
                 self.on_snapshot_read(transfer, offset, bytes, effects);
             }
+            Done::Room { room, text } => self.on_room(room, &text, effects),
             Done::Failed { error } => self.halt(HaltReason::Disk(error), effects),
         }
     }
@@ -597,6 +676,12 @@ impl<S: StateMachine> Member<S> {
         progress.map(|(&id, one)| (MemberId(id), LogIndex(one.matched))).collect()
     }
 
+    /// How much room the disk has for the log.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
     /// Requests that wait here for their fate.
     #[must_use]
     pub fn pending_count(&self) -> usize {
@@ -609,8 +694,8 @@ impl<S: StateMachine> Member<S> {
         let leader = self.leader().map_or("nobody".to_owned(), |leader| leader.to_string());
         format!(
             "member {}: {:?} in term {} under {leader}; applied {}, committed {}, last {}; {} \
-             portions wait for the disk; {} requests pending; {} snapshots going out, {} coming in; \
-             halted: {}",
+             batches wait for the disk (room: {:?}); {} requests pending; {} snapshots going \
+             out, {} coming in; halted: {}",
             self.me,
             self.role(),
             self.term(),
@@ -618,6 +703,7 @@ impl<S: StateMachine> Member<S> {
             self.committed_index(),
             self.last_index(),
             self.outstanding.len(),
+            self.room,
             self.pending.len(),
             self.sendings.len(),
             usize::from(self.receiving.is_some()),

@@ -118,6 +118,7 @@ fn failure_number(answer: Answer) -> u8 {
         Answer::No(Failure::Refused) => 5,
         Answer::No(Failure::Behind) => 6,
         Answer::No(Failure::Unknown) => 7,
+        Answer::No(Failure::NoRoom) => 8,
     }
 }
 
@@ -131,6 +132,7 @@ fn answer_of(number: u8) -> Option<Answer> {
         5 => Answer::No(Failure::Refused),
         6 => Answer::No(Failure::Behind),
         7 => Answer::No(Failure::Unknown),
+        8 => Answer::No(Failure::NoRoom),
         _ => return None,
     })
 }

@@ -28,25 +28,44 @@ use super::member::{EffectOf, Member};
 use super::message::{Message, Reception};
 use super::transfer::{Receiving, Sending, SnapshotPlace};
 use crate::ids::{BatchId, MemberId, Term, Ticket, TransferId};
-use crate::job::{Batch, HardState, Job};
+use crate::job::{Batch, HardState, Job, Room};
 use crate::state_machine::StateMachine;
 
-/// Drained portions that wait for the disk; more are left in Raft, which bounds itself.
+/// Batches that wait for the disk; what comes after them is left in Raft.
 const OUTSTANDING_MAX: usize = 1024;
 
-/// A portion that was drained from Raft, in order.
+/// Messages that wait for the same batch; the oldest are dropped beyond that. The sender of what
+/// they answer asks again, as it does where a link loses them.
+const MESSAGES_MAX: usize = 4096;
+
+/// Bytes of applied entries after which a snapshot is taken where there is no room for the log.
+const TIGHT_BYTES: usize = 1 << 20;
+
+/// What was drained from Raft and waits for a batch, in order. Portions with nothing to be durable
+/// belong to the batch before them, so that the disk bounds how many of these there are, however
+/// long it takes.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    /// Raft's number of it.
+    /// Raft's number of the last portion in it.
     pub(super) number: u64,
-    /// What must be durable; none where only messages wait behind others.
-    batch: Option<BatchId>,
-    /// When it was drained.
+    /// What must be durable.
+    batch: BatchId,
+    /// When the first portion was drained.
     pub(super) since: Instant,
     /// Leave when it is durable.
     messages: Vec<RaftMessage>,
     /// Changes of members that are answered when it is durable.
     changes: Vec<(Ticket, LogIndex)>,
+}
+
+impl Outstanding {
+    /// Takes in a later portion, of which nothing must be durable.
+    fn join(&mut self, number: u64, messages: Vec<RaftMessage>) {
+        self.number = number;
+        self.messages.extend(messages);
+        let surplus = self.messages.len().saturating_sub(MESSAGES_MAX);
+        self.messages.drain(..surplus);
+    }
 }
 
 impl<S: StateMachine> Member<S> {
@@ -90,8 +109,10 @@ impl<S: StateMachine> Member<S> {
         let number = ready.number();
         let committed = ready.take_committed_entries();
         self.node.advance_append_async(ready);
-        if batch.is_some() || !self.outstanding.is_empty() {
+        if let Some(batch) = batch {
             self.wait_for_disk(number, batch, waiting, Vec::new());
+        } else if let Some(last) = self.outstanding.back_mut() {
+            last.join(number, waiting);
         } else {
             self.node.on_persist_ready(number);
             for message in waiting {
@@ -110,14 +131,14 @@ impl<S: StateMachine> Member<S> {
         self.tell_raft_applied();
         if let Some(changes) = self.changed.take() {
             let batch = self.persist(None, Vec::new(), effects);
-            self.wait_for_disk(number, Some(batch), Vec::new(), changes);
+            self.wait_for_disk(number, batch, Vec::new(), changes);
         }
     }
 
     fn wait_for_disk(
         &mut self,
         number: u64,
-        batch: Option<BatchId>,
+        batch: BatchId,
         messages: Vec<RaftMessage>,
         changes: Vec<(Ticket, LogIndex)>,
     ) {
@@ -141,13 +162,10 @@ impl<S: StateMachine> Member<S> {
     }
 
     pub(super) fn on_persisted(&mut self, batch: BatchId, effects: &mut Vec<EffectOf<S>>) {
-        let is_this = |one: &Outstanding| one.batch == Some(batch);
-        let Some(at) = self.outstanding.iter().position(is_this) else {
+        let Some(at) = self.outstanding.iter().position(|one| one.batch == batch) else {
             return;
         };
-        let behind = self.outstanding.range(at + 1..).take_while(|one| one.batch.is_none());
-        let count = at + 1 + behind.count();
-        let done: VecDeque<Outstanding> = self.outstanding.drain(..count).collect();
+        let done: VecDeque<Outstanding> = self.outstanding.drain(..=at).collect();
         if let Some(last) = done.back() {
             self.node.on_persist_ready(last.number);
         }
@@ -396,7 +414,9 @@ impl<S: StateMachine> Member<S> {
     /// Begins a snapshot of this member's own where the log has grown enough.
     pub(super) fn write_snapshot(&mut self, effects: &mut Vec<EffectOf<S>>) {
         let grown = self.bytes_since_snapshot >= self.config.snapshot_after_bytes;
-        let wanted = grown || self.node.store().is_snapshot_wanted();
+        // Without room the log is cut as soon as that may free a file.
+        let is_tight = self.room != Room::Enough && self.bytes_since_snapshot >= TIGHT_BYTES;
+        let wanted = grown || is_tight || self.node.store().is_snapshot_wanted();
         let newer = self.latest.is_none_or(|place| place.index.0 < self.applied);
         if !wanted || !newer || self.writing.is_some() || self.now < self.write_again {
             return;
@@ -428,8 +448,12 @@ impl<S: StateMachine> Member<S> {
         self.node.mut_store().compact(head.metadata(), self.config.trailing_bytes);
         // The log on disk reaches back to the snapshot before, so that it can take this one's place
         // should it be damaged.
-        if let Some(before) = self.latest {
-            effects.push(Effect::Disk(Job::Compact { through: before.index }));
+        let through = match self.room {
+            Room::Enough => self.latest.map(|before| before.index),
+            Room::Short | Room::Gone => Some(index),
+        };
+        if let Some(through) = through {
+            effects.push(Effect::Disk(Job::Compact { through }));
         }
         self.latest = Some(SnapshotPlace { index, term: head.term, length });
     }
@@ -437,4 +461,23 @@ impl<S: StateMachine> Member<S> {
 
 fn encode(message: &RaftMessage) -> Vec<u8> {
     message.write_to_bytes().expect("a message in memory can be encoded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_messages_that_wait_for_a_batch_the_newest_are_kept() {
+        let (batch, since) = (BatchId(1), Instant(0));
+        let (messages, changes) = (Vec::new(), Vec::new());
+        let mut waiting = Outstanding { number: 0, batch, since, messages, changes };
+        let count = 2 * MESSAGES_MAX as u64;
+        for index in 1..=count {
+            waiting.join(index, vec![RaftMessage { index, ..RaftMessage::default() }]);
+        }
+        assert_eq!(waiting.number, count);
+        assert_eq!(waiting.messages.len(), MESSAGES_MAX);
+        assert_eq!(waiting.messages.last().map(|message| message.index), Some(count));
+    }
 }

@@ -14,6 +14,7 @@ use super::member::{EffectOf, Member};
 use super::membership::MemberChange;
 use super::message::{Answer, Forwarded, Message};
 use crate::ids::{MemberId, Ticket};
+use crate::job::Room;
 use crate::state_machine::StateMachine;
 
 /// Entries that a learner may lag and still become a voter: a moment's worth under load
@@ -29,13 +30,15 @@ impl<S: StateMachine> Member<S> {
     ) {
         let failure = if command.len() > Self::COMMAND_BYTES {
             Some(Failure::TooLarge)
+        } else if self.stands_still() {
+            Some(Failure::NoLeader)
         } else if !self.pending.has_room(command.len()) {
             Some(Failure::Busy)
         } else if let Some(leader) = self.leader() {
             let term = self.node.raft.term;
             let until = self.now + self.config.patience;
             if leader == self.me {
-                let proposed = self.propose(Kind::Command, self.origin(ticket), command);
+                let proposed = self.propose_command(self.origin(ticket), command);
                 if proposed.is_ok() {
                     self.pending.insert(ticket, term, command.len(), until);
                 }
@@ -95,7 +98,20 @@ impl<S: StateMachine> Member<S> {
         if command.len() > Self::COMMAND_BYTES {
             return Err(Failure::TooLarge);
         }
-        self.propose(Kind::Command, origin_of(from, head), command)
+        self.propose_command(origin_of(from, head), command)
+    }
+
+    /// Puts a command into the log, if there is room for it.
+    fn propose_command(&mut self, origin: Origin, command: &[u8]) -> Result<(), Failure> {
+        let has_room = match self.room {
+            Room::Enough => true,
+            Room::Short => S::is_needed_without_room(command),
+            Room::Gone => false,
+        };
+        if !has_room {
+            return Err(Failure::NoRoom);
+        }
+        self.propose(Kind::Command, origin, command)
     }
 
     pub(super) fn on_forward_change(

@@ -34,6 +34,10 @@ impl StateMachine for Ledger {
         lines.len()
     }
 
+    fn is_needed_without_room(command: &[u8]) -> bool {
+        command == b"make room"
+    }
+
     fn snapshot(&self) -> Arc<Vec<Line>> {
         self.lines.clone()
     }

@@ -141,6 +141,27 @@ fn a_record_larger_than_a_file_gets_a_longer_one() {
 }
 
 #[test]
+fn the_last_record_is_kept_where_the_next_file_has_no_room_for_its_first() {
+    let files = created();
+    let (mut log, _) = open(&files).unwrap();
+    log.append(b"a vote", LogIndex(0)).unwrap();
+    log.prepare().unwrap();
+    files.leave_free(Some(0));
+    let large = vec![7; 5_000];
+    let refused = log.append(&large, LogIndex(1));
+    assert!(matches!(refused, Err(LogError::NoRoom { .. })), "{refused:?}");
+    log.compact(LogIndex(9)).unwrap();
+    files.crash();
+    let (mut log, found) = open(&files).unwrap();
+    assert_eq!(found, vec![b"a vote".to_vec()]);
+    files.leave_free(None);
+    log.append(&large, LogIndex(1)).unwrap();
+    log.compact(LogIndex(1)).unwrap();
+    files.crash();
+    assert!(open(&files).unwrap().1 == [large], "what came after it takes its place");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let (files, _) = filled(20);
     let paths = files.paths();

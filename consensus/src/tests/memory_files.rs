@@ -20,6 +20,18 @@ struct State {
     contents: Vec<Content>,
     sync_count: usize,
     fails: bool,
+    /// Bytes of all files that there is room for; `None` for any number.
+    capacity: Option<usize>,
+}
+
+impl State {
+    fn used(&self) -> usize {
+        self.names.values().map(|&it| self.contents[it].present.len()).sum()
+    }
+
+    fn free(&self) -> usize {
+        self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
 }
 
 /// A disk. Clones are the same disk.
@@ -49,6 +61,12 @@ impl MemoryFiles {
     /// From now on they succeed again.
     pub(super) fn mend(&self) {
         self.0.lock().unwrap().fails = false;
+    }
+
+    /// From now on so many bytes are free.
+    pub(super) fn leave_free(&self, free: Option<usize>) {
+        let mut state = self.0.lock().unwrap();
+        state.capacity = free.map(|free| state.used() + free);
     }
 
     /// Syncs of files so far.
@@ -129,6 +147,10 @@ impl Files for MemoryFiles {
         durable_names.extend(inside.map(|(name, &number)| (name.clone(), number)));
         Ok(())
     }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().free() as u64)
+    }
 }
 
 impl File for MemoryFile {
@@ -143,8 +165,12 @@ impl File for MemoryFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.0.lock().unwrap();
-        let content = &mut state.contents[self.number].present;
         let end = offset as usize + bytes.len();
+        let grows = end.saturating_sub(state.contents[self.number].present.len());
+        if grows > state.free() {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        let content = &mut state.contents[self.number].present;
         content.resize(content.len().max(end), 0);
         content[offset as usize..end].copy_from_slice(bytes);
         Ok(())

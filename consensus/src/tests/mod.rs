@@ -7,4 +7,5 @@ mod log;
 mod members;
 mod memory_files;
 mod replication;
+mod room;
 mod snapshots;

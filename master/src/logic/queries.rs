@@ -25,6 +25,10 @@ const ANSWER_RECORDS: usize = 1_000;
 /// Ranges of segments after which an answer ends: 8 MiB.
 const ANSWER_RANGES: usize = (8 << 20) / size_of::<SegmentRange>();
 
+/// Bytes of keys and values after which an answer ends: so that a client which asks for several at
+/// a time gets them all, with what may wait for one.
+const ANSWER_BYTES: usize = 1 << 20;
+
 /// Partitions of the ring.
 const PARTITIONS: u64 = 1 << 16;
 
@@ -101,6 +105,8 @@ pub enum Query {
 pub struct Surroundings<'a> {
     /// Tasks that are dealt, by job, as far as the balancers told this master.
     pub running: &'a dyn Fn(JobId) -> u64,
+    /// Whether somebody leads a group, as far as this master knows.
+    pub is_led: &'a dyn Fn(u64) -> bool,
     /// The log's time by now, in microseconds.
     pub log_time_us: u64,
     /// The master's node UUID that leads, where it is known.
@@ -197,8 +203,7 @@ impl Query {
                 vec![job_described(cluster, id, job(cluster, id)?)?]
             }
             Query::Explain { job: id, task } => {
-                let has_leader = around.leader.is_some();
-                vec![explain::explain(cluster, job(cluster, *id)?, *task, has_leader)]
+                vec![explain::explain(cluster, job(cluster, *id)?, *task, around)]
             }
             Query::Jobs { before, limit } => jobs(cluster, *before, *limit, around),
             Query::Tasks { job: id, first, limit } => {
@@ -403,11 +408,17 @@ fn segments(cluster: &Cluster, id: JobId, job: &Job, after: u64, fold: u64) -> V
 
 fn keys(cluster: &Cluster, prefix: &[u8], after: &[u8], limit: usize) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
-    for (key, value) in cluster.keyspace.range(prefix, after).take(limit) {
+    let (mut bytes, mut is_full) = (0, false);
+    for (key, value) in cluster.keyspace.range(prefix, after) {
         let entry = KeyEntry { version: value.version.0, ..KeyEntry::default() };
-        records.push(encode(&entry, &[key, &value.bytes]));
+        let record = encode(&entry, &[key, &value.bytes]);
+        bytes += record.len();
+        records.push(record);
+        is_full = records.len() >= limit || bytes >= ANSWER_BYTES;
+        if is_full {
+            break;
+        }
     }
-    let is_full = records.len() == limit;
     records.push(list_end(cluster, records.len(), u64::from(is_full)));
     records
 }
@@ -482,3 +493,6 @@ pub struct Asked {
     /// The question.
     pub query: Query,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,14 @@
 
 use cluster_tests::wait::until;
 use proto::catalogue::MESSAGES;
-use proto::messages::session::{ErrorReply, Hello};
+use proto::ids::NodeId;
+use proto::messages::session::{ErrorReply, Hello, HelloReply};
 use proto::record::{Message, Records, encode, stamp};
 use proto::status::{ErrorCode, Role};
+use proto::time::Duration;
 
 use crate::cluster::{Cluster, LONG};
+use crate::strangers::{Stranger, count, most_memory_mib};
 
 /// A hello that is accepted, and begins a session.
 fn hello() -> Vec<u8> {
@@ -67,6 +70,100 @@ fn attack(address: &str) -> Vec<u16> {
         }
     }
     codes
+}
+
+/// Frames of a connection after which it says hello anew: a mutated number makes the node drop what
+/// comes after it.
+const FRAMES_PER_HELLO: usize = 100;
+
+/// What became of mutated frames at one port.
+#[derive(Debug, Default)]
+struct Told {
+    accepted: usize,
+    refused: usize,
+}
+
+impl Told {
+    fn count(&mut self, frame: &[u8]) {
+        for record in Records::of(frame).flatten() {
+            match record.message_type() {
+                ErrorReply::TYPE => self.refused += 1,
+                HelloReply::TYPE => {}
+                _ => self.accepted += 1,
+            }
+        }
+    }
+}
+
+/// A record of some type with nothing in it, in which nothing or a few bytes were changed.
+fn mutated(stranger: &mut Stranger, random: &mut fastrand::Rng, request: u64) -> Vec<u8> {
+    let layout = &MESSAGES[random.usize(..MESSAGES.len())];
+    let mut frame = vec![0; layout.length];
+    frame[0] = layout.message_type;
+    frame[17..25].copy_from_slice(&(layout.length as u64).to_le_bytes());
+    let mut frame = stranger.stamped(frame, request);
+    for _ in 0..random.usize(..4) {
+        let at = random.usize(..frame.len());
+        match random.u8(..4) {
+            0 => frame[at] ^= 1 << random.u8(..8),
+            1 => frame[at] = random.u8(..),
+            2 => frame.truncate(at),
+            _ => frame.extend((0..random.usize(..40)).map(|_| random.u8(..))),
+        }
+        if frame.is_empty() {
+            break;
+        }
+    }
+    frame
+}
+
+/// Sends so many mutated frames to one port, and hears what is said to them.
+fn bombard(address: &str, frames: usize) -> Told {
+    let context = zmq::Context::new();
+    let mut random = fastrand::Rng::with_seed(frames as u64);
+    let mut stranger = Stranger::connect(&context, address, NodeId(0xbad));
+    let mut told = Told::default();
+    for number in 0..frames {
+        if number % FRAMES_PER_HELLO == 0 {
+            stranger.hello();
+        }
+        let frame = mutated(&mut stranger, &mut random, number as u64 + 2);
+        stranger.send_frame(frame);
+        while let Some(frame) = stranger.receive() {
+            told.count(&frame);
+        }
+    }
+    // What is answered last has come when nothing came for a while.
+    let mut silent = 0;
+    while silent < 20 {
+        silent += 1;
+        std::thread::park_timeout(Duration::from_millis(50).to_std());
+        while let Some(frame) = stranger.receive() {
+            told.count(&frame);
+            silent = 0;
+        }
+    }
+    told
+}
+
+/// `REMUDA_FRAMES` sets how many each port gets, 20,000 where it is not set.
+#[test]
+fn mutated_frames_at_every_port_are_accepted_or_refused_and_stop_nobody() {
+    let cluster = Cluster::start(&["--masters", "1", "--workers", "1", "--slots", "1"]);
+    let frames = count("REMUDA_FRAMES", 20_000);
+    let before = cluster.status();
+    for process in &before {
+        let told = bombard(&process.address, frames);
+        let most = most_memory_mib(process.pid.expect("it runs"));
+        println!("{}: {told:?} of {frames}, {most} MiB at most", process.name);
+        assert!(told.accepted > 0 && told.refused > 0, "{}: {told:?}", process.name);
+        assert!(most < 400, "{}: {most} MiB", process.name);
+    }
+    let job = cluster.submit(&["--noop", "3", "--array", "0-999"]);
+    cluster.run(&["wait", &job]).ok();
+    for (before, after) in before.iter().zip(cluster.status()) {
+        assert_eq!((&before.node, before.pid), (&after.node, after.pid), "{}", before.name);
+    }
 }
 
 #[test]

@@ -16,6 +16,10 @@ use crate::logic::refusal::{Refusal, read_text};
 /// Bytes that may wait for a peer that never said `hello`; room for one answer of any size.
 const STRANGER_BYTES: usize = 1 << 20;
 
+/// Bytes that may wait for a client of a master or balancer, which send it listings and no files: a
+/// window of requests for them. Clients are many, and one that never reads must not cost much.
+const CLIENT_BYTES: usize = 16 << 20;
+
 #[derive(Debug)]
 pub(super) struct InboundState {
     pub(super) route: RoutingId,
@@ -228,7 +232,13 @@ impl Sessions {
         let Some(state) = self.inbound.get_mut(&inbound) else { return };
         let counts = session.heard.generation.0 != 0;
         let packing = if counts { Packing::Packed } else { Packing::Single };
-        state.outgoing.begin_session(generation, packing, self.limits.queued_bytes);
+        let limit = match (self.identity.role, session.sender.role) {
+            (Role::Master | Role::Balancer, Role::Client) => {
+                self.limits.queued_bytes.min(CLIENT_BYTES)
+            }
+            _ => self.limits.queued_bytes,
+        };
+        state.outgoing.begin_session(generation, packing, limit);
         self.idle.remove(&state.idle_key(inbound));
         state.session = Some(session);
         self.idle.insert(state.idle_key(inbound));
