@@ -1,11 +1,17 @@
-//! Cgroups, by which the kernel enforces what a task may use of memory, where the worker may make
-//! some.
+//! Cgroups, by which the kernel enforces what a task may use of memory, and how many processes it
+//! may have, where the worker may make some.
 //!
-//! A task with a limit gets one of its own below the worker's own cgroup, of version 1 or 2, and it
-//! is removed with whatever still runs in it. What a predecessor left is removed at the start. Where
-//! none may be made, which is usual without root and in containers, there are none, and whoever
-//! watches a task measures its memory instead. Deliberately not here: how a process gets into one
-//! (`spawn/`), and what becomes of a task that reached its limit.
+//! A task with a memory limit gets one of its own below the worker's own cgroup, of version 1 or 2,
+//! and it is removed with whatever still runs in it. What a predecessor left is removed at the start.
+//! Where none may be made, which is usual without root and in containers, there are none, and whoever
+//! watches a task measures its memory instead. `crowd.rs` bounds processes, by a cgroup for each
+//! helper; `locate.rs` finds where. Deliberately not here: how a process gets into one (`spawn/`), and
+//! what becomes of a task that reached its limit.
+
+mod crowd;
+mod locate;
+
+use std::collections::BTreeSet;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +23,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proto::ids::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+pub use crowd::ProcessLimit;
+pub(crate) use crowd::{Crowd, Crowds};
+use locate::{Version, folder_of};
 
 /// What is written to see whether a limit can be set at all.
 const PROBE_BYTES: u64 = 64 << 20;
@@ -33,12 +43,8 @@ const NEAR_BYTES: u64 = 256 << 10;
 /// one has just left it).
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
-/// Which of the kernel's two interfaces the controller of memory has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    V1,
-    V2,
-}
+/// Processes that are killed at a time: each takes a descriptor meanwhile.
+const CHUNK: usize = 128;
 
 impl Version {
     /// The files that set a limit, with their values; whether it does not hold without them.
@@ -65,6 +71,7 @@ impl Version {
 #[derive(Clone, Debug, Default)]
 pub struct Cgroups {
     place: Option<Arc<Place>>,
+    crowds: Crowds,
 }
 
 #[derive(Debug)]
@@ -82,19 +89,29 @@ impl Cgroups {
     /// what a predecessor of this node left there, with what runs in it.
     #[must_use]
     pub fn open(node: NodeId) -> Cgroups {
-        let node = node.to_string();
-        let of_node = format!("remuda-{}-", node.get(..8).unwrap_or(&node));
-        match Place::find(&of_node) {
+        match Place::find(&of_node(node)) {
             Ok(place) => {
                 tracing::info!(version = ?place.version, folder = %place.folder.display(),
                     "memory limits of tasks are enforced by cgroups");
-                Cgroups { place: Some(Arc::new(place)) }
+                Cgroups { place: Some(Arc::new(place)), ..Cgroups::default() }
             }
             Err(reason) => {
                 tracing::info!(reason, "no cgroups for tasks: their memory is measured instead");
                 Cgroups::default()
             }
         }
+    }
+
+    /// The same, and helpers get cgroups with a limit of processes where that works, else the user of
+    /// tasks a limit where they have one of their own. To be called before a helper is started.
+    #[must_use]
+    pub fn with_process_limit(self, node: NodeId, limit: ProcessLimit) -> Cgroups {
+        Cgroups { crowds: Crowds::open(&of_node(node), limit), ..self }
+    }
+
+    /// What bounds the processes of tasks.
+    pub(crate) fn crowds(&self) -> &Crowds {
+        &self.crowds
     }
 
     /// How memory limits are enforced, for people.
@@ -121,33 +138,41 @@ impl Cgroups {
     /// # Errors
     /// Where it cannot be made although that worked at the start.
     pub(crate) fn make(&self, limit_bytes: u64) -> io::Result<Option<Cgroup>> {
-        self.place.as_ref().map(|place| place.make(limit_bytes)).transpose()
+        // With version 2 its processes leave the cgroup of their helper for it.
+        let processes = self.crowds.limit();
+        self.place.as_ref().map(|place| place.make(limit_bytes, processes)).transpose()
     }
+}
+
+/// How the names of a node's cgroups begin.
+fn of_node(node: NodeId) -> String {
+    let node = node.to_string();
+    format!("remuda-{}-", node.get(..8).unwrap_or(&node))
+}
+
+/// Removes what a predecessor left in a folder, with what runs in it.
+fn clear(folder: &Path, of_node: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(of_node.as_bytes()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Place {
     /// Finds it and tries it; the error is a sentence for the log.
     fn find(of_node: &str) -> Result<Place, String> {
-        let read = |path: &str| fs::read_to_string(path).map_err(|it| format!("{path}: {it}"));
-        let (version, own) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
-        let folder = match version {
-            Version::V1 => own,
-            Version::V2 => with_memory(own).map_err(|it| format!("hand on memory: {it}"))?,
-        };
-        let at_folder = |it: io::Error| format!("{}: {it}", folder.display());
-        for entry in fs::read_dir(&folder).map_err(at_folder)? {
-            let entry = entry.map_err(at_folder)?;
-            if entry.file_name().as_encoded_bytes().starts_with(of_node.as_bytes()) {
-                remove(&entry.path()).map_err(at_folder)?;
-            }
-        }
+        let (version, folder) = folder_of("memory")?;
+        clear(&folder, of_node).map_err(|it| format!("{}: {it}", folder.display()))?;
         let name = format!("{of_node}{}", std::process::id());
         let place = Place { version, folder, name, made_count: AtomicU64::new(0) };
-        place.make(PROBE_BYTES).map_err(|it| format!("{}: {it}", place.folder.display()))?;
+        place.make(PROBE_BYTES, None).map_err(|it| format!("{}: {it}", place.folder.display()))?;
         Ok(place)
     }
 
-    fn make(&self, limit_bytes: u64) -> io::Result<Cgroup> {
+    fn make(&self, limit_bytes: u64, processes: Option<u32>) -> io::Result<Cgroup> {
         // Relaxed: only that no number comes twice matters.
         let number = self.made_count.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{number}", self.name));
@@ -159,6 +184,10 @@ impl Place {
                     Err(error) if is_needed => return Err(error),
                     _ => {}
                 }
+            }
+            if let (Version::V2, Some(processes)) = (self.version, processes) {
+                // Where that controller was not handed on, there is no such limit.
+                let _ = set(&path.join("pids.max"), &processes.to_string());
             }
             OpenOptions::new().write(true).open(path.join("cgroup.procs"))
         };
@@ -222,8 +251,18 @@ impl Cgroup {
         }
     }
 
+    /// Whether a process in it could not be started for the limit of processes.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let events = || fs::read_to_string(self.path.join("pids.events")).unwrap_or_default();
+        self.version == Version::V2 && entry(&events(), "max") > 0
+    }
+
     /// Kills every process in it.
     pub(crate) fn kill(&self) {
+        if self.version == Version::V2 {
+            // What is killed is not replaced meanwhile.
+            let _ = set(&self.path.join("pids.max"), "0");
+        }
         kill_all(&self.path);
     }
 }
@@ -252,14 +291,24 @@ fn processes(cgroup: &Path) -> Vec<Pid> {
 fn kill_all(cgroup: &Path) -> Option<OwnedFd> {
     // All at once, with version 2 since Linux 5.14; whoever is left is killed below.
     let _ = set(&cgroup.join("cgroup.kill"), "1");
+    kill_but(cgroup, None)
+}
+
+/// The same for all but one.
+fn kill_but(cgroup: &Path, spared: Option<Pid>) -> Option<OwnedFd> {
     let mut first = None;
-    for pid in processes(cgroup) {
-        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        // The number may have been given to another one since it was read.
-        if processes(cgroup).contains(&pid) {
-            // It may have ended in between.
-            let _ = pidfd_send_signal(&process, Signal::KILL);
-            first.get_or_insert(process);
+    for pids in processes(cgroup).chunks(CHUNK) {
+        let open = |&pid: &Pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?));
+        let opened: Vec<(Pid, OwnedFd)> = pids.iter().filter_map(open).collect();
+        // The numbers may have been given to others since they were read.
+        let number = |pid: Pid| pid.as_raw_nonzero().get();
+        let there: BTreeSet<i32> = processes(cgroup).into_iter().map(number).collect();
+        for (pid, process) in opened {
+            if there.contains(&number(pid)) && Some(pid) != spared {
+                // It may have ended in between.
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+                first.get_or_insert(process);
+            }
         }
     }
     first
@@ -289,145 +338,9 @@ fn entry(text: &str, key: &str) -> u64 {
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
-/// The cgroup of version 2 whose children can have limits of memory: the worker's own, or the one
-/// around it where that was handed to the worker and the worker put into a child of it (systemd's
-/// `Delegate` with `DelegateSubgroup`). One that has processes itself cannot hand memory on.
-fn with_memory(own: PathBuf) -> io::Result<PathBuf> {
-    let hand_on = |cgroup: &Path| {
-        let file = cgroup.join("cgroup.subtree_control");
-        let has_memory = fs::read_to_string(&file)?.split_whitespace().any(|it| it == "memory");
-        if has_memory { Ok(()) } else { set(&file, "+memory") }
-    };
-    match hand_on(&own) {
-        Ok(()) => Ok(own),
-        Err(error) => match own.parent() {
-            Some(around) if is_delegated(around) => hand_on(around).map(|()| around.to_owned()),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Whether systemd leaves what is below a cgroup to those who run in it.
-fn is_delegated(cgroup: &Path) -> bool {
-    ["user.delegate", "trusted.delegate"].iter().any(|name| {
-        let mut value = [0; 1];
-        rustix::fs::getxattr(cgroup, *name, &mut value).is_ok_and(|count| count == 1)
-            && value == *b"1"
-    })
-}
-
-/// The folder of a process's own cgroup that the controller of memory looks at, from what
-/// `/proc/self/cgroup` and `/proc/self/mountinfo` say.
-fn locate(own: &str, mounts: &str) -> Result<(Version, PathBuf), String> {
-    let lines = own.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        Some((fields.next()?, fields.next()?, fields.next()?))
-    });
-    let of_memory = |controllers: &str| controllers.split(',').any(|it| it == "memory");
-    let mut found = None;
-    for (number, controllers, path) in lines {
-        if of_memory(controllers) {
-            // Where both versions are there, the controller is with one of them only.
-            found = Some((Version::V1, path));
-        } else if number == "0" && found.is_none() {
-            found = Some((Version::V2, path));
-        }
-    }
-    let (version, path) = found.ok_or("this process is in no cgroup that limits memory")?;
-    for line in mounts.lines() {
-        let Some((mount, kind)) = line.split_once(" - ") else { continue };
-        let mount: Vec<&str> = mount.split(' ').collect();
-        let kind: Vec<&str> = kind.split(' ').collect();
-        let ([_, _, _, root, point, ..], [kind, _, options, ..]) = (&mount[..], &kind[..]) else {
-            continue;
-        };
-        let is_it = match version {
-            Version::V1 => *kind == "cgroup" && of_memory(options),
-            Version::V2 => *kind == "cgroup2",
-        };
-        // What was mounted may begin further down, and not contain this process.
-        let Ok(below) = Path::new(path).strip_prefix(unescape(root)) else { continue };
-        if is_it && !path.split('/').any(|part| part == "..") {
-            return Ok((version, unescape(point).join(below)));
-        }
-    }
-    Err(format!("the cgroup {path} is not mounted here"))
-}
-
-/// A path of `mountinfo`, in which spaces and the like are backslashes with three octal digits.
-fn unescape(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
-    let mut path = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) if code.is_ascii() => {
-                path.push(char::from(code));
-                path.push_str(&part[3..]);
-            }
-            _ => {
-                path.push('\\');
-                path.push_str(part);
-            }
-        }
-    }
-    path.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const V1_MOUNTS: &str = "\
-        22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
-        31 22 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
-        32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
-        35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:7 - cgroup cgroup rw,memory\n\
-        41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-
-    #[test]
-    fn the_own_cgroup_is_found() {
-        let v2 = "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let inner = "50 40 0:32 /docker/1f /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
-        let spaced = "30 22 0:26 / /a\\040b\\134 rw - cgroup2 none rw\n";
-        let moved = "30 22 0:26 /other /elsewhere rw - cgroup2 none rw\n\
-                     31 22 0:26 /batch /batch rw - cgroup2 none rw\n";
-        for (own, mounts, version, path) in [
-            (
-                "4:memory:/a/b:c\n1:cpu,cpuacct:/\n0::/x\n",
-                V1_MOUNTS,
-                Version::V1,
-                "/sys/fs/cgroup/memory/a/b:c",
-            ),
-            ("0::/x\n2:hugetlb,memory:/\n", V1_MOUNTS, Version::V1, "/sys/fs/cgroup/memory/"),
-            ("1:name=systemd:/y\n0::/x\n", V1_MOUNTS, Version::V2, "/sys/fs/cgroup/unified/x"),
-            ("0::/user.slice/s\n", v2, Version::V2, "/sys/fs/cgroup/user.slice/s"),
-            ("0::/\n", v2, Version::V2, "/sys/fs/cgroup/"),
-            ("4:memory:/docker/1f\n", inner, Version::V1, "/sys/fs/cgroup/memory/"),
-            ("0::/x\n", spaced, Version::V2, "/a b\\/x"),
-            ("0::/batch/x\n", moved, Version::V2, "/batch/x"),
-        ] {
-            let found = locate(own, mounts).unwrap();
-            assert_eq!(found, (version, PathBuf::from(path)), "{own}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_reached_is_told() {
-        let v2 = "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-        for (own, mounts, reason) in [
-            ("", V1_MOUNTS, "in no cgroup"),
-            ("1:cpu:/\nmemory\n", V1_MOUNTS, "in no cgroup"),
-            ("4:memory:/a\n", v2, "/a is not mounted"),
-            ("0::/a\n", "", "/a is not mounted"),
-            ("0::/a\n", "30 22 - cgroup2\n\n30 22 0:26 / /x rw cgroup2 - x\n", "not mounted"),
-            ("0::/../a\n", v2, "/../a is not mounted"),
-            ("0::/ab\n", "30 22 0:26 /a /x rw - cgroup2 cgroup2 rw\n", "/ab is not mounted"),
-        ] {
-            let error = locate(own, mounts).unwrap_err();
-            assert!(error.contains(reason), "{error}");
-        }
-    }
 
     #[test]
     fn what_a_predecessor_left_is_removed_with_what_runs_in_it() {

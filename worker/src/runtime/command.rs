@@ -22,6 +22,7 @@ use super::{Cancel, Ending, Equipment, Runtime, Task, outputs};
 use crate::cgroup::Cgroup;
 use crate::inputs::{Missing, Prepared};
 use crate::logic::{EXIT_NOT_STARTED, RunningStage};
+use crate::room;
 use crate::running::RunningTask;
 use crate::spawn::processes::group_memory;
 use crate::spawn::{Answer, HelperDied, Running, TellsStart};
@@ -53,6 +54,8 @@ struct Ended {
     ending: Ending,
     /// True where certainly no process of the task is left.
     is_alone: bool,
+    /// Whether the disk was seen without room while it ran.
+    was_full: bool,
 }
 
 /// Why a task is not, or not known to be, executed to its end.
@@ -81,7 +84,7 @@ impl From<Missing> for Obstacle {
 
 impl From<io::Error> for Obstacle {
     fn from(error: io::Error) -> Obstacle {
-        Obstacle::Machine(Cause::NotStarted, error)
+        Obstacle::Machine(room::cause_of(&error), error)
     }
 }
 
@@ -151,21 +154,47 @@ impl CommandRuntime {
             // A task that may remove it may.
             tracing::debug!(%error, "what tells that a task runs cannot be removed");
         }
-        let ending = &ended.ending;
-        let may_be_ours = ending.state == TaskState::Failed
-            && matches!(ending.cause, Cause::None | Cause::Signal)
-            && prepared.view().is_some();
-        if !may_be_ours {
-            return Ok(ended);
+        let ended = self.blame_inputs(task, prepared, failures, ended);
+        Ok(self.blame_disk(task, folder, ended))
+    }
+
+    /// A task that ran while inputs could not be read is attempted again: it failed for that, or
+    /// took what it could read for all that there is.
+    fn blame_inputs(
+        &self,
+        task: &Task<'_>,
+        prepared: &Prepared,
+        failures: u64,
+        ended: Ended,
+    ) -> Ended {
+        let inputs = &self.equipment.inputs;
+        let (state, cause) = (ended.ending.state, ended.ending.cause);
+        let is_its_own = state != TaskState::Lost && matches!(cause, Cause::None | Cause::Signal);
+        if !is_its_own || prepared.view().is_none() {
+            return ended;
         }
         inputs.mend();
         if inputs.failure_count() == failures {
-            return Ok(ended);
+            return ended;
         }
         tracing::warn!(job = %task.spec.job, task = %task.index,
-            "a task failed while its inputs could not be read: it is attempted again");
+            "inputs could not be read while a task ran: it is attempted again");
         let (state, cause) = (TaskState::Lost, Cause::InputFailed);
-        Ok(Ended { ending: Ending { state, cause, ..ended.ending }, ..ended })
+        Ended { ending: Ending { state, cause, ..ended.ending }, ..ended }
+    }
+
+    /// A task that failed on a full disk says so, and is attempted again where others filled it.
+    fn blame_disk(&self, task: &Task<'_>, folder: &TaskFolder, ended: Ended) -> Ended {
+        let (state, cause) = (ended.ending.state, ended.ending.cause);
+        let is_it = state == TaskState::Failed && matches!(cause, Cause::None | Cause::Signal);
+        if !is_it || !ended.was_full {
+            return ended;
+        }
+        let is_own_fault = room::took_most(folder.path(), self.equipment.spawner.folder());
+        tracing::warn!(job = %task.spec.job, task = %task.index, is_own_fault,
+            "a task failed while the disk was full");
+        let state = if is_own_fault { TaskState::Failed } else { TaskState::Lost };
+        Ended { ending: Ending { state, cause: Cause::DiskFull, ..ended.ending }, ..ended }
     }
 
     /// A cgroup for a task that has a memory limit; `None` also where none can be made.
@@ -179,6 +208,18 @@ impl CommandRuntime {
                 "a task gets no cgroup: its memory is measured instead");
             None
         })
+    }
+
+    /// Tells a task's author which limit it reached.
+    fn explain_crowd(&self, folder: &mut TaskFolder) {
+        let Some(limit) = self.equipment.spawner.cgroups().crowds().limit() else { return };
+        let reason = format!(
+            "the task started more than {limit} processes and threads, the most that its worker \
+             lets one have at a time (task_processes)"
+        );
+        if let Err(error) = folder.explain(&reason) {
+            tracing::warn!(%error, "a task's standard error cannot be written");
+        }
     }
 
     /// Waits for the end, which it hastens where a limit is reached or the task is cancelled.
@@ -195,6 +236,9 @@ impl CommandRuntime {
         // Bringing the inputs is not the task's time.
         let limit = description.time_limit.map(|limit| self.clock.now() + limit);
         let (mut group, mut killed, mut given_up) = (None, None, None);
+        let (mut is_crowded, mut was_full) = (false, false);
+        let crowded =
+            |running: &Running| running.is_crowded() || cgroup.is_some_and(Cgroup::is_crowded);
         let mut memory = Memory {
             limit_bytes: description.memory_bytes,
             cgroup,
@@ -217,6 +261,12 @@ impl CommandRuntime {
                     group = Some(pid);
                     continue;
                 }
+                // What is being killed starts no process any more.
+                Some(Answer::NotStarted { .. })
+                    if matches!(killed, Some((_, Cause::Cancelled))) =>
+                {
+                    return Err(Obstacle::Cancelled);
+                }
                 Some(Answer::NotStarted { reason, is_of_machine, .. }) => {
                     let text = format!("the program cannot be started: {reason}");
                     return Err(match is_of_machine {
@@ -226,6 +276,7 @@ impl CommandRuntime {
                 }
                 Some(Answer::Ended { exit_code, cpu_us, peak_memory_bytes, is_alone, .. }) => {
                     memory.look(None);
+                    is_crowded |= crowded(running);
                     let ending = match killed {
                         // Else it ended by itself before it could be killed.
                         Some((state, cause)) if exit_code == EXIT_KILLED => {
@@ -235,6 +286,9 @@ impl CommandRuntime {
                         _ if memory.excess == Excess::Enforced => {
                             Ending::of(TaskState::Failed, EXIT_KILLED, Cause::MemoryLimit)
                         }
+                        _ if is_crowded => {
+                            Ending::of(TaskState::Failed, EXIT_KILLED, Cause::ProcessLimit)
+                        }
                         _ if exit_code < 0 => {
                             Ending::of(TaskState::Failed, exit_code, Cause::Signal)
                         }
@@ -243,7 +297,8 @@ impl CommandRuntime {
                     let peak_memory_bytes = peak_memory_bytes.max(memory.peak_bytes);
                     let cpu = Duration::from_micros(cpu_us);
                     let ending = Ending { cpu, peak_memory_bytes, ..ending };
-                    return Ok(Ended { ending, is_alone });
+                    was_full |= room::is_full(folder.path());
+                    return Ok(Ended { ending, is_alone, was_full });
                 }
                 None => {
                     // Lowered, also where that was raised for the piece before; it may not be up.
@@ -264,6 +319,8 @@ impl CommandRuntime {
                     tracing::warn!(%error, "what a task prints is not bounded");
                 }
                 memory.look(group);
+                is_crowded |= crowded(running);
+                was_full |= room::is_full(folder.path());
             }
             if killed.is_none() {
                 killed = if cancel.is_cancelled() {
@@ -272,6 +329,8 @@ impl CommandRuntime {
                     Some((TaskState::Failed, Cause::TimeLimit))
                 } else if memory.excess != Excess::None {
                     Some((TaskState::Failed, Cause::MemoryLimit))
+                } else if is_crowded {
+                    Some((TaskState::Failed, Cause::ProcessLimit))
                 } else {
                     None
                 };
@@ -341,7 +400,7 @@ impl Runtime for CommandRuntime {
                 tracing::warn!(job = %task.spec.job, task = %task.index, %error,
                     "the folder of a task cannot be made");
                 cancel.wait(self.clock, self.clock.now() + REST);
-                return Ending::of(TaskState::Lost, 0, Cause::NotStarted);
+                return Ending::of(TaskState::Lost, 0, room::cause_of(&error));
             }
         };
         let listed = self.equipment.running.begin(RunningTask {
@@ -364,7 +423,15 @@ impl Runtime for CommandRuntime {
         };
         let is_alone = ended.as_ref().is_ok_and(|ended| ended.is_alone);
         let ending = match ended {
-            Ok(ended) => ended.ending,
+            Ok(ended) => {
+                if ended.ending.cause == Cause::ProcessLimit {
+                    self.explain_crowd(&mut folder);
+                }
+                if (ended.ending.state, ended.ending.cause) == (TaskState::Lost, Cause::DiskFull) {
+                    cancel.wait(self.clock, self.clock.now() + REST);
+                }
+                ended.ending
+            }
             Err(Obstacle::Cancelled) => Ending::of(TaskState::Lost, 0, Cause::Cancelled),
             Err(Obstacle::Task(cause, reason)) => {
                 tracing::debug!(job = %task.spec.job, task = %task.index, reason,

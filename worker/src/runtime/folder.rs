@@ -204,7 +204,13 @@ impl TaskFolder {
 
 /// Where the folder of a task is, below the folder of all of them.
 fn path_of(tasks: &Path, task: &Task<'_>) -> PathBuf {
-    tasks.join(format!("{}-{}-{}", task.spec.job, task.index, task.attempt))
+    let (job, attempt) = (task.spec.job, task.attempt);
+    tasks.join(name_of(&CrashedTask { job, task: task.index, attempt }))
+}
+
+/// The name of the folder of a task.
+pub(crate) fn name_of(task: &CrashedTask) -> String {
+    format!("{}-{}-{}", task.job, task.task, task.attempt)
 }
 
 /// The task whose folder has such a name.
@@ -305,6 +311,7 @@ mod tests {
         let name = format!("{job}-{task}-4294967297");
         let wanted = CrashedTask { job, task, attempt: 4_294_967_297 };
         assert_eq!(task_of(OsStr::new(&name)), Some(wanted));
+        assert_eq!(name_of(&wanted), name);
         for other in ["", "process", "a-b-c", "1-2", &name[1..], &name[..40]] {
             assert_eq!(task_of(OsStr::new(other)), None, "{other}");
         }

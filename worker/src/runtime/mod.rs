@@ -35,7 +35,7 @@ use crate::running::Running;
 use crate::spawn::Spawner;
 use command::CommandRuntime;
 use fold::FoldRuntime;
-pub(crate) use folder::{remove_folder, task_of};
+pub(crate) use folder::{name_of, remove_folder, task_of};
 use noop::NoopRuntime;
 
 /// Asks a slot's task to end. Shared by the loop, which asks, and the slot, which looks.

@@ -24,13 +24,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use node::descriptors;
 use proto::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, setrlimit,
+};
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Crowd, Crowds};
 use processes::MARK;
 pub use starter::helper_main;
 pub use user::TaskUser;
@@ -40,6 +43,9 @@ use wire::{Incoming, Request, encode, send_with};
 /// The first argument by which a program that runs a worker knows that it is to be its helper: it
 /// calls [`helper_main`] then and nothing else.
 pub const ENTRY: &str = "--spawn-helper";
+
+/// Name of the folder of all tasks in a worker's data folder.
+const TASKS: &str = "tasks";
 
 /// How long a helper may take to kill what runs before it is killed itself.
 const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -68,10 +74,13 @@ pub struct HelperProgram {
 }
 
 impl HelperProgram {
-    /// The running program with [`ENTRY`], also when its file was replaced since.
+    /// The running program with [`ENTRY`], also when its file was replaced since; and with the
+    /// limit of descriptors that this process was started with, for what the helper starts.
     #[must_use]
     pub fn this_one(user: Option<TaskUser>) -> HelperProgram {
-        HelperProgram { program: "/proc/self/exe".into(), arguments: vec![ENTRY.into()], user }
+        let soft_limit = descriptors::original().map(|limit| limit.to_string().into());
+        let arguments = std::iter::once(ENTRY.into()).chain(soft_limit).collect();
+        HelperProgram { program: "/proc/self/exe".into(), arguments, user }
     }
 }
 
@@ -89,7 +98,6 @@ pub struct Spawner {
 struct Shared {
     program: HelperProgram,
     folder: PathBuf,
-    left: Vec<OsString>,
     state: Mutex<State>,
 }
 
@@ -107,6 +115,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Names of the folders below `tasks` of a data folder in which a process ran when a predecessor of
+/// this worker died. [`Spawner::open`] removes them.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub(crate) fn left_running(data: &Path) -> io::Result<Vec<OsString>> {
+    let mut left = Vec::new();
+    let entries = match fs::read_dir(data.join(TASKS)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(left),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if processes::was_running(&entry.path()) {
+            left.push(entry.file_name());
+        }
+    }
+    Ok(left)
+}
+
 impl Spawner {
     /// Tasks run below the folder `tasks` of a worker's data folder. What a predecessor left
     /// running there is killed first, and what it left lying is removed.
@@ -115,7 +144,7 @@ impl Spawner {
     /// Where something does not end, or the folder cannot be made.
     pub fn open(data: &Path, program: HelperProgram) -> io::Result<Spawner> {
         let data = &data.canonicalize()?;
-        let folder = data.join("tasks");
+        let folder = data.join(TASKS);
         fs::create_dir_all(&folder)?;
         let folder = folder.canonicalize()?;
         let user = program.user;
@@ -123,22 +152,19 @@ impl Spawner {
             user.admit(data)?;
             user.admit(&folder)?;
         }
-        let (mut killed, mut left, mut tasks) = (0, Vec::new(), Vec::new());
+        let (mut killed, mut tasks) = (0, Vec::new());
         // The helpers first: they could start something more.
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() {
-                tasks.push((path, name));
+                tasks.push(path);
             } else if name.as_bytes().starts_with(MARK.as_bytes()) {
                 killed += processes::kill_left_over(&folder, &path, user)?;
                 fs::remove_file(&path)?;
             }
         }
-        for (path, name) in tasks {
-            if processes::was_running(&path) {
-                left.push(name);
-            }
+        for path in tasks {
             killed += processes::kill_left_over(&path, &path.join(MARK), user)?;
             if let Err(error) = crate::runtime::remove_folder(&path) {
                 // The next start tries it again; tasks have folders of their own.
@@ -150,7 +176,7 @@ impl Spawner {
             tracing::info!(killed, "the worker ended what its predecessor left running");
         }
         let state = Mutex::default();
-        let shared = Arc::new(Shared { program, folder, left, state });
+        let shared = Arc::new(Shared { program, folder, state });
         Ok(Spawner { shared, cgroups: Cgroups::default(), patience: KILL_PATIENCE })
     }
 
@@ -179,11 +205,6 @@ impl Spawner {
     /// Where the folders of tasks are; absolute.
     pub(crate) fn folder(&self) -> &Path {
         &self.shared.folder
-    }
-
-    /// Names of the folders in which a process ran when a predecessor of this worker died.
-    pub(crate) fn left(&self) -> &[OsString] {
-        &self.shared.left
     }
 
     /// Who processes run as, where that is another user than the worker's.
@@ -233,7 +254,7 @@ impl Spawner {
                 }
             }
         }
-        ask(self.shared.start()?)
+        ask(self.shared.start(self.cgroups.crowds())?)
     }
 
     /// Closes the connections, as the end of the worker's process does.
@@ -263,14 +284,14 @@ impl Shared {
     }
 
     /// Starts another helper.
-    fn start(&self) -> io::Result<(u64, Arc<Helper>)> {
+    fn start(&self, crowds: &Crowds) -> io::Result<(u64, Arc<Helper>)> {
         let number = {
             let mut state = lock(&self.state);
             state.last_number += 1;
             state.last_number
         };
         let mark = self.folder.join(format!("{MARK}-{number}"));
-        let helper = Arc::new(Helper::start(&self.program, mark)?);
+        let helper = Arc::new(Helper::start(&self.program, mark, crowds)?);
         lock(&self.state).helpers.insert(number, helper.clone());
         Ok((number, helper))
     }
@@ -360,12 +381,19 @@ impl Running {
         }
     }
 
-    /// Has its process group killed.
+    /// Whether it started, or tried to start, more processes and threads than it may have.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.helper.crowd.as_ref().is_some_and(Crowd::was_reached)
+    }
+
+    /// Has its process group killed, and all that it started where that is bounded.
     pub(crate) fn kill(&self) {
         if let Ok(bytes) = encode(&Request::Kill { id: self.id }) {
             // That it died is told by the next wait.
             let _ = (&self.helper.stream).write_all(&bytes);
         }
+        // What left the group, too: the helper would find it generation by generation.
+        self.helper.crowd.iter().for_each(Crowd::kill);
     }
 
     /// Kills the helper, not what it started.
@@ -377,6 +405,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.is_good {
+            self.helper.crowd.iter().for_each(Crowd::reopen);
+        }
         self.shared.give_back(self.number, self.is_good);
     }
 }
@@ -388,16 +419,27 @@ struct Helper {
     stream: UnixStream,
     /// Tells a later worker which process it was.
     mark: PathBuf,
+    /// Dropped behind the helper's end: what it left ends with it.
+    crowd: Option<Crowd>,
 }
 
 impl Helper {
-    fn start(program: &HelperProgram, mark: PathBuf) -> io::Result<Helper> {
+    fn start(program: &HelperProgram, mark: PathBuf, crowds: &Crowds) -> io::Result<Helper> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         let mut command = std::process::Command::new(&program.program);
         if let Some(user) = program.user {
             // Other groups are given up as well: a root that names a user does that.
             command.uid(user.uid).gid(user.gid);
+            if let Some(most) = crowds.together() {
+                // Where there are no cgroups, its own processes are all that a user can be told from.
+                let bound = move || {
+                    let limit = Rlimit { current: Some(most), maximum: Some(most) };
+                    Ok(setrlimit(Resource::Nproc, limit)?)
+                };
+                // SAFETY: between fork and exec it makes one system call and allocates nothing.
+                unsafe { command.pre_exec(bound) };
+            }
         }
         let child = command
             .arg0("remuda-spawn-helper")
@@ -409,8 +451,9 @@ impl Helper {
             .spawn()?;
         let pid = Pid::from_child(&child);
         // From here on it ends if anything fails.
-        let helper = Helper { child, stream, mark };
+        let mut helper = Helper { child, stream, mark, crowd: None };
         fs::write(&helper.mark, processes::mark(pid)?)?;
+        helper.crowd = crowds.admit(pid);
         Ok(helper)
     }
 }
@@ -449,12 +492,12 @@ mod tests {
             theirs.write_all(&encode(answer).unwrap()).unwrap();
         }
         let child = std::process::Command::new("true").spawn().unwrap();
-        let helper = Arc::new(Helper { child, stream, mark: "/absent".into() });
+        let helper = Arc::new(Helper { child, stream, mark: "/absent".into(), crowd: None });
         let program = HelperProgram::this_one(None);
-        let (folder, left) = (PathBuf::new(), Vec::new());
+        let folder = PathBuf::new();
         let helpers = BTreeMap::from([(1, helper.clone())]);
         let state = Mutex::new(State { helpers, ..State::default() });
-        let shared = Arc::new(Shared { program, folder, left, state });
+        let shared = Arc::new(Shared { program, folder, state });
         let (incoming, has_started, is_good) = (Incoming::default(), false, false);
         let (id, number) = (7, 1);
         let of = shared.clone();

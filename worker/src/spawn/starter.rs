@@ -17,6 +17,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
+use node::descriptors;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -49,6 +50,11 @@ pub fn helper_main() -> ExitCode {
         Err(_) => return ExitCode::FAILURE,
     };
     if stream.peer_addr().is_err() {
+        return ExitCode::FAILURE;
+    }
+    // Programs that use `select` fail with higher descriptors than they were made for.
+    let soft_limit = std::env::args().nth(2).and_then(|limit| limit.parse().ok());
+    if soft_limit.is_some_and(|limit| descriptors::lower(limit).is_err()) {
         return ExitCode::FAILURE;
     }
     let mut helper = Helper {
