@@ -38,7 +38,7 @@ const COMMANDS_PER_TURN: usize = 256;
 /// Requests that wait for room in the window before no more commands are taken.
 const WAITING_CALLS: usize = 1024;
 
-/// Links of a client: one to the masters, the others for as many storage nodes as a ring has.
+/// Links of a client: two to the masters, the others for as many storage nodes as a ring has.
 const LINKS: Range<u32> = 0..8192;
 
 /// Bytes of a fetched file, in the order in which they arrive.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use proto::digest::verify;
 
 use crate::cache::{BlockName, Cache, Found};
@@ -32,10 +33,7 @@ const WAITING: usize = 65_536;
 /// What a file takes on a disk is a multiple of this.
 const DISK_UNIT: u64 = 4_096;
 
-/// The bytes of a block.
-pub(crate) type Content = Arc<Vec<u8>>;
-
-type Then = Box<dyn FnOnce(Result<Content, Refusal>) + Send>;
+type Then = Box<dyn FnOnce(Result<Bytes, Refusal>) + Send>;
 
 /// Whether a block's bytes on the disk were checked since this process began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +54,7 @@ struct Wanted {
 struct State {
     wanted: BTreeMap<BlockName, Wanted>,
     waiting_count: usize,
-    recent: Lru<BlockName, Content>,
+    recent: Lru<BlockName, Bytes>,
     on_disk: Lru<BlockName, Trust>,
 }
 
@@ -108,35 +106,26 @@ impl Blocks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a part of a block to `buffer` where it is here and trusted; nothing is waited for
-    /// but the disk. The part lies within the block, or nothing is appended.
-    pub(crate) fn try_read(
-        &self,
-        name: BlockName,
-        part: &Range<usize>,
-        buffer: &mut Vec<u8>,
-    ) -> bool {
+    /// A part of a block where it is here and trusted; nothing is waited for but the disk. `None`
+    /// also where the part does not lie within the block.
+    pub(crate) fn try_read(&self, name: BlockName, part: &Range<usize>) -> Option<Bytes> {
         let mut state = self.state();
         if let Some(content) = state.recent.get(&name) {
-            let content = Arc::clone(content);
-            drop(state);
-            let bytes = content.get(part.clone());
-            buffer.extend_from_slice(bytes.unwrap_or_default());
-            return bytes.is_some();
+            return part_of(content, part);
         }
         if state.on_disk.get(&name).copied() != Some(Trust::Verified) {
-            return false;
+            return None;
         }
         drop(state);
-        match self.cache.read(name, part.start as u64, part.len(), buffer) {
-            Ok(()) => true,
+        match self.cache.read(name, part.start as u64, part.len()) {
+            Ok(content) => Some(content.into()),
             Err(error) => {
                 // It may have had to go just now; else something is wrong with it.
                 if error.kind() != ErrorKind::NotFound {
                     tracing::warn!(block = %name.block, %error, "a cached block cannot be read");
                 }
                 self.forget(name);
-                false
+                None
             }
         }
     }
@@ -158,11 +147,10 @@ impl Blocks {
     pub(crate) fn fetch(
         self: &Arc<Blocks>,
         name: BlockName,
-        then: impl FnOnce(Result<Content, Refusal>) + Send + 'static,
+        then: impl FnOnce(Result<Bytes, Refusal>) + Send + 'static,
     ) {
         let mut state = self.state();
-        if let Some(content) = state.recent.get(&name) {
-            let content = Arc::clone(content);
+        if let Some(content) = state.recent.get(&name).map(|content| content.clone()) {
             drop(state);
             return then(Ok(content));
         }
@@ -187,7 +175,7 @@ impl Blocks {
     }
 
     /// Gets a whole block and waits for it. Not for threads that fetch blocks themselves.
-    pub(crate) fn fetch_and_wait(self: &Arc<Blocks>, name: BlockName) -> Result<Content, Refusal> {
+    pub(crate) fn fetch_and_wait(self: &Arc<Blocks>, name: BlockName) -> Result<Bytes, Refusal> {
         let (sender, content) = channel();
         self.fetch(name, move |fetched| {
             // Who waited is gone only where the process ends.
@@ -220,13 +208,13 @@ impl Blocks {
     }
 
     /// Hands a block, or why there is none, to all who wait for it.
-    fn answer(&self, name: BlockName, fetched: &Result<Content, Refusal>) {
+    fn answer(&self, name: BlockName, fetched: &Result<Bytes, Refusal>) {
         let mut state = self.state();
         let waiting = state.wanted.remove(&name).unwrap_or_default().then;
         state.waiting_count -= waiting.len();
         if let Ok(content) = fetched {
             let bytes = content.len() as u64;
-            state.recent.insert(name, Arc::clone(content), bytes);
+            state.recent.insert(name, content.clone(), bytes);
         }
         drop(state);
         for then in waiting {
@@ -252,7 +240,7 @@ impl Blocks {
         };
         match brought {
             Ok((content, is_new)) => {
-                self.answer(name, &Ok(Arc::clone(&content)));
+                self.answer(name, &Ok(content.clone()));
                 if is_new {
                     self.keep(name, &content);
                 }
@@ -262,18 +250,18 @@ impl Blocks {
     }
 
     /// A verified block, and whether the disk does not have it yet.
-    fn obtain(&self, name: BlockName) -> Result<(Content, bool), Refusal> {
+    fn obtain(&self, name: BlockName) -> Result<(Bytes, bool), Refusal> {
         let trust = self.state().on_disk.get(&name).copied();
         if let Some(trust) = trust
             && let Some(content) = self.read_from_disk(name, trust)
         {
-            return Ok((Arc::new(content), false));
+            return Ok((content.into(), false));
         }
         match self.origin.block(name) {
             Ok(content) => {
                 self.counters.fetched.fetch_add(1, Ordering::Relaxed);
                 self.counters.fetched_bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
-                Ok((Arc::new(content), true))
+                Ok((content, true))
             }
             Err(error) => {
                 tracing::warn!(block = %name.block, %error, "a block cannot be read");
@@ -350,6 +338,11 @@ impl Blocks {
             disk_bytes: self.state().on_disk.bytes(),
         }
     }
+}
+
+/// A part of a block, which it keeps in memory; `None` where the block ends before.
+pub(crate) fn part_of(content: &Bytes, part: &Range<usize>) -> Option<Bytes> {
+    (part.start <= part.end && part.end <= content.len()).then(|| content.slice(part.clone()))
 }
 
 fn on_disk_bytes(bytes: u64) -> u64 {

@@ -5,7 +5,7 @@
 //! How many bytes are kept, and which go first, is decided there too.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +14,19 @@ use std::time::SystemTime;
 use proto::ids::BlockId;
 use proto::status::BlockKind;
 use rustix::fs::FlockOperation;
+use rustix::io::ReadWriteFlags;
 
 /// Version of the layout; a folder of another one is left alone.
 const LAYOUT: &str = "blocks-1";
 
 const PART: &str = ".part";
+
+/// Linux's `RWF_DONTCACHE` (from 6.14 on): the pages of a write go when the disk has them.
+const UNCACHED: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+/// Blocks from here on are written so. Smaller ones may well be read again from the disk's file, a
+/// part at a time (eyeballed).
+const UNCACHED_BYTES: usize = 1 << 20;
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -166,25 +174,12 @@ impl Cache {
         self.blocks.join(file_name.get(..2).unwrap_or_default()).join(file_name)
     }
 
-    /// Reads a part of a block to the end of `buffer`. The block is that long, or it is an error.
-    pub(crate) fn read(
-        &self,
-        name: BlockName,
-        offset: u64,
-        length: usize,
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    /// A part of a block. The block is that long, or it is an error.
+    pub(crate) fn read(&self, name: BlockName, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let file = File::open(self.path(name))?;
-        let begin = buffer.len();
-        buffer.resize(begin + length, 0);
-        let read = match buffer.get_mut(begin..) {
-            Some(place) => file.read_exact_at(place, offset),
-            None => Ok(()),
-        };
-        if read.is_err() {
-            buffer.truncate(begin);
-        }
-        read
+        let mut content = vec![0; length];
+        file.read_exact_at(&mut content, offset)?;
+        Ok(content)
     }
 
     /// All bytes of a block's file.
@@ -207,7 +202,7 @@ impl Cache {
 
     fn write_part(&self, part: &Path, content: &[u8]) -> io::Result<()> {
         let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(part);
-        let mut file = match open() {
+        let file = match open() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 if let Some(folder) = part.parent() {
                     let made = fs::DirBuilder::new().mode(0o700).create(folder);
@@ -220,7 +215,8 @@ impl Cache {
             }
             opened => opened?,
         };
-        file.write_all(content)
+        let written = write_uncached(&file, content);
+        (&file).write_all(content.get(written..).unwrap_or_default())
     }
 
     /// Lets go of a block; one that is gone already is no trouble.
@@ -231,6 +227,26 @@ impl Cache {
             }
             _ => {}
         }
+    }
+}
+
+/// Writes what the kernel need not keep in memory, as the mount's own pages hold it already; how
+/// much was written that way. The rest is written as usual: where the kernel or the file system does
+/// not know this, and what failed, which then tells why.
+fn write_uncached(mut file: &File, content: &[u8]) -> usize {
+    let mut written = 0;
+    while content.len() >= UNCACHED_BYTES && written < content.len() {
+        let rest = [IoSlice::new(content.get(written..).unwrap_or_default())];
+        match rustix::io::pwritev2(file, &rest, written as u64, UNCACHED) {
+            Ok(count) if count > 0 => written += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    match file.seek(SeekFrom::Start(written as u64)) {
+        Ok(_) => written,
+        // From the beginning, where the file still stands.
+        Err(_) => 0,
     }
 }
 
@@ -247,11 +263,8 @@ mod tests {
         cache.write(one, b"one").unwrap();
         cache.write(two, b"manifest").unwrap();
         cache.write(one, b"one again").unwrap();
-        let mut buffer = b"so far ".to_vec();
-        cache.read(one, 4, 5, &mut buffer).unwrap();
-        assert_eq!(buffer, b"so far again");
-        assert!(cache.read(one, 4, 6, &mut buffer).is_err());
-        assert_eq!(buffer, b"so far again");
+        assert_eq!(cache.read(one, 4, 5).unwrap(), b"again");
+        assert!(cache.read(one, 4, 6).is_err());
         assert!(matches!(Cache::open(place.path()), Err(CacheError::InUse { .. })));
         let folder = cache.path(one).parent().unwrap().to_owned();
         drop((cache, lock));
@@ -267,6 +280,20 @@ mod tests {
         cache.remove(one);
         assert!(cache.read_whole(one).is_err());
         assert_eq!(cache.read_whole(two).unwrap(), b"manifest");
+    }
+
+    #[test]
+    fn large_blocks_are_on_the_disk_as_they_were_given() {
+        let place = tempfile::tempdir().unwrap();
+        let (cache, _lock, _) = Cache::open(place.path()).unwrap();
+        for (number, length) in
+            [UNCACHED_BYTES - 1, UNCACHED_BYTES, (4 << 20) - 77].into_iter().enumerate()
+        {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let name = BlockName::content(BlockId(number as u128));
+            cache.write(name, &content).unwrap();
+            assert!(cache.read_whole(name).unwrap() == content, "{length} bytes");
+        }
     }
 
     #[test]

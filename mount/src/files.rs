@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use proto::ids::{BlockId, FileId};
 use proto::limits::{BLOCK_BYTES, TREE_BYTES};
 use proto::manifest::Manifest;
 use proto::tree::{Folder, MAGIC};
 
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, part_of};
 use crate::cache::BlockName;
 use crate::logic::lru::Lru;
 use crate::logic::read_ahead::ReadAhead;
@@ -37,7 +38,7 @@ const AHEAD_BLOCKS: u32 = 8;
 const AHEAD_FILES: usize = 1_024;
 
 type TreeThen = Box<dyn FnOnce(Result<Arc<Tree>, Refusal>) + Send>;
-type ReadThen = Box<dyn FnOnce(Result<Vec<u8>, Refusal>) + Send>;
+type ReadThen = Box<dyn FnOnce(Result<Bytes, Refusal>) + Send>;
 
 /// A part of a block that is wanted.
 struct Piece {
@@ -263,20 +264,20 @@ impl Files {
     }
 
     /// Reads a part of a file of a known length, as much of it as there is, and hands it on: at once
-    /// where all of it is here.
+    /// where all of it is here. What lies in one block is not copied.
     pub(crate) fn read(
         self: &Arc<Files>,
         file: FileId,
         length: u64,
         range: Range<u64>,
-        then: impl FnOnce(Result<Vec<u8>, Refusal>) + Send + 'static,
+        then: impl FnOnce(Result<Bytes, Refusal>) + Send + 'static,
     ) {
         let range = range.start.min(length)..range.end.min(length);
         if range.is_empty() {
-            return then(Ok(Vec::new()));
+            return then(Ok(Bytes::new()));
         }
         if let Some(pieces) = self.known_pieces(file, length, &range) {
-            self.read_pieces(pieces, Vec::with_capacity(buffer_bytes(&range)), Box::new(then));
+            self.read_pieces(pieces, Bytes::new(), Box::new(then));
             return self.read_ahead(file, length, &range);
         }
         let files = Arc::clone(self);
@@ -286,8 +287,7 @@ impl Files {
             }
             match files.known_pieces(file, length, &range) {
                 Some(pieces) => {
-                    let buffer = Vec::with_capacity(buffer_bytes(&range));
-                    files.read_pieces(pieces, buffer, Box::new(then));
+                    files.read_pieces(pieces, Bytes::new(), Box::new(then));
                     files.read_ahead(file, length, &range);
                 }
                 // It had to make room for others at once.
@@ -299,30 +299,27 @@ impl Files {
     fn read_pieces(
         self: &Arc<Files>,
         mut pieces: VecDeque<Piece>,
-        mut buffer: Vec<u8>,
+        mut so_far: Bytes,
         then: ReadThen,
     ) {
         while let Some(piece) = pieces.pop_front() {
-            if self.blocks.try_read(piece.name, &piece.part, &mut buffer) {
+            if let Some(part) = self.blocks.try_read(piece.name, &piece.part) {
+                so_far = joined(so_far, part);
                 continue;
             }
             let files = Arc::clone(self);
             return self.blocks.fetch(piece.name, move |fetched| {
-                let checked = fetched.and_then(|content| {
+                let part = fetched.and_then(|content| {
                     check_length(&piece, content.len())?;
-                    Ok(content)
+                    part_of(&content, &piece.part).ok_or(Refusal::Failed)
                 });
-                match checked {
-                    Ok(content) => {
-                        let part = content.get(piece.part.clone()).unwrap_or_default();
-                        buffer.extend_from_slice(part);
-                        files.read_pieces(pieces, buffer, then);
-                    }
+                match part {
+                    Ok(part) => files.read_pieces(pieces, joined(so_far, part), then),
                     Err(refusal) => then(Err(fault(refusal))),
                 }
             });
         }
-        then(Ok(buffer));
+        then(Ok(so_far));
     }
 
     fn read_ahead(self: &Arc<Files>, file: FileId, length: u64, range: &Range<u64>) {
@@ -397,7 +394,8 @@ fn check_length(piece: &Piece, found: usize) -> Result<(), Refusal> {
     Err(Refusal::Failed)
 }
 
-/// The kernel asks for at most a mebibyte at a time.
-fn buffer_bytes(range: &Range<u64>) -> usize {
-    (range.end - range.start).min(1 << 20) as usize
+/// Two parts as one: copied only where both hold something. The kernel asks for at most a mebibyte
+/// at a time, so this is small.
+fn joined(before: Bytes, next: Bytes) -> Bytes {
+    if before.is_empty() { next } else { [before, next].concat().into() }
 }

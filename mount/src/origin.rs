@@ -4,6 +4,7 @@
 //! Every call blocks for a bounded time: a transfer gives up half a minute after its first failure,
 //! a question to the masters after the client's patience.
 
+use bytes::Bytes;
 use client::logic::jobs::JobSelector;
 use client::logic::session::CallFailure;
 use client::logic::transfer::TransferError;
@@ -33,7 +34,7 @@ pub(crate) enum OriginError {
 /// Gives what is not here.
 pub(crate) trait Origin: Send + Sync {
     /// A whole block, verified.
-    fn block(&self, name: BlockName) -> Result<Vec<u8>, OriginError>;
+    fn block(&self, name: BlockName) -> Result<Bytes, OriginError>;
 
     /// Bytes of a file.
     fn length(&self, file: FileId) -> Result<u64, OriginError>;
@@ -49,8 +50,8 @@ pub(crate) trait Origin: Send + Sync {
 }
 
 impl Origin for Client {
-    fn block(&self, name: BlockName) -> Result<Vec<u8>, OriginError> {
-        Ok(self.read_block(name.block, name.kind())?)
+    fn block(&self, name: BlockName) -> Result<Bytes, OriginError> {
+        Ok(self.read_block(name.block, name.kind())?.into())
     }
 
     fn length(&self, file: FileId) -> Result<u64, OriginError> {

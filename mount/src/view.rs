@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use client::Named;
 use fuser::{FileAttr, FileType, INodeNo};
 use proto::ids::{BlockId, FileId, JobId};
@@ -473,7 +474,7 @@ impl View {
         inode: Inode,
         offset: u64,
         size: u32,
-        then: impl FnOnce(Result<Vec<u8>, Refusal>) + Send + 'static,
+        then: impl FnOnce(Result<Bytes, Refusal>) + Send + 'static,
     ) {
         let Some((part, number)) = inode.place() else {
             return then(Err(Refusal::IsAFolder));

@@ -407,7 +407,17 @@ impl<'a> Iterator for Records<'a> {
 /// If the number of parts, or the length of one, does not fit the catalogue: a bug of ours.
 #[must_use]
 pub fn encode<T: Message>(message: &T, parts: &[&[u8]]) -> Vec<u8> {
-    encode_fixed(message, size_of::<T>(), parts)
+    encode_parts(message, size_of::<T>(), parts)
+}
+
+/// A record that lacks nothing but its variable parts, with room for them: who appends as many bytes
+/// as were told has the record that [`encode`] makes, without having held the parts elsewhere.
+///
+/// # Panics
+/// As [`encode`].
+#[must_use]
+pub fn encode_head<T: Message>(message: &T, part_lengths: &[usize]) -> Vec<u8> {
+    encode_fixed(message, size_of::<T>(), part_lengths.iter().copied())
 }
 
 /// As [`encode`], in the given form without any appended field, for a peer that asked in it.
@@ -417,30 +427,39 @@ pub fn encode<T: Message>(message: &T, parts: &[&[u8]]) -> Vec<u8> {
 #[must_use]
 pub fn encode_given<T: Message>(message: &T, parts: &[&[u8]]) -> Vec<u8> {
     assert!(T::GIVEN_LENGTH != 0, "{} has no given form", T::NAME);
-    encode_fixed(message, T::GIVEN_LENGTH, parts)
+    encode_parts(message, T::GIVEN_LENGTH, parts)
 }
 
-fn encode_fixed<T: Message>(message: &T, fixed_length: usize, parts: &[&[u8]]) -> Vec<u8> {
-    assert_eq!(parts.len(), T::PARTS.len(), "{} has {} parts", T::NAME, T::PARTS.len());
-    let body_length: usize = parts.iter().map(|part| part.len()).sum();
+fn encode_parts<T: Message>(message: &T, fixed_length: usize, parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = encode_fixed(message, fixed_length, parts.iter().map(|part| part.len()));
+    for content in parts {
+        bytes.extend_from_slice(content);
+    }
+    bytes
+}
+
+fn encode_fixed<T: Message>(
+    message: &T,
+    fixed_length: usize,
+    lengths: impl ExactSizeIterator<Item = usize> + Clone,
+) -> Vec<u8> {
+    assert_eq!(lengths.len(), T::PARTS.len(), "{} has {} parts", T::NAME, T::PARTS.len());
+    let body_length: usize = lengths.clone().sum();
     let mut bytes = Vec::with_capacity(fixed_length + body_length);
     bytes.extend_from_slice(&bytemuck::bytes_of(message)[..fixed_length]);
     bytes[0] = T::TYPE;
     put_u64(&mut bytes, GENERIC_LENGTH - 8, fixed_length as u64);
-    for (part, content) in T::PARTS.iter().zip(parts) {
-        assert_eq!(content.len() % part.element_size, 0, "{}: part {}", T::NAME, part.name);
-        let count = (content.len() / part.element_size) as u64;
+    for (part, length) in T::PARTS.iter().zip(lengths) {
+        assert_eq!(length % part.element_size, 0, "{}: part {}", T::NAME, part.name);
+        let count = (length / part.element_size) as u64;
         if part.length_offset < fixed_length {
             put_u64(&mut bytes, part.length_offset, count);
         } else {
-            assert!(content.is_empty(), "{} as given has no part {}", T::NAME, part.name);
+            assert!(length == 0, "{} as given has no part {}", T::NAME, part.name);
         }
     }
     if T::ENVELOPE_OFFSET < fixed_length {
         put_u64(&mut bytes, T::ENVELOPE_OFFSET, body_length as u64);
-    }
-    for content in parts {
-        bytes.extend_from_slice(content);
     }
     bytes
 }

@@ -124,7 +124,10 @@ impl Performer {
     pub fn perform(&self, work: Work) -> Done {
         match work {
             Work::Read { ticket, block, form } => {
-                let result = self.reader.read(block).and_then(|read| prepare(block, read, form));
+                let result = match form {
+                    Form::Record { offset: 0, length: 0 } => self.read_record(block),
+                    form => self.reader.read(block).and_then(|read| prepare(block, read, form)),
+                };
                 Done::Read { ticket, result }
             }
             Work::Keep { ticket, block, kind, content } => {
@@ -149,6 +152,29 @@ impl Performer {
     }
 }
 
+impl Performer {
+    /// The record that answers with a whole block.
+    fn read_record(&self, block: BlockId) -> Result<(Found, Vec<u8>), ReadError> {
+        let mut block_length = 0;
+        let (_, record) = self.reader.read_behind(block, |kind, length| {
+            block_length = length as u64;
+            record::encode_head(&head_of(block, kind, block_length, 0), &[length])
+        })?;
+        let found = Found { holds: Holds::Content, block_length, answer_length: block_length };
+        Ok((found, record))
+    }
+}
+
+fn head_of(block: BlockId, kind: BlockKind, block_length: u64, offset: u64) -> BlockContent {
+    BlockContent {
+        block_uuid: block.to_wire(),
+        kind: kind.to_wire(),
+        block_length,
+        offset,
+        ..BlockContent::default()
+    }
+}
+
 fn prepare(block: BlockId, read: Block, form: Form) -> Result<(Found, Vec<u8>), ReadError> {
     let block_length = read.content.len() as u64;
     let Form::Record { offset, length } = form else {
@@ -163,13 +189,7 @@ fn prepare(block: BlockId, read: Block, form: Form) -> Result<(Found, Vec<u8>), 
     let answer_length = if length == 0 { left } else { length.min(left) };
     // Both are at most the length of the content, which is in memory.
     let piece = &read.content[offset as usize..(offset + answer_length) as usize];
-    let head = BlockContent {
-        block_uuid: block.to_wire(),
-        kind: read.kind.to_wire(),
-        block_length,
-        offset,
-        ..BlockContent::default()
-    };
+    let head = head_of(block, read.kind, block_length, offset);
     let found = Found { holds: Holds::Content, block_length, answer_length };
     Ok((found, record::encode(&head, &[piece])))
 }

@@ -67,12 +67,30 @@ impl Reader {
     /// # Errors
     /// [`ReadError`].
     pub fn read(&self, block: BlockId) -> Result<Block, ReadError> {
+        let (kind, content) = self.read_behind(block, |_, _| Vec::new())?;
+        Ok(Block { kind, content })
+    }
+
+    /// As [`Reader::read`], with the block's bytes behind what `head` makes of its kind and length:
+    /// who sends a block has it where it is sent from, without a copy.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn read_behind(
+        &self,
+        block: BlockId,
+        head: impl FnOnce(BlockKind, usize) -> Vec<u8>,
+    ) -> Result<(BlockKind, Vec<u8>), ReadError> {
         let entry = self.shared.get(block).ok_or(ReadError::NotFound)?;
-        match self.read_entry(block, &entry) {
-            Ok(content) if verify(entry.kind, block, &content).is_ok() => {
-                Ok(Block { kind: entry.kind, content })
-            }
-            Ok(_) => {
+        let mut bytes = head(entry.kind, entry.length as usize);
+        let begin = bytes.len();
+        let read = self.read_entry(block, &entry, &mut bytes);
+        let is_right = |bytes: &[u8]| {
+            verify(entry.kind, block, bytes.get(begin..).unwrap_or_default()).is_ok()
+        };
+        match read {
+            Ok(()) if is_right(&bytes) => Ok((entry.kind, bytes)),
+            Ok(()) => {
                 self.forget_damaged(block, entry);
                 Err(ReadError::Damaged)
             }
@@ -87,20 +105,19 @@ impl Reader {
         }
     }
 
-    fn read_entry(&self, block: BlockId, entry: &Entry) -> io::Result<Vec<u8>> {
-        let mut content = vec![0; entry.length as usize];
-        let read = match entry.place {
+    /// Appends what is on the disk of a block.
+    fn read_entry(&self, block: BlockId, entry: &Entry, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let length = entry.length as usize;
+        match entry.place {
             Place::Inline { offset } => {
                 let file = self.shared.volume(entry.volume)?;
-                file.read_at(&mut content, u64::from(offset) * ALIGNMENT + HEAD_BYTES)?
+                file.append_at(bytes, length, u64::from(offset) * ALIGNMENT + HEAD_BYTES)
             }
             Place::OwnFile => {
                 let path = self.shared.own_path(entry.volume, block);
-                self.shared.files.open(&path, Open::Existing)?.read_at(&mut content, 0)?
+                self.shared.files.open(&path, Open::Existing)?.append_at(bytes, length, 0)
             }
-        };
-        content.truncate(read);
-        Ok(content)
+        }
     }
 
     fn forget_damaged(&self, block: BlockId, entry: Entry) {

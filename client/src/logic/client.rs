@@ -37,11 +37,12 @@ pub struct Client {
 
 impl Client {
     /// A client that finds its cluster through `addresses` and uses the link numbers of `links`:
-    /// the first for the masters, the others for storage nodes.
+    /// the first two for the masters, the others for storage nodes.
     #[must_use]
     pub fn new(links: Range<u32>, addresses: Vec<String>, random: fastrand::Rng) -> Client {
-        let session = Session::new(Link(links.start), addresses, random);
-        let transfer = Transfer::new(links.start.saturating_add(1)..links.end);
+        let [first, second, others] = [0, 1, 2].map(|at| links.start.saturating_add(at));
+        let session = Session::new([Link(first), Link(second)], addresses, random);
+        let transfer = Transfer::new(others..links.end);
         Client { session, transfer, ring_call: None }
     }
 

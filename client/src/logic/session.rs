@@ -6,6 +6,7 @@
 //! [`Calls`]' matter, what requests and answers say is [`super::jobs`]' and
 //! [`super::answers`]'.
 
+mod scout;
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;
@@ -25,6 +26,7 @@ use proto::time::{Duration, Instant};
 
 use super::answers::{Answer, AnswerReader, BadAnswer};
 use super::jobs::{NotSendable, Request};
+use scout::Scouting;
 
 /// How long one attempt waits. A master that was killed says nothing, so this is what its death
 /// costs a client; it is as long as most elections take, so that a request which a follower
@@ -166,6 +168,7 @@ struct Opened {
 #[derive(Debug)]
 pub struct Session {
     link: Link,
+    scouting: Scouting,
     /// As the user gave them: nodes of any tier.
     addresses: Vec<String>,
     masters: Vec<String>,
@@ -191,10 +194,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that finds its masters through `addresses`, nodes of any tier, over one link. It
-    /// connects at the first call. `random` draws the waits between attempts.
+    /// A session that finds its masters through `addresses`, nodes of any tier, over one of two
+    /// links; the other one serves while it is opened. It connects at the first call. `random`
+    /// draws the waits between attempts.
     #[must_use]
-    pub fn new(link: Link, addresses: Vec<String>, random: fastrand::Rng) -> Session {
+    pub fn new(links: [Link; 2], addresses: Vec<String>, random: fastrand::Rng) -> Session {
+        let [link, other] = links;
         let limits = CallLimits {
             calls: limits::CLIENT_WINDOW as usize + 1,
             bytes: (limits::CLIENT_WINDOW as usize + 1) * limits::PACKED_FRAME_BYTES,
@@ -203,6 +208,7 @@ impl Session {
         calls.set_line(link, addresses.clone());
         Session {
             link,
+            scouting: Scouting::new(other),
             addresses,
             masters: Vec::new(),
             calls,
@@ -344,7 +350,8 @@ impl Session {
         random: fastrand::Rng,
         effects: &mut Vec<E>,
     ) {
-        let mut fresh = Session::new(self.link, std::mem::take(&mut self.addresses), random);
+        let links = [self.link, self.scouting.link];
+        let mut fresh = Session::new(links, std::mem::take(&mut self.addresses), random);
         fresh.calls.set_line(self.link, lines(&self.masters, &fresh.addresses));
         fresh.masters = std::mem::take(&mut self.masters);
         fresh.last_number = self.last_number;
@@ -390,9 +397,15 @@ impl Session {
                 window,
                 masters,
                 ..
-            } if *link == self.link => {
+            } if *link == self.link || self.is_scouting() && *link == self.scouting.link => {
                 self.cluster = *cluster;
                 let (index, masters) = (*applied_index, named(masters));
+                let is_of_use = sender.role == Role::Master || !masters.is_empty();
+                if *link == self.scouting.link && is_of_use {
+                    self.follow_scout(&mut failed);
+                } else if is_of_use {
+                    self.end_scout(&mut failed);
+                }
                 self.connected(now, sender.role, index, *window, masters, &mut failed);
                 true
             }
@@ -405,7 +418,9 @@ impl Session {
                 }
                 true
             }
-            NetworkEvent::Refused { link, text, .. } if *link == self.link => {
+            NetworkEvent::Refused { link, text, .. }
+                if *link == self.link || *link == self.scouting.link =>
+            {
                 self.last_refusal = Some(text.clone());
                 true
             }
@@ -430,6 +445,7 @@ impl Session {
         let mut failed = Vec::new();
         self.calls.tick(now, &mut self.effects, &mut failed);
         self.take_failed(now, failed);
+        self.scout(now);
         let overdue = self
             .pending
             .iter()
@@ -441,7 +457,8 @@ impl Session {
         }
         // When no master answers, the nodes that the user named may know new ones.
         let resets = self.calls.counters().reset - self.resets_before;
-        if !self.masters.is_empty() && resets >= 2 * self.masters.len() as u64 {
+        let is_in_vain = resets >= 2 * self.masters.len() as u64;
+        if !self.masters.is_empty() && is_in_vain && !self.is_scouting() {
             self.resets_before = self.calls.counters().reset;
             self.calls.set_line(self.link, lines(&self.masters, &self.addresses));
         }
@@ -455,7 +472,8 @@ impl Session {
         let held = self.pending.values().filter(|it| it.number.is_none());
         let held = held.map(|it| it.began + it.patience).min();
         let probe = self.wants_probe().then_some(self.last_probe + PROBE_INTERVAL);
-        [self.calls.next_deadline(), held, probe].into_iter().flatten().min()
+        let all = [self.calls.next_deadline(), held, probe, self.scouting.due];
+        all.into_iter().flatten().min()
     }
 
     /// The next call that ended.
@@ -472,6 +490,7 @@ impl Session {
     /// Panics on a broken invariant.
     pub fn check_invariants(&self) {
         self.calls.check_invariants();
+        assert!(self.opened.is_none() || !self.is_scouting(), "an opened session has one line");
         let in_flight = self.pending.values().filter(|it| it.number.is_some()).count();
         assert_eq!(self.numbers.len(), in_flight, "every number belongs to a call");
         for (number, call) in &self.numbers {
@@ -503,11 +522,15 @@ impl Session {
         if self.pending.is_empty() {
             if let Some(probe) = self.probe.take() {
                 self.calls.answered(probe);
+                self.end_scout(&mut Vec::new());
             }
             return;
         }
         let Some(opened) = self.opened else {
-            self.send_probe(now);
+            if !self.scouting.is_resting || now >= self.last_probe + PROBE_INTERVAL {
+                self.scouting.is_resting = false;
+                self.send_probe(now);
+            }
             return;
         };
         let held = self.pending.iter().filter(|(_, it)| it.number.is_none());
@@ -565,6 +588,7 @@ impl Session {
         let called = self.calls.call(now, number, self.link, record, policy, &mut self.effects);
         if called.is_ok() {
             self.probe = Some(number);
+            self.scout_later(now);
         }
     }
 
@@ -615,7 +639,14 @@ impl Session {
             self.probe = None;
             self.last_probe = now;
             self.calls.answered(number);
+            if self.opened.is_none() {
+                self.pass_over();
+            }
             return;
+        }
+        if self.scouting.probe == Some(number) {
+            // It lives and knows no masters.
+            self.end_scout(&mut Vec::new());
         }
         let Some(&call) = self.numbers.get(&number) else {
             self.calls.answered(number);
@@ -647,6 +678,16 @@ impl Session {
 
     fn take_failed(&mut self, now: Instant, failed: Vec<FailedCall>) {
         for FailedCall { request: number, error } in failed {
+            if self.scouting.probe == Some(number) {
+                // The other line may still be of use.
+                self.end_scout(&mut Vec::new());
+                continue;
+            }
+            if self.probe == Some(number) && self.is_scouting() {
+                // What the other address says counts.
+                self.follow_scout(&mut Vec::new());
+                continue;
+            }
             if self.probe == Some(number) {
                 self.probe = None;
                 if let CallError::Refused(refusal) = error {

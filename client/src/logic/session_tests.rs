@@ -15,6 +15,7 @@ use super::*;
 use crate::logic::jobs::{JobSelector, Submission, Until, Write};
 
 const LINK: Link = Link(3);
+const OTHER: Link = Link(4);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A session and what it did last.
@@ -23,6 +24,8 @@ struct Talk {
     now: Instant,
     /// Where its link leads; `None` while it is closed.
     open: Option<String>,
+    /// Where the link beside it leads, while another address is asked.
+    scout: Option<String>,
     /// Records sent and not looked at.
     sent: Vec<Vec<u8>>,
 }
@@ -30,8 +33,8 @@ struct Talk {
 impl Talk {
     fn new(addresses: &[&str]) -> Talk {
         let addresses = addresses.iter().map(|&it| it.to_owned()).collect();
-        let session = Session::new(LINK, addresses, fastrand::Rng::with_seed(1));
-        Talk { session, now: Instant(1_000_000), open: None, sent: Vec::new() }
+        let session = Session::new([LINK, OTHER], addresses, fastrand::Rng::with_seed(1));
+        Talk { session, now: Instant(1_000_000), open: None, scout: None, sent: Vec::new() }
     }
 
     /// A session that a master has accepted.
@@ -49,15 +52,23 @@ impl Talk {
     fn perform(&mut self, effects: Vec<NetworkEffect>) {
         for effect in effects {
             match effect {
+                NetworkEffect::Open { link, address } if link == OTHER => {
+                    self.scout = Some(address);
+                }
                 NetworkEffect::Open { link, address } => {
                     assert_eq!(link, LINK);
                     self.open = Some(address);
                     self.sent.clear();
                 }
+                NetworkEffect::Close { link } if link == OTHER => self.scout = None,
                 NetworkEffect::Close { .. } => self.open = None,
                 NetworkEffect::Send { to, record } => {
-                    assert_eq!(to, Peer::Link(LINK));
-                    assert!(self.open.is_some(), "sent on a closed link");
+                    let is_open = match to {
+                        Peer::Link(LINK) => self.open.is_some(),
+                        Peer::Link(OTHER) => self.scout.is_some(),
+                        _ => panic!("sent to {to:?}"),
+                    };
+                    assert!(is_open, "sent on a closed link");
                     self.sent.push(record);
                 }
             }
@@ -232,7 +243,62 @@ fn a_node_that_knows_no_masters_is_passed_over() {
     talk.take_sent();
     talk.connected(Role::Storage, 0, "");
     talk.wait();
-    assert_eq!(talk.open.as_deref(), Some("storage2"));
+    assert_eq!(talk.scout.as_deref(), Some("storage2"));
+}
+
+#[test]
+fn nodes_that_live_and_know_no_masters_are_passed_over_until_one_is_a_master() {
+    let mut talk = Talk::new(&["worker1", "storage1", "master1"]);
+    let call = talk.call(nodes());
+    for address in ["worker1", "storage1"] {
+        assert_eq!(talk.open.as_deref(), Some(address));
+        let probe = talk.only_sent();
+        talk.connected(Role::Worker, 0, "");
+        talk.answer(&answer_to(number(&probe), &Pong::default(), &[]));
+    }
+    assert_eq!(talk.open.as_deref(), Some("master1"));
+    assert_eq!(talk.only_sent()[0], Ping::TYPE);
+    talk.connected(Role::Master, 30, "");
+    talk.answer(&list_end(number(&talk.sent[0]), 0, 31));
+    assert_eq!(talk.session.next_ended().map(|it| it.call), Some(call));
+}
+
+#[test]
+fn where_nobody_knows_masters_all_are_asked_once_a_second() {
+    for addresses in [&["worker1"][..], &["worker1", "worker2", "worker3"]] {
+        let mut talk = Talk::new(addresses);
+        talk.call(nodes());
+        let began = talk.now;
+        let mut asked = 0;
+        while talk.now < began + Duration::from_secs(10) {
+            let probe = talk.only_sent();
+            asked += 1;
+            assert!(asked <= 10 * addresses.len(), "too often");
+            talk.connected(Role::Worker, 0, "");
+            talk.answer(&answer_to(number(&probe), &Pong::default(), &[]));
+            if talk.sent.is_empty() {
+                assert_eq!((talk.open.as_ref(), asked % addresses.len()), (None, 0));
+                talk.wait();
+            }
+            assert_eq!(talk.scout, None);
+        }
+        assert_eq!(asked, 10 * addresses.len());
+    }
+}
+
+#[test]
+fn of_two_that_are_asked_at_a_time_neither_needs_to_know_masters() {
+    let mut talk = Talk::new(&["worker1", "worker2", "master1"]);
+    talk.call(nodes());
+    let first = talk.only_sent();
+    talk.wait();
+    assert_eq!(talk.scout.as_deref(), Some("worker2"));
+    talk.take_sent();
+    // The first one answers late; what it was asked beside goes on alone.
+    talk.connected(Role::Worker, 0, "");
+    talk.answer(&answer_to(number(&first), &Pong::default(), &[]));
+    assert_eq!((talk.open.as_ref(), talk.scout.as_deref()), (None, Some("worker2")));
+    assert!(talk.session.probe.is_some() && !talk.session.is_scouting());
 }
 
 #[test]
