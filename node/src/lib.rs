@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod data_folder;
+pub mod descriptors;
 pub mod exposure;
 pub mod files;
 pub mod log;

@@ -20,15 +20,17 @@ use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use serde_json::json;
 
-use crate::cgroup::Cgroups;
-use crate::config::{Config, WorkerConfig};
+use crate::cgroup::{Cgroups, ProcessLimit};
+use crate::config::{Config, TASK_PROCESSES, WorkerConfig};
+use crate::evidence::Evidence;
 use crate::inputs::Inputs;
 use crate::live;
-use crate::logic::{CrashedTask, Effect, Event, Setting, Worker};
+use crate::logic::{Effect, Event, Setting, Worker};
+use crate::room;
 use crate::running::Running;
 use crate::runtime::{Equipment, task_of};
 use crate::slots::Slots;
-use crate::spawn::{HelperProgram, Spawner, TaskUser};
+use crate::spawn::{HelperProgram, Spawner, TaskUser, left_running};
 
 /// How often the status is published.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,12 +70,17 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     if let Some(user) = user {
         tracing::info!(uid = user.uid, gid = user.gid, "tasks run as another user");
     }
+    // Before the folders go that tell it.
+    let left = left_running(folder.path()).map_err(system("find what ran when the worker died"))?;
+    let left = left.iter().filter_map(|name| task_of(name)).collect();
+    let evidence = Evidence::keep(folder.path(), left);
+    let evidence = evidence.map_err(system("note what ran when the worker died"))?;
     let spawner = Spawner::open(folder.path(), HelperProgram::this_one(user));
     let spawner = spawner.map_err(system("clear what an earlier start left running"))?;
-    let cgroups = Cgroups::open(setting.node);
+    let limit = process_limit(&worker, setting.slot_count);
+    let cgroups = Cgroups::open(setting.node).with_process_limit(setting.node, limit);
     let (spawner, memory_limits) = (spawner.with_cgroups(cgroups.clone()), cgroups.way());
     let waker = daemon.network.waker();
-    let crashed = spawner.left().iter().filter_map(|name| task_of(name)).collect();
     let client = Arc::new(Client::connect(masters.clone()).map_err(WorkerError::Client)?);
     let clock = daemon.clock;
     let inputs = Inputs::open(folder.path(), folder.incarnation(), &worker, clock, client.clone());
@@ -93,11 +100,19 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
         running,
         inputs,
         memory_limits,
-        crashed,
+        evidence: Some(evidence),
         slot_count,
         status_due,
+        is_short_of_room: false,
     };
     service.run(stop)
+}
+
+/// How many processes and threads tasks may have. The helpers are the same user's.
+fn process_limit(worker: &WorkerConfig, slot_count: u32) -> ProcessLimit {
+    let each = if worker.task_processes == 0 { TASK_PROCESSES } else { worker.task_processes };
+    let together = u64::from(each).saturating_add(1).saturating_mul(u64::from(slot_count));
+    ProcessLimit { each, together }
 }
 
 /// What the machine has, where the settings leave it open.
@@ -143,18 +158,20 @@ struct Service {
     inputs: Inputs,
     /// How they are enforced.
     memory_limits: &'static str,
-    /// What ran when the last incarnation died, until the logic was told.
-    crashed: Vec<CrashedTask>,
+    /// What ran when earlier incarnations died, until the masters acknowledged it.
+    evidence: Option<Evidence>,
     slot_count: u32,
-    /// When the status is published again.
+    /// When the status is published again, and the disk looked at.
     status_due: Instant,
+    /// Whether that had too little room the last time.
+    is_short_of_room: bool,
 }
 
 impl Service {
     fn run(mut self, stop: &Stop) -> Result<(), WorkerError> {
         let mut effects = Vec::new();
         let mut is_stopping = false;
-        let tasks = std::mem::take(&mut self.crashed);
+        let tasks = self.evidence.as_ref().map_or(Vec::new(), |it| it.tasks().to_vec());
         if !tasks.is_empty() {
             tracing::warn!(count = tasks.len(), "the worker died with tasks the last time");
             self.logic.handle(self.daemon.clock.now(), Event::Crashed { tasks }, &mut effects);
@@ -169,7 +186,13 @@ impl Service {
                 self.logic.handle(self.daemon.clock.now(), ended, &mut effects);
             }
             self.perform(&mut effects)?;
-            self.publish();
+            if let Some(evidence) = self.evidence.take_if(|_| !self.logic.owes_evidence())
+                && let Err(error) = evidence.forget()
+            {
+                tracing::warn!(%error, "what an earlier start died with will be told again");
+            }
+            self.look_around(&mut effects);
+            self.perform(&mut effects)?;
             let now = self.daemon.clock.now();
             let own = self.logic.next_deadline(now);
             let deadline = [own, self.slots.next_deadline(), Some(self.status_due)];
@@ -211,12 +234,22 @@ impl Service {
         Ok(())
     }
 
-    fn publish(&mut self) {
+    /// Looks at the disk and tells how this worker is, once in a while.
+    fn look_around(&mut self, effects: &mut Vec<Effect>) {
         let now = self.daemon.clock.now();
         if now < self.status_due {
             return;
         }
         self.status_due = now + STATUS_INTERVAL;
+        let is_short = room::is_short(self.daemon.folder.path(), self.is_short_of_room);
+        if is_short != self.is_short_of_room {
+            self.is_short_of_room = is_short;
+            self.logic.handle(now, Event::Room { is_short }, effects);
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
         let inputs = self.inputs.status();
         let status = json!({
             "slots": self.slot_count,
