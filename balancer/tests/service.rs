@@ -93,6 +93,7 @@ fn heartbeat() -> Vec<u8> {
         slot_count: 2,
         cpu_milli: 2_000,
         memory_bytes: 1 << 30,
+        group: 1,
         ..WorkerHeartbeat::default()
     };
     encode(&heartbeat, &[b""])

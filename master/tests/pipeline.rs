@@ -29,6 +29,7 @@ const CLUSTER: ClusterId = ClusterId(1 << 70);
 const CLIENT: Link = Link(101);
 const BALANCER: Link = Link(102);
 const AUXILIARY: Link = Link(9);
+const OTHER_GROUP: Link = Link(104);
 const WORKER: Link = Link(103);
 
 /// A master and its disk, in virtual time.
@@ -136,6 +137,7 @@ impl Driven {
             CLIENT => (NodeId(500), Role::Client),
             BALANCER => (NodeId(600), Role::Balancer),
             AUXILIARY => (NodeId(601), Role::Balancer),
+            OTHER_GROUP => (NodeId(602), Role::Balancer),
             _ => (NodeId(700), Role::Worker),
         };
         set_request_id(&mut record, RequestId(self.last_request));
@@ -484,4 +486,68 @@ fn a_lease_is_renewed_by_a_registered_balancer_and_its_counts_told_by_the_primar
     driven.say(CLIENT, query(job, false));
     driven.run(|driven| driven.names().contains(&"job_status"));
     driven.heard(CLIENT, |_, status: JobStatus| assert_eq!({ status.running_count }, 5));
+}
+
+#[test]
+fn a_group_that_is_gone_is_another_groups_and_whoever_was_in_it_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    for (link, group) in [(BALANCER, 1), (AUXILIARY, 1), (OTHER_GROUP, 2)] {
+        driven.say(link, registration(Role::Balancer));
+        driven.heard(link, |_, it: NodeRegistered| assert_eq!({ it.group }, group));
+    }
+    let sender = Sender {
+        peer: Peer::Link(WORKER),
+        node: NodeId(700),
+        role: Role::Worker,
+        incarnation: Incarnation(1),
+    };
+    let (address, version) = (String::new(), String::new());
+    driven.handle(Event::Network(NetworkEvent::Joined { sender, address, version }));
+    driven.say(WORKER, registration(Role::Worker));
+    let before = driven.heard(WORKER, |_, it: NodeRegistered| (it.group, it.index));
+    assert_eq!(before.0, 1);
+    driven.say(CLIENT, submission(JobId(77), 100));
+    // Only the other group's balancer is alive.
+    let renew = |group, epoch| {
+        let renew = LeaseRenew { group, epoch, ..LeaseRenew::default() };
+        encode(&renew, &[b""])
+    };
+    for _ in 0..28 {
+        driven.say(OTHER_GROUP, renew(2, 2));
+        let until = driven.now + Duration::from_millis(250);
+        driven.run(|driven| driven.now >= until);
+    }
+    driven.heard(WORKER, |record, it: NodeRegistered| {
+        assert_eq!((record.request_id(), { it.group }), (RequestId(0), 2), "unasked");
+        assert!(it.index > before.1);
+    });
+    driven.heard(OTHER_GROUP, |_, it: LeaseReply| assert_eq!(it.is_primary, 1));
+    driven.say(OTHER_GROUP, encode(&FeedPull { group: 2, ..FeedPull::default() }, &[]));
+    driven.heard(OTHER_GROUP, |record, _: FeedBatch| {
+        let [items, _] = record.parts().expect("items and jobs");
+        let items = items_of::<FeedItem>(items).expect("items");
+        assert_eq!((items.len(), { items[0].task_count }), (1, 100));
+        assert!(items[0].move_number > 2, "attempts are numbered behind those of the lost group");
+    });
+    // The old primary comes back: what it was is over.
+    driven.sent.clear();
+    driven.say(BALANCER, renew(1, 1));
+    driven.run(|driven| !driven.sent.is_empty());
+    let code = |driven: &mut Driven| driven.heard(BALANCER, |_, error: ErrorReply| error.code);
+    assert_eq!(code(&mut driven), ErrorCode::OldEpoch.to_wire());
+    let lost = RunsLost { group: 1, epoch: 1, ..RunsLost::default() };
+    driven.say(BALANCER, encode(&lost, &[b""]));
+    assert_eq!(code(&mut driven), ErrorCode::OldEpoch.to_wire());
+    let newer = RunsLost { group: 1, epoch: 99, ..RunsLost::default() };
+    driven.say(BALANCER, encode(&newer, &[b""]));
+    assert_eq!(code(&mut driven), ErrorCode::NotLeader.to_wire(), "this master would lag");
+    // In the same incarnation, it gets the seat that is free.
+    driven.say(BALANCER, registration(Role::Balancer));
+    driven.heard(BALANCER, |_, it: NodeRegistered| {
+        assert_eq!((it.group, it.is_primary), (2, 0));
+        assert!(it.index > before.1, "a seat has a number of its own");
+    });
 }

@@ -564,7 +564,9 @@ struct node_register {
     uint64_t zone_length;
 };
 
-/* The node is in the roster. */
+/* The node is in the roster. A worker whose group changed is told so unasked, with request id 0,
+ * by every master with which it has a session; it takes that for its assignment where `index` is
+ * higher than what it knows. */
 struct node_registered {
     struct generic_message header;
     struct envelope envelope;
@@ -748,6 +750,8 @@ struct worker_heartbeat {
     uint64_t memory_bytes;
     uint8_t refusing;
     uint64_t run_count;
+    uint64_t group;
+    uint64_t foreign_count;
 };
 
 /* Answers `worker_heartbeat`. */
@@ -757,6 +761,7 @@ struct worker_heartbeat_reply {
     uint64_t epoch;
     uint64_t last_deal;
     uint64_t run_count;
+    uint64_t assignment;
 };
 
 /* The tasks ended and their slots are free; their outcome is on its way to the masters. */
@@ -1189,6 +1194,10 @@ enum remuda_cause {
     REMUDA_CAUSE_OUTPUT_FAILED = 8,
     /* A signal that Remuda did not send ended it. */
     REMUDA_CAUSE_SIGNAL = 9,
+    /* The limit of processes was reached and all of them killed. */
+    REMUDA_CAUSE_PROCESS_LIMIT = 10,
+    /* It failed, or was not begun, when its worker's disk was full. */
+    REMUDA_CAUSE_DISK_FULL = 11,
 };
 
 enum remuda_program_kind {
@@ -1232,8 +1241,6 @@ enum remuda_feed_kind {
     REMUDA_FEED_KIND_JOB_ENDED = 1,
     /* A job has another priority, or is held, or no longer. */
     REMUDA_FEED_KIND_JOB_CHANGED = 2,
-    /* A granted range was given to another group. */
-    REMUDA_FEED_KIND_WITHDRAWN = 3,
 };
 
 enum remuda_job_change_kind {
@@ -1385,8 +1392,8 @@ static_assert(sizeof(struct runs_unfinished) == 73, "packed");
 static_assert(sizeof(struct deal_mark) == 106, "packed");
 static_assert(sizeof(struct deal_mark_reply) == 89, "packed");
 static_assert(sizeof(struct worker_status_reply) == 89, "packed");
-static_assert(sizeof(struct worker_heartbeat) == 122, "packed");
-static_assert(sizeof(struct worker_heartbeat_reply) == 81, "packed");
+static_assert(sizeof(struct worker_heartbeat) == 138, "packed");
+static_assert(sizeof(struct worker_heartbeat_reply) == 89, "packed");
 static_assert(sizeof(struct task_free) == 81, "packed");
 static_assert(sizeof(struct task_settled) == 73, "packed");
 static_assert(sizeof(struct task_recall) == 73, "packed");

@@ -202,6 +202,10 @@ wire_enum! {
         OutputFailed = 8 "output_failed",
         /// A signal that Remuda did not send ended it.
         Signal = 9 "signal",
+        /// The limit of processes was reached and all of them killed.
+        ProcessLimit = 10 "process_limit",
+        /// It failed, or was not begun, when its worker's disk was full.
+        DiskFull = 11 "disk_full",
     }
 }
 
@@ -260,8 +264,6 @@ wire_enum! {
         JobEnded = 1 "job_ended",
         /// A job has another priority, or is held, or no longer.
         JobChanged = 2 "job_changed",
-        /// A granted range was given to another group.
-        Withdrawn = 3 "withdrawn",
     }
 }
 

@@ -183,8 +183,12 @@ fn balancer(noop: Noop, task_count: u64, told: mpsc::Sender<(u8, u64)>) -> Scrip
                 let description = JobDescription::new(Runtime::Noop(noop)).encode().unwrap();
                 answers.push(encode(&request, &[b"", b"", &description]));
             }
-            let reply =
-                WorkerHeartbeatReply { epoch: 3, last_deal: 1, ..WorkerHeartbeatReply::default() };
+            let reply = WorkerHeartbeatReply {
+                epoch: 3,
+                last_deal: 1,
+                assignment: beat.assignment,
+                ..WorkerHeartbeatReply::default()
+            };
             answers.push(encode(&reply, &[b""]));
             answers
         }

@@ -10,11 +10,15 @@ use proto::status::{ErrorCode, FeedKind, Order};
 use proto::time::{Duration, Instant};
 use proto::wire::{bytes_of, items_of};
 
+use super::auxiliary::Auxiliary;
 use super::dealing::Replan;
-use super::lost::Fate;
+use super::feed::Feed;
+use super::followed::Followed;
+use super::lost::{Fate, Lost};
 use super::marks::Doubt;
 use super::seat::{Renewed, Seat};
-use super::tasks::Granted;
+use super::tasks::{Granted, Tasks};
+use super::workers::WORKER_TIMEOUT;
 use super::{Balancer, Registering, feed, range_of};
 
 /// How long a request waits that a master could not serve for now, where it says nothing else.
@@ -42,10 +46,14 @@ impl Balancer {
                     self.registering = Registering::Done;
                     self.answered_at = now;
                     let seat = Seat::given(now, &registered, self.seat.as_ref());
-                    if !seat.is_primary() {
+                    let is_anew = self.seat.as_ref().is_some_and(|it| it.number != seat.number);
+                    if is_anew {
+                        self.begin_anew(effects);
+                    } else if !seat.is_primary() {
                         self.auxiliary.dismiss(&mut self.tasks, effects);
                         self.tasks.drop_doubt();
                     }
+                    self.workers.set_group(seat.group, is_anew);
                     self.seat = Some(seat);
                 }
             }
@@ -72,6 +80,18 @@ impl Balancer {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The seat is another one, and perhaps in another group: what was known for the one before is
+    /// that group's.
+    fn begin_anew(&mut self, effects: &mut Vec<NetworkEffect>) {
+        self.auxiliary.dismiss(&mut self.tasks, effects);
+        self.auxiliary = Auxiliary::default();
+        self.followed = Followed::default();
+        self.tasks = Tasks::default();
+        self.feed = Feed::default();
+        self.lost = Lost::default();
+        self.replan = Replan::Everyone;
     }
 
     fn on_lease(
@@ -145,9 +165,10 @@ impl Balancer {
                 Some(FeedKind::JobChanged) => {
                     self.tasks.change(item.job_uuid.into(), item.priority, item.is_held == 1);
                 }
-                Some(FeedKind::Withdrawn) | None => {}
+                None => {}
             }
         }
+        self.tasks.date_moved(now + WORKER_TIMEOUT);
         self.feed.advance(batch);
         let knows_all = |seat: &Seat| seat.is_primary() && self.feed.reaches(seat.known_from());
         if batch.is_complete == 1 && self.seat.as_ref().is_some_and(knows_all) {
@@ -159,7 +180,10 @@ impl Balancer {
     /// A job is in a final state: whoever executes tasks of it is told at once. A worker that does
     /// not hear it is told in answer to its next heartbeat.
     fn end_job(&mut self, now: Instant, job: JobId, effects: &mut Vec<NetworkEffect>) {
-        let busy = self.tasks.end_job(job);
+        let mut busy = self.tasks.end_job(job);
+        // What another group dealt has nobody else to say so, where that group is gone.
+        busy.extend(self.workers.foreign_of(job));
+        busy.sort_by_key(|(worker, _)| *worker);
         let Some(seat) = self.seat.as_ref().filter(|seat| seat.holds_lease(now)) else {
             return;
         };
@@ -174,6 +198,7 @@ impl Balancer {
             let reply = WorkerHeartbeatReply {
                 epoch: seat.epoch.0,
                 last_deal: worker.last_deal,
+                assignment: worker.assignment,
                 ..WorkerHeartbeatReply::default()
             };
             let record = encode(&reply, &[bytes_of(&orders)]);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use node::logic::network::{NetworkEffect, Peer};
-use proto::ids::NodeId;
+use proto::ids::{Epoch, NodeId};
 use proto::messages::job::JobSubmit;
 use proto::messages::task::{TaskRecall, WorkerRequest};
 use proto::record::{Records, encode};
@@ -98,19 +98,21 @@ impl Balancer {
     }
 
     fn carry_out(&mut self, deal: &super::plan::Deal, effects: &mut Vec<NetworkEffect>) {
-        let attempt = self.attempt();
+        let sequence = self.attempt_sequence();
         let Some(seat) = &self.seat else { return };
         let Some(worker) = self.workers.next_deal(deal.worker) else { return };
         let mut left = deal.task_count;
         while left > 0 {
-            let entry = |tasks: &Range<u64>| Dealt {
+            // What was moved here has attempts of another group, under epochs that may be higher
+            // than this one's.
+            let entry = |tasks: &Range<u64>, moved: Epoch| Dealt {
                 end: tasks.end,
-                attempt,
+                attempt: (seat.epoch.max(moved).0 << 32) | sequence,
                 worker: deal.worker,
                 deal: worker.last_deal,
                 stage: Stage::Busy,
             };
-            let Some(tasks) = self.tasks.deal(deal.job, left, entry) else { break };
+            let Some((tasks, dealt)) = self.tasks.deal(deal.job, left, entry) else { break };
             left -= tasks.end - tasks.start;
             self.counters.dealt += tasks.end - tasks.start;
             let Some(job) = self.tasks.job(deal.job) else { break };
@@ -118,7 +120,7 @@ impl Balancer {
                 job_uuid: deal.job.to_wire(),
                 first_task: tasks.start,
                 task_count: tasks.end - tasks.start,
-                attempt,
+                attempt: dealt.attempt,
                 epoch: seat.epoch.0,
                 deal: worker.last_deal,
                 worker_incarnation: worker.incarnation.0,
@@ -132,8 +134,10 @@ impl Balancer {
         }
     }
 
-    /// The number of the next attempt: higher than that of any task that waits was.
-    fn attempt(&mut self) -> u64 {
+    /// The number of the next attempt within its epoch: higher than that of any task that waits
+    /// was. It is the same for what was moved here: a later epoch is higher than the number of the
+    /// move as well.
+    fn attempt_sequence(&mut self) -> u64 {
         let Some(seat) = &self.seat else { return 0 };
         if self.attempt_epoch != seat.epoch {
             (self.attempt_epoch, self.attempt_sequence) = (seat.epoch, 0);
@@ -142,7 +146,7 @@ impl Balancer {
             // At a requeue every millisecond it takes fifty days; a restart brings a new epoch.
             self.attempt_sequence = self.attempt_sequence.saturating_add(1);
         }
-        (seat.epoch.0 << 32) | u64::from(self.attempt_sequence)
+        u64::from(self.attempt_sequence)
     }
 
     /// Takes back what the busiest worker has not begun where another has nothing to do.
@@ -171,9 +175,12 @@ impl Balancer {
             wanted -= tasks.end - first;
             runs.push(run_of(job, &(first..tasks.end), dealt.attempt));
         }
-        let Some(worker) = self.workers.get(busiest.worker).filter(|_| !runs.is_empty()) else {
+        let Some(worker) = self.workers.get(busiest.worker) else { return };
+        if runs.is_empty() {
+            // Another group's tasks keep it busy: others are asked meanwhile.
+            self.workers.recall(now, busiest.worker);
             return;
-        };
+        }
         let recall = TaskRecall { epoch: seat.epoch.0, ..TaskRecall::default() };
         let record = encode(&recall, &[bytes_of(&runs)]);
         effects.push(NetworkEffect::Send { to: Peer::Inbound(worker.peer), record });

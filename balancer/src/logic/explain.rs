@@ -65,7 +65,8 @@ pub enum Reason {
     FeedBehind,
     /// The job is held until it is released.
     Held,
-    /// An earlier primary may have dealt it: the workers get their time to say so.
+    /// An earlier primary, or the group that was granted it first, may have dealt it: the workers
+    /// get their time to say so.
     Grace {
         /// Jobs granted up to here are held back.
         up_to: LogIndex,
@@ -244,7 +245,8 @@ impl Balancer {
             return vec![with(WireReason::Held)];
         }
         if is_doubtful {
-            let left = seat.grace_deadline().map_or(0, |until| until.since(now).as_millis());
+            let until = seat.grace_deadline().or(self.tasks.moved_deadline());
+            let left = until.map_or(0, |until| until.since(now).as_millis());
             return vec![Why { number: left, ..with(WireReason::TakingOver) }];
         }
         self.explain_workers(seat, id, job, next)
@@ -352,8 +354,8 @@ impl fmt::Display for Reason {
             Reason::Held => f.write_str("its job is held"),
             Reason::Grace { up_to } => write!(
                 f,
-                "an earlier primary may have dealt it (it was granted up to log index {up_to}), \
-                 and workers have their time to list what they hold"
+                "an earlier primary (of what was granted up to log index {up_to}) or another \
+                 group may have dealt it, and workers have their time to list what they hold"
             ),
             Reason::NoWorker => f.write_str("no worker can be reached"),
             Reason::TooLarge => f.write_str(

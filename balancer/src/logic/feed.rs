@@ -5,7 +5,7 @@
 //! known, changes nothing.
 
 use proto::description::{DEFAULT_CPU_MILLI, JobDescription};
-use proto::ids::{Incarnation, JobId, LogIndex, RequestId};
+use proto::ids::{Epoch, Incarnation, JobId, LogIndex, RequestId};
 use proto::messages::job::JobSubmit;
 use proto::messages::node::{FeedBatch, FeedItem, FeedPull};
 use proto::record::{Records, encode, set_request_id};
@@ -170,6 +170,7 @@ pub(super) fn take_grant(item: &FeedItem, how: Granted, jobs: &[u8], tasks: &mut
         priority: item.priority,
         is_held: item.is_held == 1,
         needs,
+        move_number: Epoch(item.move_number),
     };
     let range = item.first_task..item.first_task.saturating_add(item.task_count);
     tasks.grant(&granted, &range, LogIndex(item.index), how);

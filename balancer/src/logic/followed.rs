@@ -71,14 +71,8 @@ impl Balancer {
             // primary begins anew where it waits for one.
             return Ok(());
         }
-        let reply = DealMarkReply {
-            group: mark.group,
-            epoch: mark.epoch,
-            auxiliary_incarnation: incarnation,
-            mark: mark.mark,
-            ..DealMarkReply::default()
-        };
-        effects.push(NetworkEffect::Send { to: sender.peer, record: encode(&reply, &[]) });
+        let record = encode(&DealMarkReply::to(&mark), &[]);
+        effects.push(NetworkEffect::Send { to: sender.peer, record });
         Ok(())
     }
 }

@@ -106,37 +106,61 @@ impl Balancer {
             Heard::Restarted => self.give_up(worker),
         }
         self.replan = self.replan.and_worker(worker);
-        let (listed, orders) = self.take_inventory(now, worker, runs);
-        self.miss(worker, heartbeat.deal_echo, &listed);
-        let epoch = self.seat.as_ref().filter(|seat| seat.holds_lease(now));
+        // What a worker of another group holds is none of this balancer's business, and the epoch
+        // of this one none of the worker's.
+        let knows_group = self.workers.knows_group(worker);
+        let mut orders = Vec::new();
+        if knows_group {
+            let foreign_count = usize::try_from(heartbeat.foreign_count).unwrap_or(usize::MAX);
+            let own = runs.split_at(runs.len().saturating_sub(foreign_count));
+            let listed;
+            (listed, orders) = self.take_inventory(now, worker, own);
+            self.miss(worker, heartbeat.deal_echo, &listed);
+        }
+        let epoch = self.seat.as_ref().filter(|seat| knows_group && seat.holds_lease(now));
         let reply = WorkerHeartbeatReply {
             epoch: epoch.map_or(0, |seat| seat.epoch.0),
             last_deal: self.workers.get(worker).map_or(0, |worker| worker.last_deal),
+            assignment: epoch.map_or(0, |_| heartbeat.assignment),
             ..WorkerHeartbeatReply::default()
         };
         let record = encode(&reply, &[bytes_of(&orders)]);
         effects.push(NetworkEffect::Send { to: sender.peer, record });
     }
 
-    /// Takes over what a worker lists. Returns that by job and attempt, and what it must kill.
+    /// Takes over what a worker lists: what this group dealt it, and what of the tasks that
+    /// another one dealt it was moved here. Returns that by job and attempt, and what it must kill.
     fn take_inventory(
         &mut self,
         now: Instant,
         worker: NodeId,
-        runs: &[TaskRun],
+        (own, foreign): (&[TaskRun], &[TaskRun]),
     ) -> (BTreeMap<(JobId, u64), Ranges>, Vec<TaskRun>) {
         let may_order = self.may_deal(now);
         let mut listed: BTreeMap<(JobId, u64), Ranges> = BTreeMap::new();
         let mut orders = Vec::new();
-        for run in runs {
+        let mut others = Vec::new();
+        let foreign = foreign.iter().map(|run| (run, false));
+        for (run, is_own) in own.iter().map(|run| (run, true)).chain(foreign) {
             let (job, tasks) = (run.job_uuid.into(), range_of(run));
             listed.entry((job, run.attempt)).or_default().insert(tasks.clone());
             let stage = match TaskState::from_wire(run.state) {
                 Some(TaskState::Queued | TaskState::Running) => Stage::Busy,
                 _ => Stage::Free,
             };
-            let held = Dealt { end: tasks.end, attempt: run.attempt, worker, deal: 0, stage };
-            let superseded = self.tasks.adopt(job, &tasks, held);
+            let mut pieces = vec![tasks.clone()];
+            if !is_own {
+                let [here, elsewhere] = self.tasks.granted_of(job, &tasks);
+                pieces = here;
+                if stage == Stage::Busy {
+                    others.extend(elsewhere.iter().map(|tasks| run_of(job, tasks, run.attempt)));
+                }
+            }
+            let mut superseded = Vec::new();
+            for piece in pieces {
+                let held = Dealt { end: piece.end, attempt: run.attempt, worker, deal: 0, stage };
+                superseded.append(&mut self.tasks.adopt(job, &piece, held));
+            }
             // What ended stays: whether its outcome is the first is for the masters to judge.
             if may_order && stage == Stage::Busy && orders.len() < ORDERS {
                 orders.extend(superseded.iter().map(|piece| TaskRun {
@@ -145,6 +169,7 @@ impl Balancer {
                 }));
             }
         }
+        self.workers.set_foreign(worker, others);
         self.counters.kill_orders += orders.len() as u64;
         (listed, orders)
     }
@@ -179,7 +204,10 @@ impl Balancer {
         let total = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.task_count));
         self.replan = self.replan.and_worker(worker);
         for run in runs {
-            self.tasks.free(run.job_uuid.into(), &range_of(run), run.attempt);
+            let freed = self.tasks.free(run.job_uuid.into(), &range_of(run), run.attempt);
+            if freed < run.task_count {
+                self.workers.foreign_ended(worker, run);
+            }
         }
         // All runs of one record are of one job.
         if let Some(run) = runs.first().filter(|_| total > 0)

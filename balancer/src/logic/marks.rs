@@ -127,7 +127,8 @@ impl Tasks {
         }
     }
 
-    /// This balancer is no primary: whoever becomes one doubts anew.
+    /// This balancer is no primary: whoever becomes one doubts anew. Ranges that were moved here
+    /// have their own time.
     pub fn drop_doubt(&mut self) {
         for (id, range, _) in self.held_by(NOBODY) {
             self.requeue(id, &range, |dealt| dealt.worker == NOBODY);
@@ -138,7 +139,8 @@ impl Tasks {
         let ids: Vec<JobId> = self.jobs.keys().copied().collect();
         for id in ids {
             if let Some(job) = self.jobs.get_mut(&id) {
-                job.waiting.trust();
+                let trusted = job.waiting.take_doubtful_but(&job.moves.recent);
+                trusted.into_iter().for_each(|piece| job.waiting.open(piece));
             }
             self.note_waiting(id);
         }

@@ -7,7 +7,7 @@
 //! - `feed.rs`, `seat.rs`, `lost.rs`: grants, lease, and questions about tasks that vanished;
 //!   `answers.rs`: what the masters say to them
 //! - [`marks`]: how far tasks may have been dealt; `auxiliary.rs`: what a primary tells its auxiliary
-//!   of it, `followed.rs`: what the auxiliary takes
+//!   of it, `followed.rs`: what the auxiliary takes; `moved.rs`: ranges that were another group's
 //! - `workers.rs`, `inventory.rs`: who is there, and what the workers say
 //! - [`plan`]: who gets what, a pure function; `dealing.rs`: deals and recalls
 //! - [`explain`]: why a task is where it is
@@ -22,6 +22,7 @@ mod held;
 mod inventory;
 mod lost;
 pub mod marks;
+mod moved;
 pub mod plan;
 pub mod ranges;
 mod seat;
@@ -211,7 +212,8 @@ impl Balancer {
         let silence = self.workers.next_deadline();
         let grace = self.seat.as_ref().and_then(Seat::grace_deadline);
         let auxiliary = self.auxiliary.next_deadline();
-        let mut deadlines = vec![self.masters.next_deadline(), silence, grace, auxiliary];
+        let moved = self.tasks.moved_deadline();
+        let mut deadlines = vec![self.masters.next_deadline(), silence, grace, auxiliary, moved];
         if self.was_dealing {
             deadlines.push(self.wants_recall.then_some(self.recall_from));
         }
@@ -249,10 +251,10 @@ impl Balancer {
         &self.tasks
     }
 
-    /// Number of workers that it knows.
+    /// Number of workers of its group that it knows.
     #[must_use]
     pub fn worker_count(&self) -> usize {
-        self.workers.len()
+        self.workers.count()
     }
 
     /// Number of workers that were heard of within the worker timeout.
@@ -402,13 +404,17 @@ impl Balancer {
     /// What is due at its time: links, registration, lease, feed, questions, silent workers.
     fn tick(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
         for worker in self.workers.fall_silent(now) {
-            self.counters.silent_workers += 1;
+            self.counters.silent_workers += u64::from(self.workers.is_ours(worker));
             self.give_up(worker);
         }
         let feed = &self.feed;
         let is_known = |seat: &Seat| feed.reaches(seat.known_from().max(seat.held_back()));
         if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now, is_known(seat))) {
             self.tasks.end_doubt();
+            self.replan = Replan::Everyone;
+        }
+        let is_primary = self.seat.as_ref().is_some_and(Seat::is_primary);
+        if self.tasks.end_moved(now, is_primary) {
             self.replan = Replan::Everyone;
         }
         let is_unanswered = match self.registering {
@@ -484,7 +490,7 @@ impl Balancer {
             group: self.seat.as_ref().map_or(0, |seat| seat.group),
             incarnation: self.setting.incarnation.0,
             epoch: self.seat.as_ref().map_or(0, Seat::asked_epoch),
-            worker_count: count(self.workers.len()),
+            worker_count: count(self.workers.count()),
             reachable_count: count(self.workers.reachable_count()),
             slot_count: self.workers.slot_count(),
             dealt_count,

@@ -53,6 +53,8 @@ pub(super) enum Renewed {
 pub(super) struct Seat {
     pub(super) group: u64,
     pub(super) epoch: Epoch,
+    /// Number of the log entry that gave it.
+    pub(super) number: LogIndex,
     is_primary: bool,
     /// The lease is over then.
     until: Instant,
@@ -67,13 +69,15 @@ pub(super) struct Seat {
 
 impl Seat {
     /// The seat that the masters gave. A lease of an earlier seat under the same epoch goes on; a
-    /// newer seat stays, because a master that lags behind may answer.
+    /// newer seat stays, because a master that lags behind may answer. The lease of a seat that was
+    /// given by an earlier entry is void.
     pub(super) fn given(now: Instant, registered: &NodeRegistered, before: Option<&Seat>) -> Seat {
         let (group, epoch) = (registered.group, Epoch(registered.epoch));
-        let is_primary = registered.is_primary == 1;
+        let (number, is_primary) = (LogIndex(registered.index), registered.is_primary == 1);
         let seat = Seat {
             group,
             epoch,
+            number,
             is_primary,
             until: Instant(0),
             held: None,
@@ -83,10 +87,11 @@ impl Seat {
         };
         match before {
             // What was in doubt is not any more where the seat is another one.
-            Some(before) if is_primary && (before.group, before.epoch) == (group, epoch) => {
+            Some(before) if before.number < number => seat,
+            Some(before) if before.number == number && is_primary && before.epoch == epoch => {
                 Seat { until: before.until, held: before.held, grace: before.grace, ..seat }
             }
-            Some(before) if before.group == group && epoch < before.epoch => {
+            Some(before) if number < before.number || epoch < before.epoch => {
                 Seat { renew_due: now, asked: VecDeque::new(), ..before.clone() }
             }
             _ => seat,

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use proto::ids::{JobId, LogIndex, NodeId};
+use proto::ids::{Epoch, JobId, LogIndex, NodeId};
 use proto::messages::task::TaskRun;
 use proto::status::TaskState;
 
 use super::held::{Dealt, HeldIndex, Stage};
 use super::marks::{Doubt, implied};
+use super::moved::{Moves, Recent};
 use super::plan::{Needs, WINDOW};
 use super::ranges::Ranges;
 use super::waiting::Waiting;
@@ -32,6 +33,9 @@ pub struct GrantedJob<'a> {
     pub is_held: bool,
     /// What one task uses.
     pub needs: Needs,
+    /// Attempts of the range go under this number at least: it was another group's before. 0 where
+    /// it was not.
+    pub move_number: Epoch,
 }
 
 /// A job of which the group was granted tasks.
@@ -58,6 +62,8 @@ pub struct JobTasks {
     /// What the primary told its auxiliary that may have been dealt: at the primary what the
     /// auxiliary acknowledged, at the auxiliary what it was told.
     pub(super) marked: Ranges,
+    /// What was another group's before.
+    pub(super) moves: Moves,
     /// What is dealt and not settled, by first task.
     dealt: BTreeMap<u64, Dealt>,
     /// Number of tasks in `dealt` that keep a slot.
@@ -115,6 +121,7 @@ impl JobTasks {
             waiting: Waiting::default(),
             implied: Ranges::default(),
             marked: Ranges::default(),
+            moves: Moves::default(),
             dealt: BTreeMap::new(),
             busy_count: 0,
             served: 0,
@@ -195,14 +202,14 @@ impl JobTasks {
 }
 
 /// A job with the index in which its dealt runs are noted.
-struct Dealing<'a> {
+pub(super) struct Dealing<'a> {
     id: JobId,
-    job: &'a mut JobTasks,
+    pub(super) job: &'a mut JobTasks,
     index: &'a mut HeldIndex,
 }
 
 impl Dealing<'_> {
-    fn put(&mut self, first: u64, dealt: Dealt) {
+    pub(super) fn put(&mut self, first: u64, dealt: Dealt) {
         self.index.add(self.id, first, &dealt);
         if dealt.stage == Stage::Busy {
             self.job.busy_count += dealt.end - first;
@@ -270,6 +277,8 @@ pub struct Tasks {
     pub(super) touched: BTreeSet<JobId>,
     /// Marks of jobs that are not known here (yet).
     pub(super) early: BTreeMap<JobId, Ranges>,
+    /// What was moved here lately.
+    pub(super) recent: Recent,
 }
 
 /// How a granted range came.
@@ -316,7 +325,7 @@ impl Tasks {
         std::mem::take(&mut self.is_requeued)
     }
 
-    fn dealing(&mut self, id: JobId) -> Option<Dealing<'_>> {
+    pub(super) fn dealing(&mut self, id: JobId) -> Option<Dealing<'_>> {
         let job = self.jobs.get_mut(&id)?;
         Some(Dealing { id, job, index: &mut self.index })
     }
@@ -336,16 +345,25 @@ impl Tasks {
             JobTasks { marked, ..JobTasks::new(granted, index) }
         });
         let range = job.clip(range);
-        let implied = implied(&range);
+        let is_moved = granted.move_number != Epoch(0);
+        let implied = if is_moved { range.clone() } else { implied(&range) };
         let doubt = self.doubt.filter(|doubt| index <= doubt.index);
-        if self.is_bound && (how == Granted::Whole || job.is_all_implied()) {
+        if self.is_bound && (is_moved || how == Granted::Whole || job.is_all_implied()) {
             job.marked.insert(implied.clone());
         }
         for piece in job.granted.missing(&range) {
             job.granted.insert(piece.clone());
-            job.put(piece, self.is_bound);
+            job.put(piece.clone(), self.is_bound);
+            if is_moved {
+                job.waiting.doubt_waiting(&piece);
+                job.moves.recent.insert(piece.clone());
+                self.recent.add(id, piece);
+            }
         }
         job.implied.insert(implied);
+        if is_moved {
+            job.moves.note(granted.move_number, range.clone());
+        }
         if let Some(doubt) = doubt {
             job.doubt(&range, doubt);
         }
@@ -386,23 +404,28 @@ impl Tasks {
         busy
     }
 
-    /// Takes up to `limit` waiting tasks of a job for a deal.
+    /// Takes up to `limit` waiting tasks of a job for a deal. `dealt` is asked with the tasks and
+    /// the number under which they were moved here, 0 where they were not.
     pub fn deal(
         &mut self,
         id: JobId,
         limit: u64,
-        dealt: impl FnOnce(&Range<u64>) -> Dealt,
-    ) -> Option<Range<u64>> {
+        dealt: impl FnOnce(&Range<u64>, Epoch) -> Dealt,
+    ) -> Option<(Range<u64>, Dealt)> {
         self.deal_count += 1;
         let served = self.deal_count;
         let mut dealing = self.dealing(id)?;
-        let range = dealing.job.waiting.take_first(limit)?;
+        let taken = dealing.job.waiting.take_first(limit)?;
+        let (range, number) = dealing.job.moves.first_of(taken.clone());
+        if range.end < taken.end {
+            dealing.job.waiting.open(range.end..taken.end);
+        }
         dealing.job.served = served;
-        let entry = dealt(&range);
+        let entry = dealt(&range, number);
         dealing.put(range.start, entry);
         self.touch(id);
         self.note_waiting(id);
-        Some(range)
+        Some((range, entry))
     }
 
     /// Notes that a worker lists tasks: that it still has what it was dealt, or that it has what
@@ -448,6 +471,15 @@ impl Tasks {
         self.touch(id);
         self.note_waiting(id);
         superseded
+    }
+
+    /// The parts of a range that were granted here, and those that were not.
+    #[must_use]
+    pub fn granted_of(&self, id: JobId, range: &Range<u64>) -> [Vec<Range<u64>>; 2] {
+        match self.jobs.get(&id) {
+            Some(job) => [job.granted.within(range), job.granted.missing(range)],
+            None => [Vec::new(), vec![range.clone()]],
+        }
     }
 
     /// The tasks' slots are free. Returns how many of them this balancer took for busy.
@@ -541,13 +573,14 @@ impl Tasks {
     }
 
     /// Nobody listed what an earlier primary may have dealt: the masters are asked what became of
-    /// it before it is dealt again.
+    /// it before it is dealt again. What was moved here lately has its own time.
     pub fn end_doubt(&mut self) {
         self.doubt = None;
         let ids: Vec<JobId> = self.jobs.keys().copied().collect();
         for id in ids {
             let Some(mut dealing) = self.dealing(id) else { continue };
-            for piece in dealing.job.waiting.take_doubtful() {
+            let recent = &dealing.job.moves.recent;
+            for piece in dealing.job.waiting.take_doubtful_but(recent) {
                 let stage = Stage::Asked(TaskState::Returned);
                 let asked = Dealt { end: piece.end, attempt: 0, worker: NOBODY, deal: 0, stage };
                 dealing.put(piece.start, asked);

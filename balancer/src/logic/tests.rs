@@ -1,6 +1,7 @@
 //! A balancer between scripted masters and workers: each test tells one story.
 
 mod explaining;
+mod groups;
 mod model;
 mod scene;
 mod takeover;
@@ -387,6 +388,7 @@ fn a_worker_that_knows_a_newer_epoch_makes_it_ask_first() {
         epoch: 9,
         slot_count: 1,
         cpu_milli: 1_000,
+        group: 1,
         ..WorkerHeartbeat::default()
     };
     scene.worker_says(&worker, &encode(&newer, &[b""]));

@@ -82,16 +82,19 @@ impl Waiting {
         }
     }
 
-    /// Takes all that is doubtful.
-    pub(super) fn take_doubtful(&mut self) -> Vec<Range<u64>> {
-        std::mem::take(&mut self.doubtful).iter().collect()
+    /// Takes what is doubtful of `range`.
+    pub(super) fn take_doubtful(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let pieces = self.doubtful.within(range);
+        pieces.iter().for_each(|piece| self.doubtful.remove(piece.clone()));
+        pieces
     }
 
-    /// What is doubtful may be dealt.
-    pub(super) fn trust(&mut self) {
-        for piece in self.take_doubtful() {
-            self.open.insert(piece);
-        }
+    /// Takes all that is doubtful, but for `kept`.
+    pub(super) fn take_doubtful_but(&mut self, kept: &Ranges) -> Vec<Range<u64>> {
+        let doubtful: Vec<Range<u64>> = self.doubtful.iter().collect();
+        let taken: Vec<Range<u64>> = doubtful.iter().flat_map(|it| kept.missing(it)).collect();
+        taken.iter().for_each(|piece| self.doubtful.remove(piece.clone()));
+        taken
     }
 
     /// What of `range` waited for the auxiliary may be dealt.

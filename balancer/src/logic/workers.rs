@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use node::logic::network::{Inbound, Peer};
-use proto::ids::{Epoch, Incarnation, NodeId};
-use proto::messages::task::WorkerHeartbeat;
+use node::logic::ranges::without;
+use proto::description::DEFAULT_CPU_MILLI;
+use proto::ids::{Epoch, Incarnation, JobId, NodeId};
+use proto::messages::task::{TaskRun, WorkerHeartbeat};
 use proto::time::{Duration, Instant};
 
-use super::plan::{Needs, WorkerView};
-use super::tasks::Tasks;
+use super::plan::{Needs, WINDOW, WorkerView};
+use super::range_of;
+use super::tasks::{Tasks, run_of};
 
 /// How long a worker may be silent before its tasks are dealt again.
 pub const WORKER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,6 +34,8 @@ pub(super) enum Standing {
     Full,
     /// It is shutting down.
     Leaves,
+    /// It was moved to another group, and finishes what it was dealt by this one.
+    Moved,
     /// It gave back or refused what it was dealt, or could not be sent more: until its next
     /// heartbeat says why.
     Paused,
@@ -44,6 +49,8 @@ pub(super) enum Standing {
 #[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) incarnation: Incarnation,
+    /// The group that it says it belongs to; 0 where that was said to a seat given up since.
+    group: u64,
     /// Number of the log entry that gave it to the group.
     pub(super) assignment: u64,
     /// The highest epoch that it has seen: it refuses lower ones.
@@ -52,6 +59,8 @@ pub(super) struct Worker {
     heard_at: Instant,
     slot_count: u32,
     room: Needs,
+    /// What it executes that is not of this group: it keeps slots as well.
+    foreign: Vec<TaskRun>,
     pub(super) standing: Standing,
     /// Number of the last deal on this connection.
     pub(super) last_deal: u64,
@@ -75,25 +84,54 @@ pub(super) enum Heard {
 /// All workers that were heard of lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Workers {
+    /// The group of this balancer's seat.
+    group: u64,
     workers: BTreeMap<NodeId, Worker>,
     /// No worker falls silent before.
     check_at: Option<Instant>,
 }
 
 impl Workers {
-    pub(super) fn len(&self) -> usize {
-        self.workers.len()
+    /// This balancer has a seat in this group. In another one than before it knows no workers until
+    /// they say where they belong; the numbers of their deals go on.
+    pub(super) fn set_group(&mut self, group: u64, is_anew: bool) {
+        self.group = group;
+        if is_anew {
+            self.workers.values_mut().for_each(|worker| {
+                (worker.group, worker.foreign) = (0, Vec::new());
+            });
+        }
     }
 
-    fn reachable(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(|worker| worker.standing != Standing::Silent)
+    /// Number of workers of the group.
+    pub(super) fn count(&self) -> usize {
+        self.of_group().count()
+    }
+
+    fn of_group(&self) -> impl Iterator<Item = (NodeId, &Worker)> {
+        let all = self.workers.iter().map(|(&node, worker)| (node, worker));
+        all.filter(|(_, worker)| worker.group == self.group && worker.standing != Standing::Moved)
+    }
+
+    fn reachable(&self) -> impl Iterator<Item = (NodeId, &Worker)> {
+        self.of_group().filter(|(_, worker)| worker.standing != Standing::Silent)
+    }
+
+    /// True where the worker says that this balancer's group is, or was, its own.
+    pub(super) fn knows_group(&self, worker: NodeId) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.group == self.group)
+    }
+
+    /// True where the worker belongs to the group.
+    pub(super) fn is_ours(&self, worker: NodeId) -> bool {
+        let is_moved = |worker: &Worker| worker.standing == Standing::Moved;
+        self.knows_group(worker) && !self.workers.get(&worker).is_some_and(is_moved)
     }
 
     /// The workers that were heard of within the worker timeout: how they stand, and what their
     /// tasks may use together.
     pub(super) fn rooms(&self) -> impl Iterator<Item = (NodeId, Standing, Needs)> {
-        let reachable = self.workers.iter().filter(|(_, it)| it.standing != Standing::Silent);
-        reachable.map(|(&node, worker)| (node, worker.standing, worker.room))
+        self.reachable().map(|(node, worker)| (node, worker.standing, worker.room))
     }
 
     /// Number of workers that were heard of within the worker timeout.
@@ -103,7 +141,7 @@ impl Workers {
 
     /// Slots of those.
     pub(super) fn slot_count(&self) -> u32 {
-        self.reachable().fold(0u32, |sum, worker| sum.saturating_add(worker.slot_count))
+        self.reachable().fold(0u32, |sum, (_, worker)| sum.saturating_add(worker.slot_count))
     }
 
     pub(super) fn get(&self, worker: NodeId) -> Option<&Worker> {
@@ -135,6 +173,7 @@ impl Workers {
         let before = known.filter(|_| heard == Heard::Known);
         let worker = Worker {
             incarnation,
+            group: heartbeat.group,
             assignment: heartbeat.assignment,
             epoch: Epoch(heartbeat.epoch),
             peer,
@@ -144,8 +183,10 @@ impl Workers {
             standing: match heartbeat.refusing {
                 0 => Standing::Takes,
                 1 => Standing::Full,
+                3 => Standing::Moved,
                 _ => Standing::Leaves,
             },
+            foreign: Vec::new(),
             last_deal: before.map_or(0, |before| before.last_deal),
             recall_until: before.map_or(Instant(0), |before| before.recall_until),
         };
@@ -155,9 +196,46 @@ impl Workers {
         heard
     }
 
-    /// A connection ended; the worker's next heartbeat brings the new one.
+    /// A connection ended; the worker's next heartbeat brings the new one. One that was moved away
+    /// does not come back.
     pub(super) fn disconnected(&mut self, worker: NodeId, peer: Peer) {
-        self.stand(worker, peer, Standing::Disconnected);
+        let is_it = |known: &Worker| Peer::Inbound(known.peer) == peer;
+        let is_moved = |known: &Worker| is_it(known) && known.standing == Standing::Moved;
+        if !self.workers.get(&worker).is_some_and(is_moved) {
+            self.stand(worker, peer, Standing::Disconnected);
+        }
+    }
+
+    /// What a worker executes that is not of this group.
+    pub(super) fn set_foreign(&mut self, worker: NodeId, runs: Vec<TaskRun>) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.foreign = runs;
+        }
+    }
+
+    /// Tasks of a worker ended; they are not of this group.
+    pub(super) fn foreign_ended(&mut self, worker: NodeId, run: &TaskRun) {
+        let Some(worker) = self.workers.get_mut(&worker) else { return };
+        let is_it =
+            |known: &TaskRun| (known.job_uuid, known.attempt) == (run.job_uuid, run.attempt);
+        let cut = |known: TaskRun| match is_it(&known) {
+            false => vec![known],
+            true => {
+                let rest = without(range_of(&known), &[range_of(run)]);
+                let piece = |tasks| run_of(run.job_uuid.into(), tasks, run.attempt);
+                rest.iter().map(piece).collect()
+            }
+        };
+        worker.foreign = std::mem::take(&mut worker.foreign).into_iter().flat_map(cut).collect();
+    }
+
+    /// What workers execute of a job without being of this group.
+    pub(super) fn foreign_of(&self, job: JobId) -> Vec<(NodeId, TaskRun)> {
+        let runs = self
+            .workers
+            .iter()
+            .flat_map(|(&node, worker)| worker.foreign.iter().map(move |run| (node, *run)));
+        runs.filter(|(_, run)| JobId::from(run.job_uuid) == job).collect()
     }
 
     /// The worker gets nothing before its next heartbeat.
@@ -199,6 +277,10 @@ impl Workers {
                 _ => worker.heard_at + WORKER_TIMEOUT,
             };
             if worker.standing != Standing::Silent && now >= until {
+                if worker.standing == Standing::Moved {
+                    // It is one of another group's, and was only on its way out of this one.
+                    worker.group = 0;
+                }
                 worker.standing = Standing::Silent;
                 silent.push(node);
             }
@@ -248,7 +330,8 @@ impl Workers {
     /// What the plan sees of a worker, where it takes tasks under this epoch.
     pub(super) fn view(&self, node: NodeId, epoch: Epoch, tasks: &Tasks) -> Option<WorkerView> {
         let worker = self.workers.get(&node)?;
-        let takes = worker.standing == Standing::Takes && worker.epoch <= epoch;
+        let is_ours = worker.group == self.group;
+        let takes = is_ours && worker.standing == Standing::Takes && worker.epoch <= epoch;
         takes.then(|| worker.view(node, tasks))
     }
 
@@ -257,7 +340,7 @@ impl Workers {
     pub(super) fn busiest(&self, now: Instant, tasks: &Tasks) -> Option<WorkerView> {
         let can_be_asked = |worker: &Worker| {
             let is_there = !matches!(worker.standing, Standing::Disconnected | Standing::Silent);
-            is_there && now >= worker.recall_until
+            is_there && worker.group == self.group && now >= worker.recall_until
         };
         let asked = self.workers.iter().filter(|(_, worker)| can_be_asked(worker));
         let views = asked.map(|(&node, worker)| worker.view(node, tasks));
@@ -267,7 +350,15 @@ impl Workers {
 
 impl Worker {
     fn view(&self, node: NodeId, tasks: &Tasks) -> WorkerView {
-        let (busy_count, used, busy_us) = tasks.load_of(node);
+        let (mut busy_count, mut used, mut busy_us) = tasks.load_of(node);
+        let foreign = self.foreign.iter().fold(0u64, |sum, run| sum.saturating_add(run.task_count));
+        if foreign > 0 {
+            // What they use is known to the worker alone: as much as most tasks do.
+            let one = Needs { cpu_milli: u64::from(DEFAULT_CPU_MILLI), memory_bytes: 0 };
+            busy_count = busy_count.saturating_add(foreign);
+            used = used.plus(&one.times(foreign));
+            busy_us += foreign as f64 * WINDOW.as_micros() as f64;
+        }
         WorkerView {
             worker: node,
             slot_count: u64::from(self.slot_count),

@@ -15,15 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::{AnsweredRun, Asker, ClientChange, Command, Output, ReportedSegment};
 use super::folds::Folds;
+pub use super::grants::FeedEntry;
+use super::grants::Grants;
 use super::jobs::{Job, ReportedRun};
 use super::keyspace::Keyspace;
 use super::nodes::Nodes;
 use super::retention::{ENTRY_JOBS, REMEMBERED_JOBS, Retention};
 use super::sessions::{Admission, Sessions};
 use super::submissions::{Submission, digest};
-
-/// Ended jobs that the feed still names; a balancer that is further behind reads the feed anew.
-const ENDED_IN_FEED: usize = 4096;
 
 /// Jobs that may be listed. Above it a submission is answered busy.
 const LISTED_JOBS: usize = 200_000;
@@ -35,15 +34,15 @@ pub struct Cluster {
     pub jobs: OrdMap<JobId, Arc<Job>>,
     /// Jobs in the order of submission.
     pub jobs_by_index: OrdMap<LogIndex, JobId>,
-    /// Active grants in the order of the log.
-    grants: OrdMap<(u64, LogIndex, JobId), (u64, u64)>,
+    /// What the groups deal.
+    pub grants: Grants,
     /// Jobs whose tasks are treated otherwise than they were granted, in the order of the log; each
     /// unfinished job at most once.
     pub(super) changed: OrdMap<(LogIndex, JobId), ()>,
     /// Jobs that ended, in the order of the log; bounded.
-    ended: OrdMap<(LogIndex, JobId), ()>,
+    pub(super) ended: OrdMap<(LogIndex, JobId), ()>,
     /// A reader of the feed that has nothing behind this index must start anew.
-    feed_floor: LogIndex,
+    pub(super) feed_floor: LogIndex,
     /// Newest index of anything in the feed.
     pub(super) feed_index: LogIndex,
     /// Roster, groups, ring.
@@ -60,55 +59,20 @@ pub struct Cluster {
     pub applied: LogIndex,
 }
 
-/// One thing in a group's feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedEntry {
-    /// A range of a job is granted to the group.
-    Grant {
-        /// Log index of the grant.
-        index: LogIndex,
-        /// The job.
-        job: JobId,
-        /// First task.
-        first_task: u64,
-        /// Number of tasks.
-        task_count: u64,
-    },
-    /// A job has another priority, or is held, or no longer.
-    Changed {
-        /// Log index of the entry that changed it last.
-        index: LogIndex,
-        /// The job.
-        job: JobId,
-    },
-    /// A job ended.
-    Ended {
-        /// Log index of the entry that ended it.
-        index: LogIndex,
-        /// The job.
-        job: JobId,
-    },
-}
-
-impl FeedEntry {
-    /// Log index of the entry that made it.
-    #[must_use]
-    pub fn index(&self) -> LogIndex {
-        match self {
-            FeedEntry::Grant { index, .. }
-            | FeedEntry::Changed { index, .. }
-            | FeedEntry::Ended { index, .. } => *index,
-        }
-    }
-}
-
 impl Cluster {
     /// Applies one entry.
     pub fn apply(&mut self, index: LogIndex, log_time_us: u64, command: Command) -> Output {
         self.applied = index;
         match command {
             Command::Client(asker, change) => self.apply_client(asker, change, index, log_time_us),
-            Command::Register(registration) => self.nodes.register(registration, index),
+            Command::Register(registration) => {
+                let before = self.nodes.ready_groups();
+                let output = self.nodes.register(registration, index);
+                if self.nodes.ready_groups() > before {
+                    self.grant_more_of_all(index);
+                }
+                output
+            }
             Command::Complete { worker, incarnation, frame, runs, segments } => {
                 let known = self.nodes.nodes.get(&worker).cloned();
                 if let Some(node) = &known
@@ -143,6 +107,19 @@ impl Cluster {
             }
             Command::AuxiliaryNoted { group, epoch, incarnation, is_in_step } => {
                 self.nodes.note_auxiliary(group, epoch, incarnation, is_in_step);
+                Output::Noted
+            }
+            Command::SeatVacated { group, epoch, node, incarnation } => {
+                self.nodes.vacate_seat(group, epoch, (node, incarnation));
+                Output::Noted
+            }
+            Command::GroupLost { group, epoch, heirs } => {
+                self.lose_group(group, epoch, &heirs, index);
+                Output::Noted
+            }
+            Command::WorkersMoved { moves } => {
+                self.nodes.move_workers(&moves, index);
+                self.grant_more_of_all(index);
                 Output::Noted
             }
             Command::RunsLost { runs } => {
@@ -274,6 +251,9 @@ impl Cluster {
                 let recorded = job.record(run);
                 (recorded, job.settle(log_time_us))
             });
+            for (group, count) in recorded.finished {
+                self.grants.subtract(group, count);
+            }
             refused.extend(recorded.refused.into_iter().map(answer));
             if is_settled {
                 self.leave_feed(run.job, index);
@@ -305,111 +285,6 @@ impl Cluster {
         changed
     }
 
-    /// Grants more of a job where a group has little left of it.
-    pub(super) fn grant_more(&mut self, id: JobId, index: LogIndex) {
-        let group = self.nodes.group_for_grant();
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        if let Some(tasks) = Arc::make_mut(job).grant_more(group, index) {
-            self.grants.insert((group, index, id), (tasks.start, tasks.end));
-            self.feed_index = index;
-        }
-    }
-
-    /// Replaces a job's grants and changes in the feed by the news that it ended.
-    pub(super) fn leave_feed(&mut self, id: JobId, index: LogIndex) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            let job = Arc::make_mut(job);
-            for grant in std::mem::take(&mut job.grants) {
-                self.grants.remove(&(grant.group, grant.index, id));
-            }
-            self.changed.remove(&(job.changed, id));
-            if !self.folds.is_task(id) {
-                self.retention.finish(id, job.finished_us);
-            }
-        }
-        self.ended.insert((index, id), ());
-        self.feed_index = index;
-        while self.ended.len() > ENDED_IN_FEED {
-            let Some(&(oldest, ())) = self.ended.get_min() else {
-                break;
-            };
-            self.ended.remove(&oldest);
-            self.feed_floor = oldest.0;
-        }
-    }
-
-    /// Newest log index of anything in a feed.
-    #[must_use]
-    pub fn feed_index(&self) -> LogIndex {
-        self.feed_index
-    }
-
-    /// True where a reader that has everything up to `after` can go on from there.
-    #[must_use]
-    pub fn feed_reaches(&self, after: LogIndex) -> bool {
-        after >= self.feed_floor && after.0 > 0
-    }
-
-    /// A group's feed behind `after`, in the order of the log.
-    #[must_use]
-    pub fn feed(&self, group: u64, after: LogIndex) -> Vec<FeedEntry> {
-        let from = (group, after.next(), JobId(0));
-        let to = (group, LogIndex(u64::MAX), JobId(u128::MAX));
-        let grants = self.grants.range(from..=to).map(|(&(_, index, job), &(first, end))| {
-            FeedEntry::Grant { index, job, first_task: first, task_count: end - first }
-        });
-        let ended = self
-            .ended
-            .range((after.next(), JobId(0))..)
-            .map(|(&(index, job), ())| FeedEntry::Ended { index, job });
-        let changed = self
-            .changed
-            .range((after.next(), JobId(0))..)
-            .map(|(&(index, job), ())| FeedEntry::Changed { index, job });
-        let mut entries: Vec<FeedEntry> = grants.chain(changed).chain(ended).collect();
-        entries.sort_by_key(FeedEntry::index);
-        entries
-    }
-
-    /// The unfinished tasks granted to a group, from a position on, at most `limit` runs; and where
-    /// to go on.
-    #[must_use]
-    pub fn complete_feed(
-        &self,
-        group: u64,
-        from: (JobId, u64),
-        limit: usize,
-    ) -> (Vec<FeedEntry>, Option<(JobId, u64)>) {
-        let mut entries = Vec::new();
-        for (&id, job) in self.jobs.range(from.0..) {
-            let start = if id == from.0 { from.1 } else { 0 };
-            for grant in job.grants.iter().filter(|grant| grant.group == group) {
-                let range = grant.tasks.start.max(start)..grant.tasks.end;
-                for tasks in job.unfinished(range) {
-                    if entries.len() >= limit {
-                        return (entries, Some((id, tasks.start)));
-                    }
-                    entries.push(FeedEntry::Grant {
-                        index: grant.index,
-                        job: id,
-                        first_task: tasks.start,
-                        task_count: tasks.end - tasks.start,
-                    });
-                }
-            }
-        }
-        (entries, None)
-    }
-
-    /// The jobs that ended behind a log index; `None` where not all of them are remembered.
-    #[must_use]
-    pub fn ended_since(&self, index: LogIndex) -> Option<Vec<JobId>> {
-        let behind = self.ended.range((index.next(), JobId(0))..);
-        (index >= self.feed_floor).then(|| behind.map(|((_, job), ())| *job).collect())
-    }
-
     /// Walks the whole state and panics on a broken invariant.
     pub fn check_invariants(&self) {
         let mut finished = 0;
@@ -422,15 +297,10 @@ impl Cluster {
             let place = self.jobs_by_index.get(&job.index);
             let has_place = !self.folds.is_task(*id);
             assert_eq!(place == Some(id), has_place, "every job of a user has its place");
-            for grant in &job.grants {
-                assert!(
-                    self.grants.contains_key(&(grant.group, grant.index, *id)),
-                    "every grant is in the feed"
-                );
-            }
         }
         let placed = self.jobs.len() - self.folds.task_count();
         assert_eq!(placed, self.jobs_by_index.len(), "no place without a job");
+        self.check_grants();
         self.check_folds();
         assert_eq!(self.changed.len(), changed, "no change of a job without the job");
         self.retention.check_invariants(finished);

@@ -146,6 +146,32 @@ pub enum Command {
     },
     /// What was finished for so long that it is due to be forgotten is forgotten.
     Retain,
+    /// The leader heard nothing of an auxiliary for long: its seat is free for another balancer.
+    SeatVacated {
+        /// The group.
+        group: u64,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The auxiliary.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// The leader found that nobody deals for a group, or that those who do reach no worker: what it
+    /// has goes to other groups.
+    GroupLost {
+        /// The group.
+        group: u64,
+        /// The epoch that is over.
+        epoch: Epoch,
+        /// The groups that can go on with it.
+        heirs: Vec<u64>,
+    },
+    /// The leader balances the groups: workers go to others.
+    WorkersMoved {
+        /// Each worker, with its new group.
+        moves: Vec<(NodeId, u64)>,
+    },
 }
 
 /// A segment that a worker reports for tasks whose outcome it reported before.

@@ -15,15 +15,21 @@ use proto::status::Reason;
 use super::cluster::Cluster;
 use super::jobs::{Attempts, Job};
 use super::nodes::Node;
+use super::queries::Surroundings;
 
-/// The reply about a task of a job, or about the job as a whole. `has_leader` says whether this
-/// master knows who leads.
+/// The reply about a task of a job, or about the job as a whole. The group that it names is that of
+/// the first task that has no outcome: a large job is several groups'.
 #[must_use]
-pub fn explain(cluster: &Cluster, job: &Job, task: Option<u64>, has_leader: bool) -> Vec<u8> {
+pub fn explain(
+    cluster: &Cluster,
+    job: &Job,
+    task: Option<u64>,
+    around: &Surroundings<'_>,
+) -> Vec<u8> {
     let asked = task.map_or(0..job.task_count, |task| task..task.saturating_add(1));
     let asked = asked.start.min(job.task_count)..asked.end.min(job.task_count);
     let mut whys = Vec::new();
-    if !has_leader {
+    if around.leader.is_none() {
         whys.push(Why::new(Reason::NoLeader, asked.start, length(&asked)));
     }
     let unfinished = job.unfinished(asked.clone());
@@ -32,9 +38,10 @@ pub fn explain(cluster: &Cluster, job: &Job, task: Option<u64>, has_leader: bool
         false if unfinished.is_empty() => {
             whys.push(Why::new(Reason::Finished, asked.start, length(&asked)));
         }
-        false => explain_unfinished(cluster, job, &unfinished, &mut whys),
+        false => explain_unfinished(cluster, job, around, &unfinished, &mut whys),
     }
-    let grant = job.grants.iter().find(|grant| grant.tasks.contains(&asked.start));
+    let first = unfinished.first().map_or(asked.start, |piece| piece.start);
+    let grant = job.grants.iter().find(|grant| grant.tasks.contains(&first));
     let group = grant.map_or(0, |grant| grant.group);
     explain_reply(cluster.applied, group, &whys)
 }
@@ -66,13 +73,14 @@ fn explain_final(job: &Job, asked: &Range<u64>, whys: &mut Vec<Why>) {
 fn explain_unfinished(
     cluster: &Cluster,
     job: &Job,
+    around: &Surroundings<'_>,
     unfinished: &[Range<u64>],
     whys: &mut Vec<Why>,
 ) {
     if job.is_held {
         whys.extend(why(Reason::Held, unfinished));
     }
-    whys.extend(explain_groups(cluster, job, unfinished));
+    whys.extend(explain_groups(cluster, job, around, unfinished));
     whys.extend(explain_size(cluster, job, unfinished));
     let clip = |tasks: Range<u64>| -> Vec<Range<u64>> {
         let inside = |piece: &Range<u64>| piece.start.max(tasks.start)..piece.end.min(tasks.end);
@@ -84,11 +92,16 @@ fn explain_unfinished(
 }
 
 /// Groups that nobody deals for, with the tasks that they were granted.
-fn explain_groups(cluster: &Cluster, job: &Job, unfinished: &[Range<u64>]) -> Vec<Why> {
+fn explain_groups(
+    cluster: &Cluster,
+    job: &Job,
+    around: &Surroundings<'_>,
+    unfinished: &[Range<u64>],
+) -> Vec<Why> {
     let mut whys: Vec<Why> = Vec::new();
     for grant in &job.grants {
-        let group = cluster.nodes.groups.get(&grant.group);
-        if group.is_some_and(|group| group.primary.is_some()) {
+        let has_seats = cluster.nodes.groups.contains_key(&grant.group);
+        if has_seats && (around.is_led)(grant.group) {
             continue;
         }
         let inside =

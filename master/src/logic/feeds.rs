@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use node::logic::network::Peer;
 use proto::ids::{JobId, LogIndex, RequestId};
+use proto::limits::FRAME_BYTES;
 use proto::messages::node::{FeedBatch, FeedItem, FeedPull};
 use proto::record::encode;
 use proto::status::FeedKind;
@@ -63,18 +64,7 @@ impl Feeds {
 fn batch(cluster: &Cluster, pull: &Pull) -> Option<Vec<u8>> {
     let is_resumed = !pull.resume.0.is_nil();
     if is_resumed || !cluster.feed_reaches(pull.after) {
-        let (entries, next) = cluster.complete_feed(pull.group, pull.resume, ITEMS);
-        let (next_job, next_task) = next.unwrap_or_default();
-        let batch = FeedBatch {
-            group: pull.group,
-            // Never 0, so that the next pull is not taken for another first one.
-            up_to_index: cluster.applied.0.max(1),
-            is_complete: 1,
-            next_job_uuid: next_job.to_wire(),
-            next_task,
-            ..FeedBatch::default()
-        };
-        return Some(record(cluster, batch, &entries));
+        return Some(complete(cluster, pull));
     }
     if cluster.feed_index() <= pull.after {
         return None;
@@ -85,8 +75,40 @@ fn batch(cluster: &Cluster, pull: &Pull) -> Option<Vec<u8>> {
         entries.truncate(cut);
         up_to = entries.last().map_or(up_to, FeedEntry::index);
     }
+    if bytes_in(cluster, &entries) > FRAME_BYTES / 2 {
+        // One entry may give a group all that another one had, and only whole entries are told.
+        return Some(complete(cluster, pull));
+    }
     let batch = FeedBatch { group: pull.group, up_to_index: up_to.0, ..FeedBatch::default() };
     Some(record(cluster, batch, &entries))
+}
+
+/// All that is granted to the group, or the next part of it.
+fn complete(cluster: &Cluster, pull: &Pull) -> Vec<u8> {
+    let (entries, next) = cluster.complete_feed(pull.group, pull.resume, ITEMS);
+    let (next_job, next_task) = next.unwrap_or_default();
+    let batch = FeedBatch {
+        group: pull.group,
+        // Never 0, so that the next pull is not taken for another first one.
+        up_to_index: cluster.applied.0.max(1),
+        is_complete: 1,
+        next_job_uuid: next_job.to_wire(),
+        next_task,
+        ..FeedBatch::default()
+    };
+    record(cluster, batch, &entries)
+}
+
+/// What these take in a batch at most.
+fn bytes_in(cluster: &Cluster, entries: &[FeedEntry]) -> usize {
+    let of_entry = |entry: &FeedEntry| {
+        let job = match entry {
+            FeedEntry::Grant { job, .. } => cluster.jobs.get(job),
+            FeedEntry::Changed { .. } | FeedEntry::Ended { .. } => None,
+        };
+        size_of::<FeedItem>() + job.map_or(0, |job| job.record.len())
+    };
+    entries.iter().map(of_entry).sum()
 }
 
 /// Where a batch that is too long ends: behind a whole log index. `None` where it is not too long.
@@ -124,7 +146,7 @@ fn record(cluster: &Cluster, batch: FeedBatch, entries: &[FeedEntry]) -> Vec<u8>
                 job_uuid: job.to_wire(),
                 ..FeedItem::default()
             }),
-            FeedEntry::Grant { index, job: id, first_task, task_count } => {
+            FeedEntry::Grant { index, job: id, first_task, task_count, move_number } => {
                 let job = cluster.jobs.get(id)?;
                 let job_offset = *offsets.entry(*id).or_insert_with(|| {
                     let offset = jobs.len() as u64;
@@ -140,7 +162,7 @@ fn record(cluster: &Cluster, batch: FeedBatch, entries: &[FeedEntry]) -> Vec<u8>
                     priority: job.priority,
                     is_held: u8::from(job.is_held),
                     job_offset,
-                    ..FeedItem::default()
+                    move_number: move_number.0,
                 })
             }
         })

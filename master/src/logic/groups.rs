@@ -1,12 +1,17 @@
-//! Balancer groups as the log has them: who holds the lease under which epoch, and whether the
-//! auxiliary knows how far the primary may have dealt.
+//! Balancer groups as the log has them: who holds the lease under which epoch, whether the
+//! auxiliary knows how far the primary may have dealt, and which workers belong to whom.
 //!
-//! When a lease is over is the leader's matter (`leases.rs`); here is what becomes of it then.
+//! When a lease is over, a seat free or a group lost is the leader's matter (`leases.rs`); here is
+//! what becomes of it then.
+
+use std::collections::BTreeMap;
 
 use proto::ids::{Epoch, Incarnation, LogIndex, NodeId};
+use proto::status::Role;
 use serde::{Deserialize, Serialize};
 
-use super::nodes::Nodes;
+use super::grants::FIRST_GROUP;
+use super::nodes::{Node, Nodes};
 
 /// A primary balancer and its auxiliary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,15 +29,22 @@ pub struct Group {
     pub is_all_dealt: bool,
     /// The incarnation of the auxiliary that knows how far the primary may have dealt.
     in_step: Option<Incarnation>,
+    /// Slots of its workers, alive or not.
+    pub slot_count: u64,
 }
 
 impl Nodes {
-    /// Gives a balancer a seat in group 1: the primary's where it is free or was its own, else the
-    /// auxiliary's. Whoever was restarted knows nothing any more: a primary gets a new epoch, an
+    /// Gives a balancer a seat: the one that it has, else the first that is free, else a new
+    /// group's. Whoever was restarted knows nothing any more: a primary gets a new epoch, an
     /// auxiliary must be told everything again.
     pub(super) fn seat_balancer(&mut self, balancer: NodeId, index: LogIndex) -> u64 {
-        const FIRST_GROUP: u64 = 1;
-        let mut group = self.groups.get(&FIRST_GROUP).cloned().unwrap_or_default();
+        let seats = |group: &Group| [group.primary, group.auxiliary];
+        let has =
+            |seat: Option<NodeId>| move |(_, group): &(&u64, &Group)| seats(group).contains(&seat);
+        let own = self.groups.iter().find(has(Some(balancer)));
+        let found = own.or_else(|| self.groups.iter().find(has(None)));
+        let found = found.map(|(&number, group)| (number, group.clone()));
+        let (number, mut group) = found.unwrap_or_else(|| self.new_group());
         if group.primary.is_none() || group.primary == Some(balancer) {
             group.is_all_dealt = group.primary.is_some();
             group.primary = Some(balancer);
@@ -41,8 +53,132 @@ impl Nodes {
             group.auxiliary = Some(balancer);
             group.in_step = None;
         }
-        self.groups.insert(FIRST_GROUP, group);
-        FIRST_GROUP
+        self.groups.insert(number, group);
+        number
+    }
+
+    /// A group under the next number.
+    fn new_group(&mut self) -> (u64, Group) {
+        self.last_group += 1;
+        let number = self.last_group;
+        // Workers that came before any balancer belong to the first group.
+        let of_group = self.workers().filter(|node| node.group == number);
+        let slot_count = of_group.map(Node::slot_count).sum();
+        (number, Group { slot_count, ..Group::default() })
+    }
+
+    /// The group with the fewest slots.
+    pub(super) fn lightest_group(&self) -> u64 {
+        let lightest = self.groups.iter().min_by_key(|(_, group)| group.slot_count);
+        lightest.map_or(FIRST_GROUP, |(&number, _)| number)
+    }
+
+    /// Number of the groups that have workers.
+    #[must_use]
+    pub fn ready_groups(&self) -> usize {
+        self.groups.values().filter(|group| group.slot_count > 0).count()
+    }
+
+    pub(super) fn join_group(&mut self, node: &Node) {
+        if let Some(group) = self.groups.get_mut(&node.group).filter(|_| node.slot_count() > 0) {
+            group.slot_count += node.slot_count();
+        }
+    }
+
+    pub(super) fn leave_group(&mut self, node: &Node) {
+        if let Some(group) = self.groups.get_mut(&node.group).filter(|_| node.slot_count() > 0) {
+            group.slot_count = group.slot_count.saturating_sub(node.slot_count());
+        }
+    }
+
+    /// An auxiliary is silent: its seat is free, and it must register again. Changes nothing where
+    /// the epoch is another one by now, or the auxiliary is not the one that is meant.
+    pub fn vacate_seat(&mut self, number: u64, epoch: Epoch, auxiliary: (NodeId, Incarnation)) {
+        let (node, incarnation) = auxiliary;
+        let is_meant = self.incarnation_of(node) == Some(incarnation);
+        let Some(group) = self.groups.get_mut(&number) else { return };
+        if group.epoch == epoch && group.auxiliary == Some(node) && is_meant {
+            group.auxiliary = None;
+            group.in_step = None;
+            self.unseat(node);
+        }
+    }
+
+    fn unseat(&mut self, balancer: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&balancer) {
+            node.group = 0;
+        }
+    }
+
+    /// A group is given up: its balancers must register again, its workers all go to the lightest of
+    /// the heirs that has workers. One heir for all, and for the ranges as well: what a worker runs
+    /// then stays with whoever deals its range; the workers are balanced later. Returns the heir, and
+    /// the number from which attempts of its tasks count now; `None` where nothing was changed,
+    /// because the epoch is another one by now, or none of the heirs is left.
+    pub(super) fn lose_group(
+        &mut self,
+        number: u64,
+        epoch: Epoch,
+        heirs: &[u64],
+        index: LogIndex,
+    ) -> Option<(u64, Epoch)> {
+        let group = self.groups.get(&number).filter(|group| group.epoch == epoch)?.clone();
+        let slots = |heir: u64| self.groups.get(&heir).map(|group| (heir, group.slot_count));
+        let heirs = heirs.iter().filter(|heir| **heir != number).filter_map(|&heir| slots(heir));
+        let (heir, _) = heirs.min_by_key(|&(_, slots)| (slots == 0, slots))?;
+        let workers = self.workers().filter(|node| node.group == number);
+        let moves: Vec<(NodeId, u64)> =
+            workers.map(|node| (node.registration.node, heir)).collect();
+        self.move_workers(&moves, index);
+        self.groups.remove(&number);
+        for balancer in [group.primary, group.auxiliary].into_iter().flatten() {
+            self.unseat(balancer);
+        }
+        self.last_epoch = self.last_epoch.next();
+        Some((heir, self.last_epoch))
+    }
+
+    /// Gives workers to other groups, under the number of this entry. What is no worker, or no
+    /// group, is passed over.
+    pub fn move_workers(&mut self, moves: &[(NodeId, u64)], index: LogIndex) {
+        for &(worker, group) in moves {
+            let Some(mut node) = self.nodes.get(&worker).cloned() else { continue };
+            let is_worker = node.registration.role == Role::Worker;
+            if !is_worker || node.group == group || !self.groups.contains_key(&group) {
+                continue;
+            }
+            self.leave_group(&node);
+            (node.group, node.index) = (group, index);
+            self.join_group(&node);
+            self.nodes.insert(worker, node);
+            self.last_move = index;
+        }
+    }
+
+    /// Walks the groups and panics on a broken invariant.
+    pub(super) fn check_groups(&self) {
+        let mut slots: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut seats: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for node in self.workers() {
+            *slots.entry(node.group).or_default() += node.slot_count();
+        }
+        for (&number, group) in &self.groups {
+            assert!((FIRST_GROUP..=self.last_group).contains(&number), "groups are counted from 1");
+            assert!(group.epoch <= self.last_epoch, "an epoch that was never given");
+            assert!(group.primary.is_some(), "a group begins with its primary");
+            assert_eq!(group.slot_count, slots.get(&number).copied().unwrap_or(0), "its slots");
+            for balancer in [group.primary, group.auxiliary].into_iter().flatten() {
+                assert_eq!(seats.insert(balancer, number), None, "a balancer has one seat");
+                let node = self.nodes.get(&balancer).expect("a seat is that of a node");
+                assert_eq!(node.group, number, "a balancer knows its group");
+            }
+        }
+        let without = |group: &u64| *group != FIRST_GROUP && !self.groups.contains_key(group);
+        assert!(!slots.keys().any(without), "a worker of a group that is gone");
+        for node in self.nodes.values().filter(|it| it.registration.role == Role::Balancer) {
+            let seat = seats.get(&node.registration.node).copied().unwrap_or(0);
+            assert_eq!(node.group, seat, "a balancer that has a group has a seat");
+        }
     }
 
     fn next_epoch(&mut self, group: &mut Group, index: LogIndex) {
@@ -107,87 +243,4 @@ impl Nodes {
 }
 
 #[cfg(test)]
-mod tests {
-    use proto::status::Role;
-
-    use super::super::nodes::Registration;
-    use super::*;
-
-    const FIRST: NodeId = NodeId(1);
-    const SECOND: NodeId = NodeId(2);
-
-    fn register(nodes: &mut Nodes, node: NodeId, incarnation: u64, index: u64) {
-        let registration = Registration {
-            incarnation: Incarnation(incarnation),
-            address: format!("tcp://10.0.0.{}:1", node.0),
-            ..Registration::bare(node, Role::Balancer)
-        };
-        nodes.register(registration, LogIndex(index));
-        nodes.check_invariants();
-    }
-
-    fn pair() -> Nodes {
-        let mut nodes = Nodes::default();
-        register(&mut nodes, FIRST, 1, 5);
-        register(&mut nodes, SECOND, 1, 6);
-        nodes
-    }
-
-    #[test]
-    fn an_auxiliary_in_step_is_promoted_with_what_it_knows() {
-        let mut nodes = pair();
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        assert!(nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(1)), LogIndex(9)));
-        let group = nodes.groups[&1].clone();
-        assert_eq!((group.primary, group.auxiliary), (Some(SECOND), Some(FIRST)));
-        assert_eq!((group.epoch, group.epoch_index), (Epoch(2), LogIndex(9)));
-        assert!(!group.is_all_dealt);
-        assert_eq!(nodes.auxiliary_of(&group), Some((FIRST, Incarnation(1), false)), "absent");
-        // The entry comes a second time, from a leader that did not know of the first.
-        assert!(!nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(1)), LogIndex(10)));
-        assert_eq!(nodes.groups[&1], group);
-    }
-
-    #[test]
-    fn an_auxiliary_that_is_absent_is_promoted_as_if_all_had_been_dealt() {
-        let mut nodes = pair();
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), false);
-        assert!(nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(1)), LogIndex(9)));
-        assert!(nodes.groups[&1].is_all_dealt);
-    }
-
-    #[test]
-    fn an_auxiliary_that_was_restarted_is_absent_until_it_is_in_step_again() {
-        let mut nodes = pair();
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        register(&mut nodes, SECOND, 2, 7);
-        let group = nodes.groups[&1].clone();
-        assert_eq!(nodes.auxiliary_of(&group), Some((SECOND, Incarnation(2), false)));
-        // What the primary says of its predecessor is void.
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        assert!(!nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(1)), LogIndex(8)));
-        assert!(nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(2)), LogIndex(9)));
-        assert!(nodes.groups[&1].is_all_dealt);
-    }
-
-    #[test]
-    fn a_primary_that_was_restarted_gets_an_epoch_of_its_own_and_knows_nothing() {
-        let mut nodes = pair();
-        assert!(!nodes.groups[&1].is_all_dealt, "nobody dealt before the first");
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        register(&mut nodes, FIRST, 2, 7);
-        let group = nodes.groups[&1].clone();
-        assert_eq!((group.primary, group.epoch, group.is_all_dealt), (Some(FIRST), Epoch(2), true));
-        assert_eq!(nodes.auxiliary_of(&group), Some((SECOND, Incarnation(1), false)));
-    }
-
-    #[test]
-    fn what_a_primary_says_after_its_epoch_is_void() {
-        let mut nodes = pair();
-        assert!(nodes.expire_lease(1, Epoch(1), (SECOND, Incarnation(1)), LogIndex(9)));
-        let group = nodes.groups[&1].clone();
-        nodes.note_auxiliary(1, Epoch(1), Incarnation(1), true);
-        assert_eq!(nodes.groups[&1], group);
-    }
-}
+mod tests;

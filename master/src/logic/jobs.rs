@@ -14,13 +14,10 @@ use proto::messages::task::TaskRun;
 use proto::status::{Cause, JobState, TaskState, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::grants::{Grant, Share};
 use super::segments::SegmentList;
 use super::submissions::{Digest, Resolved};
 use super::tasks::{RunMap, TaskSet, outside};
-
-/// Tasks of one job that a group may have without outcome; the next part is granted when half of
-/// them have one. Large enough that a grant is rare, small enough that several groups share a job.
-pub const GRANT_TASKS: u64 = 1 << 20;
 
 /// Outcome of a task for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,17 +49,6 @@ impl Attempts {
         let lost = u32::try_from(self.lost.len()).unwrap_or(u32::MAX);
         self.failed.saturating_add(self.crashed).saturating_add(lost)
     }
-}
-
-/// A range of a job's tasks that a balancer group deals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// The tasks.
-    pub tasks: Range<u64>,
-    /// The group.
-    pub group: u64,
-    /// Log index of the entry that granted it.
-    pub index: LogIndex,
 }
 
 /// A run of tasks as a worker or balancer reports it.
@@ -133,8 +119,10 @@ pub struct Job {
     pub lost_attempts: u64,
     /// Attempts that took their worker with them, of all tasks.
     pub crashed_attempts: u64,
-    /// Ranges that groups deal.
+    /// Ranges that groups deal, in the order of their tasks.
     pub grants: Vec<Grant>,
+    /// What of them each group has.
+    pub shares: BTreeMap<u64, Share>,
     /// The first task that no group has been granted yet.
     pub next_grant: u64,
     /// Where outputs and accounting are.
@@ -148,6 +136,8 @@ pub struct Recorded {
     pub again: Vec<Range<u64>>,
     /// Runs that had their outcome before: what was reported of them is dropped.
     pub refused: Vec<Range<u64>>,
+    /// Groups, with how many of their tasks have their outcome now.
+    pub finished: Vec<(u64, u64)>,
 }
 
 impl Job {
@@ -179,6 +169,7 @@ impl Job {
             lost_attempts: 0,
             crashed_attempts: 0,
             grants: Vec::new(),
+            shares: BTreeMap::new(),
             next_grant: 0,
             segments: SegmentList::default(),
         }
@@ -206,20 +197,6 @@ impl Job {
         let mut sets = vec![&self.done];
         sets.extend(self.failed.values());
         outside(range, &sets)
-    }
-
-    /// Grants the next part to `group` where it has little left to do. Returns the range.
-    pub fn grant_more(&mut self, group: u64, index: LogIndex) -> Option<Range<u64>> {
-        let outstanding = self.next_grant - self.finished_count().min(self.next_grant);
-        let is_due = outstanding <= GRANT_TASKS / 2 && self.next_grant < self.task_count;
-        if self.state.is_final() || !is_due {
-            return None;
-        }
-        let end = self.task_count.min(self.next_grant + GRANT_TASKS);
-        let tasks = self.next_grant..end;
-        self.next_grant = end;
-        self.grants.push(Grant { tasks: tasks.clone(), group, index });
-        Some(tasks)
     }
 
     /// Records what became of a run. Idempotent: tasks that have their outcome keep it (the first
@@ -254,6 +231,7 @@ impl Job {
                 }
             }
         }
+        recorded.finished = self.leave_shares(&accepted);
         if !run.segment.is_nil() && !accepted.is_empty() {
             self.segments.add(run.segment, accepted);
         }

@@ -1,9 +1,11 @@
-//! When the lease of a balancer group is over: the leader's soft state, on its own clock.
+//! When the lease of a balancer group is over, a seat free, or a group lost: the leader's soft
+//! state, on its own clock.
 //!
 //! Renewals are no log entries, so a new leader knows none: it gives every lease a full term. What
 //! becomes of a group whose lease is over is a log entry (`groups.rs`); from the moment when it is
 //! proposed no renewal of that epoch is answered. A renewal that is answered was waited for: the
-//! leader does not end a lease before its holder takes it for over.
+//! leader does not end a lease before its holder takes it for over. Where all groups are led, their
+//! workers are balanced (`balance.rs`).
 
 use std::collections::BTreeMap;
 
@@ -12,8 +14,10 @@ use proto::ids::{Epoch, Incarnation, NodeId};
 use proto::status::{AuxiliaryState, Role};
 use proto::time::{Duration, Instant};
 
+use super::balance;
 use super::commands::Command;
-use super::nodes::Nodes;
+use super::grants::Grants;
+use super::nodes::{Group, Node, Nodes};
 
 /// How long a balancer's lease lasts from the moment when it asked.
 pub const LEASE: Duration = Duration::from_millis(900);
@@ -24,6 +28,17 @@ const LATELY: Duration = Duration::from_secs(1);
 /// How long a primary may reach no worker while its auxiliary reaches some. Whom it reaches is
 /// known to it only after the worker timeout, so this is short.
 const UNREACHABLE: Duration = Duration::from_secs(2);
+
+/// How long a group may have nobody who holds its lease, or nobody who reaches a worker, before it
+/// is given up, and an auxiliary be silent before its seat is free. Longer than a restart.
+const GROUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long all leases must have been held before workers are moved, and the time between two
+/// entries that move some.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The number under which what concerns all groups is proposed.
+const ALL_GROUPS: u64 = 0;
 
 /// A leader that did not look for so long may have renewals lying before it: it begins anew.
 const STALL: Duration = Duration::from_millis(400);
@@ -92,19 +107,52 @@ struct Heard {
 struct Lease {
     epoch: Epoch,
     until: Instant,
+    /// Since when it was renewed again and again; `None` while nobody holds it.
+    held_since: Option<Instant>,
     /// Since when the primary reaches no worker and its auxiliary some.
     alone_since: Option<Instant>,
-    /// Its end, once it is proposed.
+    /// Since when neither reaches one, and another group would.
+    stranded_since: Option<Instant>,
+    /// The auxiliary, and when it was first seen in this seat.
+    auxiliary: Option<(NodeId, Incarnation, Instant)>,
+    /// Its end, once it is proposed: that another one is promoted, or that the group is lost.
     ending: Option<Proposed>,
     /// How the auxiliary stands, where that is proposed.
     noting: Option<Proposed>,
+    /// That the auxiliary's seat is free, where that is proposed.
+    vacating: Option<Proposed>,
 }
 
 impl Lease {
     fn begun(now: Instant, epoch: Epoch) -> Lease {
-        Lease { epoch, until: now + LEASE, alone_since: None, ending: None, noting: None }
+        Lease {
+            epoch,
+            until: now + LEASE,
+            held_since: None,
+            alone_since: None,
+            stranded_since: None,
+            auxiliary: None,
+            ending: None,
+            noting: None,
+            vacating: None,
+        }
+    }
+
+    /// True where somebody holds it, for as long as `span`.
+    fn is_held(&self, now: Instant, span: Duration) -> bool {
+        self.ending.is_none() && self.held_since.is_some_and(|since| now >= since + span)
+    }
+
+    /// False where no renewal is answered any more.
+    fn may_be_renewed(&self, now: Instant) -> bool {
+        let is_long = |since: Option<Instant>, span| since.is_some_and(|at| now >= at + span);
+        let is_alone = is_long(self.alone_since, UNREACHABLE);
+        self.ending.is_none() && !is_alone && !is_long(self.stranded_since, GROUP_TIMEOUT)
     }
 }
+
+/// What a leader proposes: of which group, under which number.
+pub(super) type Proposal = (u64, Serial, Command);
 
 /// All leases, at the leader.
 #[derive(Clone, Debug, Default)]
@@ -117,6 +165,13 @@ pub(super) struct Leases {
     heard: BTreeMap<NodeId, Heard>,
     /// The last proposal's; never given twice by this process.
     last_serial: Serial,
+    /// Workers that go to other groups, where that is proposed.
+    moving: Option<Proposed>,
+    /// Workers are not moved before this time.
+    move_due: Instant,
+    /// Workers that nobody of their group reached when it was given up, in which incarnation: they
+    /// are not moved again, so that no group is made of the dead.
+    suspects: BTreeMap<NodeId, Incarnation>,
 }
 
 impl Leases {
@@ -127,7 +182,8 @@ impl Leases {
         now: Instant,
         term: Option<Term>,
         nodes: &Nodes,
-    ) -> Vec<(u64, Serial, Command)> {
+        grants: &Grants,
+    ) -> Vec<Proposal> {
         if term != self.term {
             let last_serial = self.last_serial;
             *self = Leases { term, looked_at: now, last_serial, ..Leases::default() };
@@ -137,52 +193,211 @@ impl Leases {
         }
         let is_late = now.since(self.looked_at) >= STALL;
         self.looked_at = now;
-        let mut commands = Vec::new();
+        self.leases.retain(|number, _| nodes.groups.contains_key(number));
         for (&number, group) in &nodes.groups {
-            let Some(primary) = group.primary else { continue };
             let fresh = || Lease::begun(now, group.epoch);
             let lease = self.leases.entry(number).or_insert_with(fresh);
             if lease.epoch != group.epoch {
                 *lease = fresh();
             }
-            for proposed in [&mut lease.ending, &mut lease.noting].into_iter().flatten() {
-                if proposed.under_way.is_none() {
-                    let serial = self.last_serial.give_next();
-                    proposed.under_way = Some(serial);
-                    commands.push((number, serial, proposed.command.clone()));
-                }
-            }
             if is_late {
                 lease.until = lease.until.max(now + LEASE);
+                (lease.auxiliary, lease.stranded_since) = (None, None);
             }
-            let auxiliary = nodes.auxiliary_of(group).and_then(|(node, incarnation, _)| {
-                let heard = self.heard.get(&node)?;
-                let is_there = heard.incarnation == incarnation && now < heard.at + LATELY;
-                is_there.then_some((node, *heard))
-            });
-            let Some((successor, heard)) = auxiliary else {
-                lease.alone_since = None;
-                continue;
-            };
-            let reached = self.heard.get(&primary).map(|heard| heard.reachable_count);
-            if reached != Some(0) || heard.reachable_count == 0 {
-                lease.alone_since = None;
-            } else if lease.alone_since.is_none() {
-                lease.alone_since = Some(now);
-            }
-            if now >= lease.until && lease.ending.is_none() {
-                let command = Command::LeaseExpired {
-                    group: number,
-                    epoch: group.epoch,
-                    successor,
-                    incarnation: heard.incarnation,
-                };
-                let serial = self.last_serial.give_next();
-                lease.ending = Some(Proposed::new(command.clone(), serial));
-                commands.push((number, serial, command));
+            if now >= lease.until {
+                lease.held_since = None;
             }
         }
-        commands
+        let mut proposals = self.again();
+        for (&number, group) in &nodes.groups {
+            proposals.extend(self.vacate(now, number, group, nodes));
+            proposals.extend(self.end(now, number, group, nodes, grants));
+        }
+        proposals.extend(self.balance(now, nodes, grants));
+        proposals
+    }
+
+    /// What may still be carried out, and is not under way, is proposed again.
+    fn again(&mut self) -> Vec<Proposal> {
+        let Leases { leases, moving, last_serial, .. } = self;
+        let of_groups = leases.iter_mut().flat_map(|(&number, lease)| {
+            let proposed = [&mut lease.ending, &mut lease.noting, &mut lease.vacating];
+            proposed.into_iter().flatten().map(move |proposed| (number, proposed))
+        });
+        let of_all = moving.iter_mut().map(|proposed| (ALL_GROUPS, proposed));
+        let mut proposals = Vec::new();
+        for (number, proposed) in of_groups.chain(of_all) {
+            if proposed.under_way.is_none() {
+                let serial = last_serial.give_next();
+                proposed.under_way = Some(serial);
+                proposals.push((number, serial, proposed.command.clone()));
+            }
+        }
+        proposals
+    }
+
+    /// What was heard of a balancer in this incarnation.
+    fn heard_of(&self, node: NodeId, incarnation: Incarnation) -> Option<Heard> {
+        let heard = self.heard.get(&node).copied();
+        heard.filter(|heard| heard.incarnation == incarnation)
+    }
+
+    /// Frees the seat of an auxiliary that is silent.
+    fn vacate(
+        &mut self,
+        now: Instant,
+        number: u64,
+        group: &Group,
+        nodes: &Nodes,
+    ) -> Option<Proposal> {
+        let auxiliary = nodes.auxiliary_of(group);
+        let heard = auxiliary.and_then(|(node, incarnation, _)| self.heard_of(node, incarnation));
+        let lease = self.leases.get_mut(&number)?;
+        let Some((node, incarnation, _)) = auxiliary else {
+            lease.auxiliary = None;
+            return None;
+        };
+        let seat = lease.auxiliary.filter(|&(who, which, _)| (who, which) == (node, incarnation));
+        let (_, _, seen) = *lease.auxiliary.insert(seat.unwrap_or((node, incarnation, now)));
+        let last = heard.map_or(seen, |heard| heard.at.max(seen));
+        if now < last + GROUP_TIMEOUT || lease.vacating.is_some() || lease.ending.is_some() {
+            return None;
+        }
+        let command = Command::SeatVacated { group: number, epoch: group.epoch, node, incarnation };
+        let serial = self.last_serial.give_next();
+        lease.vacating = Some(Proposed::new(command.clone(), serial));
+        Some((number, serial, command))
+    }
+
+    /// Ends a lease that is over: the auxiliary is promoted, or the group given up.
+    fn end(
+        &mut self,
+        now: Instant,
+        number: u64,
+        group: &Group,
+        nodes: &Nodes,
+        grants: &Grants,
+    ) -> Option<Proposal> {
+        let is_lately = |heard: &Heard| now < heard.at + LATELY;
+        let auxiliary = nodes.auxiliary_of(group).and_then(|(node, incarnation, _)| {
+            let heard = self.heard_of(node, incarnation).filter(is_lately)?;
+            Some((node, heard))
+        });
+        let primary = group.primary?;
+        let reached = self.heard.get(&primary).map(|heard| heard.reachable_count);
+        let reached_beside = auxiliary.map_or(0, |(_, heard)| heard.reachable_count);
+        let is_alone = reached == Some(0) && reached_beside > 0;
+        // A primary that is silent is no matter of whom it reaches.
+        let is_there = self.heard.get(&primary).is_some_and(is_lately);
+        let is_stranded = reached == Some(0)
+            && is_there
+            && reached_beside == 0
+            && grants.outstanding(number) > 0
+            && self.heirs(now, number, nodes).any(|(_, reaches)| reaches);
+        let lease = self.leases.get_mut(&number)?;
+        let since = |is_so: bool, since: Option<Instant>| is_so.then(|| since.unwrap_or(now));
+        lease.alone_since = since(is_alone, lease.alone_since);
+        lease.stranded_since = since(is_stranded, lease.stranded_since);
+        if now < lease.until || lease.ending.is_some() {
+            return None;
+        }
+        let is_given_up = lease.stranded_since.is_some_and(|at| now >= at + GROUP_TIMEOUT);
+        let is_left = auxiliary.is_none() && now >= lease.until + GROUP_TIMEOUT;
+        let epoch = group.epoch;
+        let command = if is_given_up || is_left {
+            let heirs = self.best_heirs(now, number, is_left, nodes)?;
+            if is_given_up {
+                self.suspect(number, nodes);
+            }
+            Command::GroupLost { group: number, epoch, heirs }
+        } else {
+            let (successor, heard) = auxiliary?;
+            let incarnation = heard.incarnation;
+            Command::LeaseExpired { group: number, epoch, successor, incarnation }
+        };
+        let serial = self.last_serial.give_next();
+        let lease = self.leases.get_mut(&number)?;
+        lease.ending = Some(Proposed::new(command.clone(), serial));
+        Some((number, serial, command))
+    }
+
+    /// Other groups that somebody leads, and whether that one reaches a worker.
+    fn heirs(&self, now: Instant, lost: u64, nodes: &Nodes) -> impl Iterator<Item = (u64, bool)> {
+        let others = nodes.groups.iter().filter(move |(number, _)| **number != lost);
+        others.filter_map(move |(number, group)| {
+            let lease = self.leases.get(number)?;
+            let heard = self.heard.get(&group.primary?);
+            let reaches = heard.is_some_and(|heard| heard.reachable_count > 0);
+            lease.is_held(now, Duration::ZERO).then_some((*number, reaches))
+        })
+    }
+
+    /// Who goes on with what a lost group has: those that reach workers. Where none does and nobody
+    /// leads the group, any that is led: its workers come with it. `None` where there is none.
+    fn best_heirs(
+        &self,
+        now: Instant,
+        lost: u64,
+        is_left: bool,
+        nodes: &Nodes,
+    ) -> Option<Vec<u64>> {
+        let reaching = self.heirs(now, lost, nodes).filter(|(_, reaches)| *reaches);
+        let mut heirs: Vec<u64> = reaching.map(|(number, _)| number).collect();
+        if heirs.is_empty() && is_left {
+            heirs.extend(self.heirs(now, lost, nodes).map(|(number, _)| number));
+        }
+        (!heirs.is_empty()).then_some(heirs)
+    }
+
+    fn suspect(&mut self, group: u64, nodes: &Nodes) {
+        let of_group = nodes.workers().filter(|node| node.group == group);
+        let known = of_group.map(|node| (node.registration.node, node.registration.incarnation));
+        self.suspects.extend(known);
+    }
+
+    /// Balances the groups' workers where all are led.
+    fn balance(&mut self, now: Instant, nodes: &Nodes, grants: &Grants) -> Option<Proposal> {
+        let is_due = nodes.groups.len() > 1 && now >= self.move_due && self.moving.is_none();
+        if !is_due || !balance::is_uneven(nodes) && self.suspects.is_empty() {
+            return None;
+        }
+        if !self.leases.values().all(|lease| lease.is_held(now, SETTLED)) {
+            return None;
+        }
+        self.move_due = now + SETTLED;
+        self.clear_suspects(nodes);
+        let is_trusted = |node: &Node| {
+            self.suspects.get(&node.registration.node) != Some(&node.registration.incarnation)
+        };
+        let moves = balance::moves(nodes, grants, is_trusted);
+        if moves.is_empty() {
+            return None;
+        }
+        let command = Command::WorkersMoved { moves };
+        let serial = self.last_serial.give_next();
+        self.moving = Some(Proposed::new(command.clone(), serial));
+        Some((ALL_GROUPS, serial, command))
+    }
+
+    /// Suspects nobody any more where all workers of all groups are reached.
+    fn clear_suspects(&mut self, nodes: &Nodes) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let are_reached = nodes.groups.iter().all(|(&number, group)| {
+            let heard = group.primary.and_then(|primary| self.heard.get(&primary));
+            let reached = heard.map_or(0, |heard| heard.reachable_count as usize);
+            reached >= nodes.workers().filter(|node| node.group == number).count()
+        });
+        if are_reached {
+            self.suspects.clear();
+        }
+    }
+
+    /// False where this master leads and knows that nobody holds a group's lease.
+    pub(super) fn is_led(&self, number: u64) -> bool {
+        let is_over = |lease: &Lease| lease.held_since.is_none() && self.looked_at >= lease.until;
+        self.term.is_none() || !self.leases.get(&number).is_some_and(is_over)
     }
 
     /// A balancer asks for a renewal. Returns what its word of its auxiliary makes the leader
@@ -205,6 +420,7 @@ impl Leases {
         }
         let lease = self.leases.get_mut(&number).filter(|lease| lease.epoch == group.epoch)?;
         lease.until = lease.until.max(now + LEASE);
+        lease.held_since.get_or_insert(now);
         let (said, of) = renewal.auxiliary.filter(|_| lease.noting.is_none())?;
         let (_, known, is_in_step) = nodes.auxiliary_of(group)?;
         let is_said = said == AuxiliaryState::InStep;
@@ -239,11 +455,8 @@ impl Leases {
 
     /// False where no renewal of this epoch of the group is answered any more.
     fn may_answer(&self, now: Instant, number: u64, epoch: Epoch) -> bool {
-        let is_over = |lease: &Lease| {
-            let is_alone = lease.alone_since.is_some_and(|at| now >= at + UNREACHABLE);
-            lease.epoch == epoch && (lease.ending.is_some() || is_alone)
-        };
-        !self.leases.get(&number).is_some_and(is_over)
+        let lease = self.leases.get(&number).filter(|lease| lease.epoch == epoch);
+        lease.is_none_or(|lease| lease.may_be_renewed(now))
     }
 
     /// True where the log may have another word of the auxiliary in a moment.
@@ -251,11 +464,11 @@ impl Leases {
         self.leases.get(&number).is_some_and(|lease| lease.noting.is_some())
     }
 
-    /// What was proposed for a group ended. What may still be carried out goes on to count as
-    /// proposed.
+    /// What was proposed ended. What may still be carried out goes on to count as proposed.
     pub(super) fn settled(&mut self, number: u64, serial: Serial, fate: Fate) {
-        let Some(lease) = self.leases.get_mut(&number) else { return };
-        for proposed in [&mut lease.ending, &mut lease.noting] {
+        let lease = self.leases.get_mut(&number);
+        let of_group = lease.map(|it| [&mut it.ending, &mut it.noting, &mut it.vacating]);
+        for proposed in of_group.into_iter().flatten().chain([&mut self.moving]) {
             let is_it = |proposed: &mut Proposed| proposed.under_way == Some(serial);
             if let Some(ended) = proposed.take_if(is_it) {
                 *proposed = ended.after(fate);
@@ -263,9 +476,9 @@ impl Leases {
         }
     }
 
-    /// When the next lease may be over.
+    /// When the next lease may be over, or a group be given up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let ends = self.leases.values().map(|lease| lease.until);
+        let ends = self.leases.values().flat_map(|it| [it.until, it.until + GROUP_TIMEOUT]);
         ends.filter(|&until| until > self.looked_at).min()
     }
 }

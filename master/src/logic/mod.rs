@@ -6,6 +6,8 @@
 //! waited asks again. What a record asks for stands in `requests`, what whoever waits is told in
 //! `replies`.
 
+mod assignments;
+mod balance;
 mod changes;
 pub mod cluster;
 pub mod commands;
@@ -13,6 +15,7 @@ pub mod explain;
 mod feeds;
 pub mod folds;
 mod frames;
+pub mod grants;
 pub mod groups;
 pub mod jobs;
 pub mod keyspace;
@@ -28,6 +31,7 @@ pub mod sessions;
 mod state;
 pub mod submissions;
 pub mod tasks;
+mod windows;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +44,7 @@ use proto::limits;
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 
+use self::assignments::{Assignments, Running};
 use self::cluster::Cluster;
 use self::commands::{Command, Output};
 use self::feeds::Feeds;
@@ -51,6 +56,7 @@ use self::members::Members;
 use self::nodes::Registration;
 use self::queries::{Asked, Surroundings};
 use self::replies::{Waiting, send};
+use self::windows::Windows;
 
 /// Questions that wait for a newer state or a final job; more are answered busy.
 const WAITING_QUERIES: usize = 200_000;
@@ -115,6 +121,7 @@ pub struct Master {
     /// Questions that wait until a job's state is final.
     watchers: BTreeMap<JobId, Vec<Asked>>,
     watcher_count: usize,
+    windows: Windows,
     /// The feed as of this index was looked through for jobs that ended.
     watched: LogIndex,
     feeds: Feeds,
@@ -132,7 +139,9 @@ pub struct Master {
     /// Not before this time is the next one proposed.
     retention_due: Instant,
     /// Tasks dealt by job, as each balancer group last told.
-    running: BTreeMap<u64, BTreeMap<JobId, u64>>,
+    running: Running,
+    /// Workers that are told when they belong to another group.
+    assignments: Assignments,
     is_registered: bool,
     register_due: Instant,
     /// Addresses of the masters as newcomers are told them, the leader's first.
@@ -159,6 +168,7 @@ impl Master {
             late: Vec::new(),
             watchers: BTreeMap::new(),
             watcher_count: 0,
+            windows: Windows::default(),
             watched: LogIndex(0),
             feeds: Feeds::default(),
             frames: Frames::default(),
@@ -168,7 +178,8 @@ impl Master {
             now: Instant(0),
             is_retaining: false,
             retention_due: Instant(0),
-            running: BTreeMap::new(),
+            running: Running::default(),
+            assignments: Assignments::default(),
             is_registered: false,
             register_due: Instant(0),
             addresses: String::new(),
@@ -240,7 +251,7 @@ impl Master {
 
     /// Tasks of a job that are dealt, as far as the balancers told.
     fn running_count(&self, job: JobId) -> u64 {
-        self.running.values().filter_map(|counts| counts.get(&job)).sum()
+        self.running.count(job, &self.cluster().nodes)
     }
 
     /// Walks the whole state and panics on a broken invariant.
@@ -264,14 +275,14 @@ impl Master {
 
     fn invoke(&mut self, now: Instant, command: &Command, who: Waiting, effects: &mut Vec<Effect>) {
         let ticket = self.next_ticket();
-        self.waiting.insert(ticket, who);
+        self.wait(ticket, who);
         let command = command.encode();
         self.consensus(now, consensus::Event::Invoke { ticket, command }, effects);
     }
 
     fn read(&mut self, now: Instant, who: Waiting, effects: &mut Vec<Effect>) {
         let ticket = self.next_ticket();
-        self.waiting.insert(ticket, who);
+        self.wait(ticket, who);
         self.consensus(now, consensus::Event::Read { ticket }, effects);
     }
 
@@ -283,7 +294,7 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) {
         let ticket = self.next_ticket();
-        self.waiting.insert(ticket, who);
+        self.wait(ticket, who);
         self.consensus(now, consensus::Event::ChangeMembers { ticket, change }, effects);
     }
 
@@ -309,18 +320,21 @@ impl Master {
             NetworkEvent::Joined { sender, address, .. } if sender.role == Role::Master => {
                 self.members.arrived(sender.peer, address);
             }
+            NetworkEvent::Joined { sender, .. } => self.assignments.joined(&sender),
             NetworkEvent::Gone { sender } => {
                 self.members.left(sender.peer);
+                self.assignments.left(&sender);
                 self.feeds.forget(sender.peer);
                 self.frames.forget(sender.peer);
                 self.late.retain(|(_, asked)| asked.peer != sender.peer);
                 for asked in self.watchers.values_mut() {
                     asked.retain(|asked| asked.peer != sender.peer);
                 }
+                self.windows.forget(sender.peer);
                 self.watchers.retain(|_, asked| !asked.is_empty());
                 self.watcher_count = self.watchers.values().map(Vec::len).sum();
             }
-            NetworkEvent::Joined { .. } | NetworkEvent::Overflowing { .. } => {}
+            NetworkEvent::Overflowing { .. } => {}
         }
     }
 
@@ -338,13 +352,16 @@ impl Master {
                 let refusal = Output::refused(ErrorCode::Busy, text);
                 self.send_refusal(asked.peer, asked.request, 0, &refusal, effects);
             } else {
+                self.windows.opened(asked.peer);
                 self.late.push((seen, asked));
             }
             return;
         }
         let leader = self.member.leader().and_then(|leader| self.cluster().nodes.master(leader.0));
         let running = |job: JobId| self.running_count(job);
-        let around = Surroundings { running: &running, log_time_us: self.log_time_us(), leader };
+        let is_led = |group: u64| self.leases.is_led(group);
+        let log_time_us = self.log_time_us();
+        let around = Surroundings { running: &running, is_led: &is_led, log_time_us, leader };
         match asked.query.answer(self.member.state(), &around) {
             Ok(Some(records)) => {
                 for record in records {
@@ -358,8 +375,7 @@ impl Master {
             }
             Ok(None) => {
                 if let Ok(job) = asked.query.job(self.member.state()) {
-                    self.watchers.entry(job).or_default().push(asked);
-                    self.watcher_count += 1;
+                    self.watch(job, asked, effects);
                 }
             }
             Err(refusal) => {
@@ -382,22 +398,22 @@ impl Master {
                 }
                 consensus::Effect::Disk(job) => effects.push(Effect::Disk(Box::new(job))),
                 consensus::Effect::Completed { ticket, index, output } => {
-                    if let Some(who) = self.waiting.remove(&ticket) {
+                    if let Some(who) = self.waited(ticket) {
                         self.on_completed(who, index, output, effects);
                     }
                 }
                 consensus::Effect::Changed { ticket, index } => {
-                    if let Some(who) = self.waiting.remove(&ticket) {
+                    if let Some(who) = self.waited(ticket) {
                         self.on_changed(&who, index, effects);
                     }
                 }
                 consensus::Effect::Failed { ticket, failure } => {
-                    if let Some(who) = self.waiting.remove(&ticket) {
+                    if let Some(who) = self.waited(ticket) {
                         self.on_failed(now, &who, failure, effects);
                     }
                 }
                 consensus::Effect::ReadReady { ticket, .. } => {
-                    if let Some(who) = self.waiting.remove(&ticket) {
+                    if let Some(who) = self.waited(ticket) {
                         self.on_read_ready(who, effects);
                     }
                 }
@@ -405,7 +421,7 @@ impl Master {
                     self.on_applied(effects);
                 }
                 consensus::Effect::LeaderChanged { .. } => {
-                    self.running.clear();
+                    self.running = Running::default();
                     self.name_masters();
                     self.greet(effects);
                 }
@@ -446,19 +462,20 @@ impl Master {
         self.late = late;
         let ready: Vec<(LogIndex, Asked)> = ready;
         for (seen, asked) in ready {
+            self.windows.closed(asked.peer);
             self.ask(seen, asked, effects);
         }
         if self.watcher_count > 0 {
             let ended = self.cluster().ended_since(self.watched);
             let ended = ended.unwrap_or_else(|| self.watchers.keys().copied().collect());
             for job in ended {
-                for asked in self.watchers.remove(&job).unwrap_or_default() {
-                    self.watcher_count -= 1;
+                for asked in self.take_watchers(job) {
                     self.ask(LogIndex(0), asked, effects);
                 }
             }
         }
         self.watched = applied;
+        self.tell_assignments(effects);
         self.answer_feeds(effects);
         self.greet(effects);
     }
@@ -499,7 +516,9 @@ impl Master {
         self.retain(now, effects);
         self.members.tick(now, &self.setting, self.cluster_uuid, effects);
         let term = self.leads().then(|| self.member.term());
-        for (group, serial, command) in self.leases.tick(now, term, &self.member.state().nodes) {
+        let Cluster { nodes, grants, .. } = self.member.state();
+        for (group, serial, command) in self.leases.tick(now, term, nodes, grants) {
+            tracing::info!(?command, "proposed");
             self.invoke(now, &command, Waiting::Group(group, serial), effects);
         }
         if self.leads()

@@ -73,6 +73,23 @@ pub struct Node {
     pub frame_reply: Option<Output>,
 }
 
+impl Node {
+    /// True for a balancer whose group was given up, or whose seat another one may take.
+    #[must_use]
+    pub fn has_lost_seat(&self) -> bool {
+        self.registration.role == Role::Balancer && self.group == 0
+    }
+
+    /// Slots that the node adds to its group.
+    #[must_use]
+    pub fn slot_count(&self) -> u64 {
+        match self.registration.role {
+            Role::Worker => u64::from(self.registration.slot_count),
+            _ => 0,
+        }
+    }
+}
+
 /// The roster. Part of the replicated state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Nodes {
@@ -80,15 +97,20 @@ pub struct Nodes {
     pub nodes: OrdMap<NodeId, Node>,
     /// The balancer groups, by number from 1.
     pub groups: OrdMap<u64, Group>,
+    /// The last number that a group was given. None is given twice: whoever comes back with the number
+    /// of a group that is gone must not be taken for one of another.
+    pub last_group: u64,
     /// The last epoch that was given; one counter for the whole cluster.
     pub last_epoch: Epoch,
     /// Version of the ring: 0 while no storage node is there.
     pub ring_version: RingVersion,
+    /// Log index of the last entry that gave workers to another group.
+    pub last_move: LogIndex,
 }
 
 impl Nodes {
     /// Puts a node into the roster and gives it its place. Registering the same incarnation again
-    /// changes nothing but its address.
+    /// changes nothing, but for a balancer that lost its seat.
     pub fn register(&mut self, registration: Registration, index: LogIndex) -> Output {
         let known = self.nodes.get(&registration.node).cloned();
         if let Some(node) = &known
@@ -104,6 +126,7 @@ impl Nodes {
         }
         if let Some(node) = &known
             && registration.incarnation == node.registration.incarnation
+            && !node.has_lost_seat()
         {
             return Output::Registered { index: node.index };
         }
@@ -112,7 +135,9 @@ impl Nodes {
         let group = match role {
             Role::Balancer => self.seat_balancer(id, index),
             Role::Worker => {
-                known.as_ref().map(|node| node.group).unwrap_or_else(|| self.lightest_group())
+                let before = known.as_ref().map(|node| node.group);
+                let group = before.filter(|group| self.groups.contains_key(group));
+                group.unwrap_or_else(|| self.lightest_group())
             }
             _ => 0,
         };
@@ -125,17 +150,12 @@ impl Nodes {
             self.ring_version = self.ring_version.next();
         }
         let node = Node { registration, index, group, last_frame: 0, frame_reply: None };
+        if let Some(before) = &known {
+            self.leave_group(before);
+        }
+        self.join_group(&node);
         self.nodes.insert(id, node);
         Output::Registered { index }
-    }
-
-    /// The group with the fewest slots.
-    fn lightest_group(&self) -> u64 {
-        let slots = |group: u64| -> u64 {
-            let of_group = self.workers().filter(|node| node.group == group);
-            of_group.map(|node| u64::from(node.registration.slot_count)).sum()
-        };
-        self.groups.keys().copied().min_by_key(|&group| slots(group)).unwrap_or(1)
     }
 
     /// All workers.
@@ -155,12 +175,6 @@ impl Nodes {
         masters.find(|node| node.registration.member == member).map(|node| node.registration.node)
     }
 
-    /// The group that gets the next grant.
-    #[must_use]
-    pub fn group_for_grant(&self) -> u64 {
-        self.groups.keys().copied().next().unwrap_or(1)
-    }
-
     /// Addresses of a group's balancers, the primary first, separated by a comma.
     #[must_use]
     pub fn balancer_addresses(&self, group: u64) -> String {
@@ -174,9 +188,6 @@ impl Nodes {
 
     /// Panics on a broken invariant.
     pub fn check_invariants(&self) {
-        for group in self.groups.values() {
-            assert!(group.epoch <= self.last_epoch, "an epoch that was never given");
-            assert!(group.primary.is_none() || group.primary != group.auxiliary, "two seats");
-        }
+        self.check_groups();
     }
 }

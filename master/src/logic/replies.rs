@@ -28,6 +28,10 @@ const RETRY_MS: u32 = 50;
 /// fold takes seconds.
 const SEGMENTS_RETRY_MS: u32 = 1_000;
 
+/// What is said where the disk is full and no other master has room.
+const NO_ROOM: &str = "the disk of the leading master is full: free space on it, or forget \
+                       finished jobs (remuda forget)";
+
 /// Who waits for a command or a read.
 #[derive(Clone, Debug)]
 pub(super) enum Waiting {
@@ -46,7 +50,7 @@ pub(super) enum Waiting {
 /// A peer that waits for an answer.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
-    peer: Peer,
+    pub(super) peer: Peer,
     request: RequestId,
     wanted: Wanted,
 }
@@ -226,8 +230,15 @@ impl Master {
             Failure::Unknown => ErrorCode::OutcomeUnknown,
             Failure::TooLarge => ErrorCode::TooLarge,
             Failure::Refused => ErrorCode::Invalid,
+            // A worker keeps its outcomes and asks the same master again.
+            Failure::NoRoom if matches!(wanted, Wanted::Frame { .. }) => ErrorCode::Busy,
+            Failure::NoRoom => ErrorCode::DiskFull,
         };
-        let refusal = Output::refused(code, failure.to_string());
+        let text = match failure {
+            Failure::NoRoom => NO_ROOM.to_owned(),
+            _ => failure.to_string(),
+        };
+        let refusal = Output::refused(code, text);
         let refused = if matches!(wanted, Wanted::Place) { MemberJoin::TYPE } else { 0 };
         self.send_refusal(*peer, *request, refused, &refusal, effects);
     }
@@ -240,7 +251,14 @@ impl Master {
                 return self.ask(LogIndex(0), Asked { peer, request, query }, effects);
             }
             Wanted::Registration { node, incarnation } => {
-                if self.cluster().nodes.incarnation_of(node) == Some(incarnation) {
+                let known = self.cluster().nodes.nodes.get(&node);
+                if known.is_some_and(|known| known.has_lost_seat()) {
+                    // This master lagged when it was asked. The next question makes a log entry.
+                    let text = "its group was given up, or its seat: register again";
+                    let refusal = Output::refused(ErrorCode::Busy, text);
+                    return self.send_refusal(peer, request, 0, &refusal, effects);
+                }
+                if known.is_some_and(|known| known.registration.incarnation == incarnation) {
                     return self.reply_registered(peer, request, node, effects);
                 }
                 let text = format!("incarnation {incarnation} of node {node} is over");
@@ -261,6 +279,11 @@ impl Master {
             let refusal = Output::refused(ErrorCode::OldEpoch, "it has not registered");
             return self.send_refusal(peer, request, LeaseRenew::TYPE, &refusal, effects);
         };
+        if known.has_lost_seat() {
+            let text = "its group was given up, or its seat: it must register again";
+            let refusal = Output::refused(ErrorCode::OldEpoch, text);
+            return self.send_refusal(peer, request, LeaseRenew::TYPE, &refusal, effects);
+        }
         let group = cluster.nodes.groups.get(&known.group).cloned().unwrap_or_default();
         let is_this_one = known.registration.incarnation == incarnation;
         let is_primary = is_this_one
@@ -306,9 +329,9 @@ impl Master {
         let nodes = &self.cluster().nodes;
         let Some(known) = nodes.nodes.get(&node) else { return };
         let group = nodes.groups.get(&known.group).cloned().unwrap_or_default();
-        let is_balancer = known.registration.role == Role::Balancer;
         let reply = NodeRegistered {
-            index: if is_balancer { group.epoch_index.0 } else { known.index.0 },
+            // A seat begins when its balancer sat down; a later epoch does not make it another one.
+            index: known.index.0,
             group: known.group,
             epoch: group.epoch.0,
             is_primary: u8::from(group.primary == Some(node)),

@@ -20,7 +20,7 @@ use super::commands::{self, Asker, ClientChange, Command, Compare, Output, Write
 use super::frames::{self, StatusFrame};
 use super::jobs::ReportedRun;
 use super::leases::{Renewal, group_of};
-use super::nodes::Registration;
+use super::nodes::{Group, Node, Registration};
 use super::queries::{Asked, Query};
 use super::replies::{LeaseWanted, Waiting, Wanted};
 use super::submissions::Submission;
@@ -38,6 +38,9 @@ impl Master {
         record: &Record<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), RecordError> {
+        if !self.has_window(sender, record, effects) {
+            return Ok(());
+        }
         if let Some((query, seen)) = Query::of(record)? {
             if seen == LogIndex(0) {
                 // Somebody who has seen nothing must not be told less than another was before.
@@ -193,6 +196,12 @@ impl Master {
             self.refuse(sender, record, &refusal, effects);
             return Ok(());
         }
+        if role == Role::Balancer && !self.leads() {
+            // It lives by what the leader hears of it: one that reaches followers only would be given
+            // a seat and lose it again, without end.
+            self.refuse_follower(sender.peer, record.request_id(), NodeRegister::TYPE, effects);
+            return Ok(());
+        }
         let registration = Registration {
             node: sender.node,
             role,
@@ -210,7 +219,8 @@ impl Master {
         let (node, incarnation) = (sender.node, sender.incarnation);
         let who = Waiting::peer(sender, record, Wanted::Registration { node, incarnation });
         let known = self.cluster().nodes.nodes.get(&node);
-        if known.is_some_and(|known| known.registration == registration) {
+        let is_same = |known: &Node| known.registration == registration && !known.has_lost_seat();
+        if known.is_some_and(is_same) {
             // Asked again, for instance after a reconnect: no log entry is owed. But this master
             // may lag, and whoever asks is to hear of its seat and its balancers as they are.
             self.read(now, who, effects);
@@ -269,7 +279,7 @@ impl Master {
         if group.is_some_and(|group| group.primary == Some(sender.node) && group.epoch == epoch) {
             let running = items_of::<TaskRun>(running).unwrap_or_default();
             let counts = running.iter().map(|run| (run.job_uuid.into(), { run.task_count }));
-            self.running.insert(number, counts.collect());
+            self.running.told(number, nodes, counts.collect());
         }
         let auxiliary = AuxiliaryState::from_wire(renew.auxiliary);
         let renewal = Renewal {
@@ -292,14 +302,16 @@ impl Master {
         effects: &mut Vec<Effect>,
     ) -> Result<(), RecordError> {
         let (lost, [runs]) = record.open::<RunsLost, 1>()?;
-        let group = self.cluster().nodes.groups.get(&{ lost.group }).cloned().unwrap_or_default();
+        let nodes = &self.cluster().nodes;
         let epoch = Epoch(lost.epoch);
-        if group.epoch < epoch {
+        if nodes.last_epoch < epoch {
             // This master lags behind the one that granted the lease.
             self.refuse_follower(sender.peer, record.request_id(), RunsLost::TYPE, effects);
             return Ok(());
         }
-        if group.epoch > epoch || group.primary != Some(sender.node) {
+        let group = nodes.groups.get(&{ lost.group });
+        let is_primary = |it: &Group| it.epoch == epoch && it.primary == Some(sender.node);
+        if !group.is_some_and(is_primary) {
             let text = format!("epoch {epoch} of group {} is over", { lost.group });
             let refusal = Output::refused(ErrorCode::OldEpoch, text);
             self.refuse(sender, record, &refusal, effects);

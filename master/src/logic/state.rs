@@ -4,7 +4,7 @@ use consensus::{Applied, RestoreError, StateMachine};
 use proto::status::ErrorCode;
 
 use super::cluster::Cluster;
-use super::commands::{Command, Output};
+use super::commands::{ClientChange, Command, Output};
 
 impl StateMachine for Cluster {
     type Output = Output;
@@ -17,6 +17,17 @@ impl StateMachine for Cluster {
                 ErrorCode::Malformed,
                 "the log has a command that this version does not know",
             ),
+        }
+    }
+
+    fn is_needed_without_room(command: &[u8]) -> bool {
+        match Command::decode(command) {
+            // What makes the log grow with the work. Outcomes wait at their workers.
+            Some(Command::Complete { .. }) | None => false,
+            Some(Command::Client(_, change)) => {
+                !matches!(change, ClientChange::Submit { .. } | ClientChange::Transaction { .. })
+            }
+            Some(_) => true,
         }
     }
 

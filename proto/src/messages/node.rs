@@ -40,7 +40,9 @@ message! {
 }
 
 message! {
-    /// The node is in the roster.
+    /// The node is in the roster. A worker whose group changed is told so unasked, with request id
+    /// 0, by every master with which it has a session; it takes that for its assignment where `index`
+    /// is higher than what it knows.
     NodeRegistered {
         /// Log index of the entry; for a worker the number of its assignment to the group.
         index: u64,
@@ -170,6 +172,20 @@ message! {
         auxiliary_incarnation: u64,
         /// Every mark up to this number is known.
         mark: u64,
+    }
+}
+
+impl DealMarkReply {
+    /// What the auxiliary answers that a message is meant for, when it knows all in it.
+    #[must_use]
+    pub fn to(known: &DealMark) -> DealMarkReply {
+        DealMarkReply {
+            group: known.group,
+            epoch: known.epoch,
+            auxiliary_incarnation: known.auxiliary_incarnation,
+            mark: known.mark,
+            ..DealMarkReply::default()
+        }
     }
 }
 

@@ -170,10 +170,15 @@ message! {
         cpu_milli: u64,
         /// Bytes of memory that tasks may use.
         memory_bytes: u64,
-        /// 0: takes tasks. 1: its unacknowledged results reached their bound. 2: shutting down.
+        /// 0: takes tasks. 1: its unacknowledged results reached their bound. 2: shutting down. 3: it
+        /// belongs to another group, and takes no more tasks from this one's balancers.
         refusing: u8,
         /// Number of `runs`.
         run_count: u64,
+        /// The group that `assignment` gave the worker to.
+        group: u64,
+        /// The last so many of `runs` were dealt under another assignment.
+        foreign_count: u64,
     }
     parts {
         /// What it holds: queued, running, or ended and not settled; `state` is from the list of
@@ -191,6 +196,8 @@ message! {
         last_deal: u64,
         /// Number of `runs`.
         run_count: u64,
+        /// The assignment that this is about; epochs of others, and what they order, say nothing.
+        assignment: u64,
     }
     parts {
         /// What the worker must do with runs that it holds; `state` is from the list of orders.

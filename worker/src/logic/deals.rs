@@ -41,37 +41,40 @@ impl Worker {
         let run = task_run(job, &tasks, request.attempt, 0);
         // Epochs are compared under one assignment only; who knows neither is told about epochs.
         let is_meant = request.worker_incarnation == self.setting.incarnation.0
-            && request.assignment == self.assignment;
-        if (is_meant || request.epoch == 0) && Epoch(request.epoch) < self.epoch {
-            let (found, epoch) = ({ request.epoch }, self.epoch);
+            && request.assignment == self.membership.assignment
+            && request.group == self.membership.group;
+        if (is_meant || request.epoch == 0) && Epoch(request.epoch) < self.membership.epoch {
+            let (found, epoch) = ({ request.epoch }, self.membership.epoch);
             let text = format!("epoch {found} is over: this worker has seen epoch {epoch}");
             refuse(link, record, ErrorCode::OldEpoch, text, network);
             self.send_returned(link, &[run], network);
             return Ok(());
         }
         if !is_meant {
-            if request.assignment > self.assignment {
+            if request.assignment > self.membership.assignment {
                 // The masters moved this worker and their answer is on its way, or was lost.
                 self.register_due = now;
             }
             self.send_returned(link, &[run], network);
             return Ok(());
         }
-        self.epoch = Epoch(request.epoch);
+        self.membership.epoch = Epoch(request.epoch);
         if self.is_refusing() || self.held.holds(job, &tasks, request.attempt) {
             self.send_returned(link, &[run], network);
             return Ok(());
         }
         match JobSpec::of(&request, parts) {
             Ok(spec) if self.fits(&spec) => {
-                self.held.wait(WaitingRun { spec, tasks, attempt: request.attempt });
+                let (attempt, assignment) = (request.attempt, request.assignment);
+                self.held.wait(WaitingRun { spec, tasks, attempt, assignment });
             }
             Ok(_) => self.send_returned(link, &[run], network),
             Err(error) => {
                 // Dealing it again would not help: every task of it fails here and now.
                 effects.push(Effect::Warn(format!("job {job} cannot be executed here: {error}")));
                 let state = TaskState::Failed;
-                self.held.add_ended(job, tasks.clone(), request.attempt);
+                let (attempt, assignment) = (request.attempt, request.assignment);
+                self.held.add_ended(job, tasks.clone(), attempt, assignment);
                 let freed = TaskRun { state: state.to_wire(), ..run };
                 self.freed.entry(job).or_default().1.push(freed);
                 self.results.add(Outcome {
@@ -114,6 +117,14 @@ impl Worker {
         encode(&TaskReturned { worker_incarnation, ..TaskReturned::default() }, &[bytes_of(runs)])
     }
 
+    /// Gives back everything that waits.
+    pub(super) fn return_waiting(&mut self, network: &mut Vec<NetworkEffect>) {
+        let waiting = self.held.recall_all();
+        let run = |run: &WaitingRun| task_run(run.spec.job, &run.tasks, run.attempt, 0);
+        let returned: Vec<TaskRun> = waiting.iter().map(run).collect();
+        self.return_to_all(&returned, network);
+    }
+
     /// Gives back what waits of these runs.
     pub(super) fn give_back(
         &mut self,
@@ -154,10 +165,7 @@ impl Worker {
         self.stop_at = Some(now + STOP_PATIENCE);
         self.accounting.hurry();
         self.packing.hurry();
-        let waiting = self.held.recall_all();
-        let run = |run: &WaitingRun| task_run(run.spec.job, &run.tasks, run.attempt, 0);
-        let returned: Vec<TaskRun> = waiting.iter().map(run).collect();
-        self.return_to_all(&returned, network);
+        self.return_waiting(network);
         effects.extend(self.held.slots().map(|(slot, _)| Effect::Cancel { slot }));
     }
 }

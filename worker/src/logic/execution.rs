@@ -122,7 +122,7 @@ impl Worker {
         let Some((started, wanted)) = self.held.give_up(slot) else { return };
         let description = &started.spec.description;
         self.free(slot, (u64::from(description.cpu_milli), description.memory_bytes));
-        if self.stop_at.is_some() {
+        if self.stop_at.is_some() || self.is_short_of_room {
             let job = started.spec.job;
             let run = |tasks| task_run(job, tasks, started.attempt, 0);
             let returned: Vec<_> = wanted.iter().map(run).collect();
@@ -131,7 +131,8 @@ impl Worker {
         }
         for tasks in wanted.into_iter().rev() {
             let (spec, attempt) = (started.spec.clone(), started.attempt);
-            self.held.wait_first(WaitingRun { spec, tasks, attempt });
+            let assignment = started.assignment;
+            self.held.wait_first(WaitingRun { spec, tasks, attempt, assignment });
         }
     }
 
@@ -180,7 +181,8 @@ impl Worker {
         // As much waits as became free, beyond what is about to begin.
         let wanted = freed + self.free_slots.len() as u64 + u64::from(self.setting.slot_count);
         let is_busy = self.held.waiting_count() >= wanted;
-        let may_wait = is_busy && now < due && self.stop_at.is_none() && self.assignment != 0;
+        let may_wait =
+            is_busy && now < due && self.stop_at.is_none() && self.membership.assignment != 0;
         if !may_wait {
             self.tell_freed(network);
         }

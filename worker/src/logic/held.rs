@@ -4,7 +4,7 @@
 //! It knows nothing of slots' threads or processes, and nothing of messages.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use node::logic::ranges::without;
@@ -23,6 +23,8 @@ pub struct WaitingRun {
     pub tasks: Range<u64>,
     /// The attempt under which they were dealt.
     pub attempt: u64,
+    /// The assignment under which they were dealt.
+    pub assignment: u64,
 }
 
 /// Tasks handed to a slot.
@@ -34,6 +36,8 @@ pub struct Started {
     pub tasks: Range<u64>,
     /// The attempt.
     pub attempt: u64,
+    /// The assignment under which they were dealt.
+    pub assignment: u64,
     /// Those of the tasks that a balancer ordered to kill.
     killed: Vec<Range<u64>>,
 }
@@ -44,8 +48,8 @@ pub struct Held {
     waiting: VecDeque<WaitingRun>,
     /// By slot.
     started: BTreeMap<u32, Started>,
-    /// Ended and not settled: (job, attempt) → first task → end.
-    ended: BTreeMap<(JobId, u64), BTreeMap<u64, u64>>,
+    /// Ended and not settled: (job, attempt, assignment) → first task → end.
+    ended: BTreeMap<(JobId, u64, u64), BTreeMap<u64, u64>>,
     waiting_count: u64,
     ended_run_count: usize,
 }
@@ -59,6 +63,11 @@ pub(super) fn task_run(job: JobId, tasks: &Range<u64>, attempt: u64, state: u8) 
         attempt,
         state,
     }
+}
+
+/// The keys of what ended of an attempt of a job, under whatever assignment.
+fn under_any(job: JobId, attempt: u64) -> RangeInclusive<(JobId, u64, u64)> {
+    (job, attempt, 0)..=(job, attempt, u64::MAX)
 }
 
 /// The tasks of a run that came in a message.
@@ -88,8 +97,17 @@ impl Held {
         let is_held = waiting
             .chain(started)
             .any(|(id, other, of)| (id, other) == (job, attempt) && touches(of));
-        let ended = self.ended.get(&(job, attempt)).into_iter().flatten();
-        is_held || ended.into_iter().any(|(&first, &end)| touches(&(first..end)))
+        let mut ended = self.ended.range(under_any(job, attempt)).flat_map(|(_, runs)| runs);
+        is_held || ended.any(|(&first, &end)| touches(&(first..end)))
+    }
+
+    /// True where something is held that was dealt under this assignment, or under an earlier one: its
+    /// group may have taken that over with the worker.
+    #[must_use]
+    pub fn holds_up_to(&self, assignment: u64) -> bool {
+        self.waiting.iter().any(|run| run.assignment <= assignment)
+            || self.started.values().any(|run| run.assignment <= assignment)
+            || self.ended.keys().any(|(_, _, of)| *of <= assignment)
     }
 
     /// Takes a dealt run in.
@@ -119,12 +137,12 @@ impl Held {
         let end = run.tasks.end.min(run.tasks.start.saturating_add(limit.max(1)));
         let tasks = run.tasks.start..end;
         run.tasks.start = end;
-        let (spec, attempt) = (run.spec.clone(), run.attempt);
+        let (spec, attempt, assignment) = (run.spec.clone(), run.attempt, run.assignment);
         if run.tasks.is_empty() {
             self.waiting.pop_front();
         }
         self.waiting_count -= tasks.end - tasks.start;
-        let started = Started { spec, tasks, attempt, killed: Vec::new() };
+        let started = Started { spec, tasks, attempt, assignment, killed: Vec::new() };
         let before = self.started.insert(slot, started.clone());
         assert!(before.is_none(), "slot {slot} has tasks");
         Some(started)
@@ -146,12 +164,12 @@ impl Held {
         let Some(started) = self.started.get_mut(&slot) else { return false };
         let task = started.tasks.start;
         started.tasks.start += 1;
-        let (job, attempt) = (started.spec.job, started.attempt);
+        let (job, attempt, assignment) = (started.spec.job, started.attempt, started.assignment);
         let is_free = started.tasks.is_empty();
         if is_free {
             self.started.remove(&slot);
         }
-        self.add_ended(job, task..task + 1, attempt);
+        self.add_ended(job, task..task + 1, attempt, assignment);
         is_free
     }
 
@@ -164,8 +182,8 @@ impl Held {
 
     /// Adds tasks that ended; they are listed until they are settled. Consecutive ones are one run
     /// whatever their outcomes, so that a heartbeat stays small.
-    pub fn add_ended(&mut self, job: JobId, tasks: Range<u64>, attempt: u64) {
-        let runs = self.ended.entry((job, attempt)).or_default();
+    pub fn add_ended(&mut self, job: JobId, tasks: Range<u64>, attempt: u64, assignment: u64) {
+        let runs = self.ended.entry((job, attempt, assignment)).or_default();
         if let Some((_, end)) = runs.range_mut(..tasks.start).next_back()
             && *end == tasks.start
         {
@@ -177,24 +195,28 @@ impl Held {
 
     /// The masters acknowledged the outcome of these tasks.
     pub fn settle(&mut self, job: JobId, tasks: &Range<u64>, attempt: u64) {
-        let Some(runs) = self.ended.get_mut(&(job, attempt)) else { return };
-        let first = runs.range(..=tasks.start).next_back().map_or(tasks.start, |(&first, _)| first);
-        let touched: Vec<Range<u64>> = runs
-            .range(first..tasks.end.max(first))
-            .map(|(&first, &end)| first..end)
-            .filter(|run| run.start < tasks.end && run.end > tasks.start)
-            .collect();
-        for run in touched {
-            runs.remove(&run.start);
-            self.ended_run_count -= 1;
-            for rest in without(run, std::slice::from_ref(tasks)) {
-                runs.insert(rest.start, rest.end);
-                self.ended_run_count += 1;
+        let mut emptied = Vec::new();
+        for (&key, runs) in self.ended.range_mut(under_any(job, attempt)) {
+            let first = runs.range(..=tasks.start).next_back().map(|(&first, _)| first);
+            let first = first.unwrap_or(tasks.start);
+            let touched: Vec<Range<u64>> = runs
+                .range(first..tasks.end.max(first))
+                .map(|(&first, &end)| first..end)
+                .filter(|run| run.start < tasks.end && run.end > tasks.start)
+                .collect();
+            for run in touched {
+                runs.remove(&run.start);
+                self.ended_run_count -= 1;
+                for rest in without(run, std::slice::from_ref(tasks)) {
+                    runs.insert(rest.start, rest.end);
+                    self.ended_run_count += 1;
+                }
+            }
+            if runs.is_empty() {
+                emptied.push(key);
             }
         }
-        if runs.is_empty() {
-            self.ended.remove(&(job, attempt));
-        }
+        emptied.iter().for_each(|key| drop(self.ended.remove(key)));
     }
 
     /// Takes what waits of these tasks away. Returns the pieces.
@@ -237,24 +259,43 @@ impl Held {
         slots
     }
 
-    /// Everything that is held, for a heartbeat. What ended is listed as *done* whatever its
-    /// outcome: that is the masters' to know.
+    /// Everything that is held. What ended is listed as *done* whatever its outcome: that is the
+    /// masters' to know.
     #[must_use]
     pub fn inventory(&self) -> Vec<TaskRun> {
+        self.listed().map(|(_, run)| run).collect()
+    }
+
+    /// Everything that is held, for the heartbeat to balancers of an assignment: what was dealt
+    /// under it comes first, and so many runs of others behind it.
+    #[must_use]
+    pub fn inventory_for(&self, assignment: u64) -> (Vec<TaskRun>, u64) {
+        let mut runs = Vec::with_capacity(self.run_count());
+        let mut foreign = Vec::new();
+        for (of, run) in self.listed() {
+            if of == assignment { runs.push(run) } else { foreign.push(run) }
+        }
+        let foreign_count = foreign.len() as u64;
+        runs.append(&mut foreign);
+        (runs, foreign_count)
+    }
+
+    /// Everything that is held, each with the assignment under which it was dealt.
+    fn listed(&self) -> impl Iterator<Item = (u64, TaskRun)> {
         let [queued, running, done] =
             [TaskState::Queued, TaskState::Running, TaskState::Done].map(TaskState::to_wire);
-        let waiting = self
-            .waiting
-            .iter()
-            .map(|held| task_run(held.spec.job, &held.tasks, held.attempt, queued));
-        let started = self
-            .started
-            .values()
-            .map(|held| task_run(held.spec.job, &held.tasks, held.attempt, running));
-        let ended = self.ended.iter().flat_map(|(&(job, attempt), runs)| {
-            runs.iter().map(move |(&first, &end)| task_run(job, &(first..end), attempt, done))
+        let waiting = self.waiting.iter().map(move |held| {
+            (held.assignment, task_run(held.spec.job, &held.tasks, held.attempt, queued))
         });
-        waiting.chain(started).chain(ended).collect()
+        let started = self.started.values().map(move |held| {
+            (held.assignment, task_run(held.spec.job, &held.tasks, held.attempt, running))
+        });
+        let ended = self.ended.iter().flat_map(move |(&(job, attempt, assignment), runs)| {
+            runs.iter().map(move |(&first, &end)| {
+                (assignment, task_run(job, &(first..end), attempt, done))
+            })
+        });
+        waiting.chain(started).chain(ended)
     }
 
     /// Walks everything and panics on a broken invariant.
@@ -306,7 +347,7 @@ mod tests {
                     plain[first as usize..tasks.end as usize].fill(false);
                 } else {
                     for task in tasks.filter(|&task| !plain[task as usize]) {
-                        held.add_ended(JobId(1), task..task + 1, 1);
+                        held.add_ended(JobId(1), task..task + 1, 1, 1);
                     }
                     plain[first as usize..(first + count) as usize].fill(true);
                 }

@@ -45,7 +45,7 @@ use proto::wire::items_of;
 
 use self::accounting::Accounting;
 pub use self::balancers::HEARTBEAT;
-use self::balancers::{Balancers, Heartbeat};
+use self::balancers::{Balancers, Heartbeat, Membership};
 pub use self::deals::EXIT_NOT_STARTED;
 pub use self::execution::PIECE;
 pub use self::explain::RunningStage;
@@ -147,6 +147,11 @@ pub enum Event<'a> {
         /// The tasks, in any order.
         tasks: Vec<CrashedTask>,
     },
+    /// Whether the disk has too little room to begin tasks, where that changed.
+    Room {
+        /// True while it has.
+        is_short: bool,
+    },
     /// A deadline passed.
     Tick,
     /// The operator stops the worker: what has not begun is given back, what runs is lost.
@@ -200,12 +205,8 @@ pub struct Worker {
     /// When the registration is sent again, or given up where it is unanswered.
     register_due: Instant,
     is_register_pending: bool,
-    /// Number of the log entry that gave this worker to its group; 0 before.
-    assignment: u64,
-    group: u64,
+    membership: Membership,
     balancers: Balancers,
-    /// Highest epoch seen under the assignment.
-    epoch: Epoch,
     held: Held,
     free_slots: BTreeSet<u32>,
     cpu_used: u64,
@@ -233,6 +234,8 @@ pub struct Worker {
     last_request: RequestId,
     /// What a master refused last, for people.
     last_refusal: Option<String>,
+    /// Whether the disk has too little room to begin tasks.
+    is_short_of_room: bool,
     /// Tasks that ended here.
     ended_count: u64,
     /// When a stopping worker gives up delivering.
@@ -250,10 +253,8 @@ impl Worker {
             masters,
             register_due: Instant(0),
             is_register_pending: false,
-            assignment: 0,
-            group: 0,
+            membership: Membership::default(),
             balancers: Balancers::default(),
-            epoch: Epoch(0),
             held: Held::default(),
             free_slots,
             cpu_used: 0,
@@ -272,6 +273,7 @@ impl Worker {
             told_refusing: 0,
             last_request: RequestId(0),
             last_refusal: None,
+            is_short_of_room: false,
             ended_count: 0,
             stop_at: None,
         }
@@ -292,6 +294,7 @@ impl Worker {
                 given_up.iter().for_each(|&slot| self.on_given_up(slot, &mut network));
             }
             Event::Crashed { tasks } => tasks.into_iter().for_each(|task| self.on_crash(task)),
+            Event::Room { is_short } => self.on_room(is_short, effects, &mut network),
             Event::Tick => {}
             Event::Stop => self.stop(now, effects, &mut network),
         }
@@ -312,7 +315,7 @@ impl Worker {
         let register = has_master.then_some(self.register_due);
         let pause = self.frame_pause(now).filter(|_| !self.results.is_empty());
         let frame = self.frame_not_before.or(self.frame_due).or(pause);
-        let balancers = self.balancers.next_deadline().filter(|_| self.assignment != 0);
+        let balancers = self.balancers.next_deadline().filter(|_| self.membership.assignment != 0);
         let storing = self.storing.next_deadline(now, has_master);
         let segments =
             [self.accounting.next_deadline(), self.packing.next_deadline(self.idle_since), storing];
@@ -350,6 +353,12 @@ impl Worker {
         self.ended_count
     }
 
+    /// True until the masters acknowledged all that was told of by [`Event::Crashed`].
+    #[must_use]
+    pub fn owes_evidence(&self) -> bool {
+        self.results.crash_count() > 0
+    }
+
     /// Bytes of outcomes that are not acknowledged, and of outputs and accounting that are not
     /// durable.
     #[must_use]
@@ -364,14 +373,18 @@ impl Worker {
         if self.stop_at.is_some() {
             return "it is stopping".into();
         }
-        if self.assignment == 0 {
+        if self.membership.assignment == 0 {
             let refusal = self.last_refusal.as_deref().map(|text| format!(": {text}"));
             let known = self.setting.masters.join(", ");
             let refusal = refusal.unwrap_or_default();
             return format!("it is not registered with a master ({known}){refusal}");
         }
         if self.balancers.is_empty() {
-            return format!("group {} has no balancer at present", self.group);
+            return format!("group {} has no balancer at present", self.membership.group);
+        }
+        if self.is_short_of_room {
+            return "the disk of its data folder is full: it begins no tasks until there is room"
+                .into();
         }
         if self.is_refusing() {
             let (bytes, tasks) = (self.result_bytes(), self.packing.task_count());
@@ -505,19 +518,26 @@ impl Worker {
             WorkerHeartbeatReply::TYPE => {
                 let (reply, [runs]) = record.open::<WorkerHeartbeatReply, 1>()?;
                 self.balancers.answered(now, link, reply.last_deal);
-                if Epoch(reply.epoch) > self.epoch {
-                    // The inventory that answers is the barrier: from now on older ones are over.
-                    self.epoch = Epoch(reply.epoch);
-                    self.balancers.hurry(now);
+                let membership = self.balancers.former(link).unwrap_or(&mut self.membership);
+                if reply.assignment != membership.assignment {
+                    // Its balancer has a seat in another group, or does not hold the lease.
+                    return Ok(());
                 }
-                if Epoch(reply.epoch) == self.epoch {
+                let is_news = Epoch(reply.epoch) > membership.epoch;
+                membership.epoch = membership.epoch.max(Epoch(reply.epoch));
+                if Epoch(reply.epoch) == membership.epoch {
                     // One that was replaced, or holds no lease, orders nothing.
                     self.obey(items_of(runs).unwrap_or_default(), effects);
+                }
+                if is_news {
+                    // The inventory that answers is the barrier: from now on older ones are over.
+                    self.balancers.hurry(now);
                 }
             }
             TaskRecall::TYPE => {
                 let (recall, [runs]) = record.open::<TaskRecall, 1>()?;
-                if Epoch(recall.epoch) >= self.epoch {
+                let membership = self.balancers.former(link).unwrap_or(&mut self.membership);
+                if Epoch(recall.epoch) >= membership.epoch {
                     self.give_back(link, items_of(runs).unwrap_or_default(), network);
                 }
             }
@@ -534,13 +554,34 @@ impl Worker {
             || self.held.run_count() >= HELD_RUNS
     }
 
-    /// True where what tasks wrote fills its room: more of them would only add to it.
+    /// True where what tasks wrote fills its room, or something fills the disk: more tasks would only
+    /// add to it.
     fn is_full(&self) -> bool {
-        self.packing.bytes() >= OUTPUT_BYTES
+        self.is_short_of_room || self.packing.bytes() >= OUTPUT_BYTES
+    }
+
+    fn on_room(
+        &mut self,
+        is_short: bool,
+        effects: &mut Vec<Effect>,
+        network: &mut Vec<NetworkEffect>,
+    ) {
+        let said = match is_short {
+            true => "the disk of the data folder is full: no tasks are begun until there is room",
+            false => "there is room on the disk of the data folder again: tasks are begun",
+        };
+        if is_short != self.is_short_of_room {
+            self.is_short_of_room = is_short;
+            effects.push(Effect::Warn(said.to_owned()));
+        }
+        if is_short {
+            // Nobody takes back what a worker has too little of to fill its slots.
+            self.return_waiting(network);
+        }
     }
 
     fn tick_balancers(&mut self, now: Instant, network: &mut Vec<NetworkEffect>) {
-        if self.assignment == 0 {
+        if self.membership.assignment == 0 {
             return;
         }
         let refusing = if self.stop_at.is_some() { 2 } else { u8::from(self.is_refusing()) };
@@ -550,8 +591,7 @@ impl Worker {
         }
         let heartbeat = Heartbeat {
             incarnation: self.setting.incarnation,
-            assignment: self.assignment,
-            epoch: self.epoch,
+            membership: self.membership,
             slot_count: self.setting.slot_count,
             free_slot_count: self.free_slot_count(),
             cpu_milli: self.setting.cpu_milli,

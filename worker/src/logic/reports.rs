@@ -13,6 +13,7 @@ use proto::status::{ErrorCode, Role, TaskState, Verdict};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
+use super::balancers::Membership;
 use super::held::{task_run, tasks_of};
 use super::results::Outcome;
 use super::storing::{SegmentKind, Stored};
@@ -50,14 +51,18 @@ impl Worker {
     ) {
         self.is_register_pending = false;
         self.last_refusal = None;
-        let is_moved = registered.index > self.assignment;
+        let is_moved = registered.index > self.membership.assignment;
+        let (group, assignment) = (registered.group, registered.index);
+        let epoch = Epoch(registered.epoch);
         if is_moved {
-            (self.assignment, self.group) = (registered.index, registered.group);
+            let before = self.membership;
+            self.membership = Membership { group, assignment, epoch };
+            self.balancers.leave(now, before, network);
         }
         // Epochs are compared under one assignment only.
-        let is_same = registered.index == self.assignment;
-        if is_moved || (is_same && Epoch(registered.epoch) > self.epoch) {
-            self.epoch = Epoch(registered.epoch);
+        let is_same = assignment == self.membership.assignment;
+        if is_same && epoch > self.membership.epoch {
+            self.membership.epoch = epoch;
             self.balancers.hurry(now);
         }
         if is_same {
@@ -68,6 +73,9 @@ impl Worker {
         self.register_due = now
             + match (self.balancers.is_empty(), self.balancers.is_short()) {
                 (true, _) => REGISTER_TIMEOUT,
+                // The group was lost, perhaps: the sooner this worker knows where its tasks
+                // went, the fewer of them are begun elsewhere.
+                _ if is_same && !is_moved && self.balancers.are_all_gone() => REGISTER_TIMEOUT,
                 (false, true) => SHORT_INTERVAL,
                 (false, false) => REGISTER_INTERVAL,
             };
@@ -111,7 +119,7 @@ impl Worker {
             self.frame_not_before = None;
         }
         // The masters know frames by the registration.
-        let may_send = self.masters.is_connected() && self.assignment != 0;
+        let may_send = self.masters.is_connected() && self.membership.assignment != 0;
         if !may_send || self.frame_due.is_some() || self.frame_not_before.is_some() {
             return;
         }

@@ -84,12 +84,23 @@ pub struct Results {
     last_number: u64,
     /// Entries of all outcomes that are not acknowledged.
     entry_count: usize,
+    /// Tasks of those of them that are crashes.
+    crash_count: u64,
+}
+
+/// Tasks that crashed, of an outcome.
+fn crashes_of(outcome: &Outcome) -> u64 {
+    match outcome.state {
+        TaskState::Crashed => outcome.tasks.end - outcome.tasks.start,
+        _ => 0,
+    }
 }
 
 impl Results {
     /// Adds what became of tasks.
     pub fn add(&mut self, mut outcome: Outcome) {
         self.entry_count += outcome.entries.len();
+        self.crash_count += crashes_of(&outcome);
         if let Some(before) = self.waiting.back_mut()
             && outcome.extends(before)
         {
@@ -159,13 +170,21 @@ impl Results {
         let frame = self.under_way.take_if(|frame| frame.number == number)?;
         self.entry_count -=
             frame.outcomes.iter().map(|outcome| outcome.entries.len()).sum::<usize>();
+        self.crash_count -= frame.outcomes.iter().map(crashes_of).sum::<u64>();
         Some(frame)
+    }
+
+    /// Tasks whose crash is not acknowledged.
+    #[must_use]
+    pub fn crash_count(&self) -> u64 {
+        self.crash_count
     }
 
     /// Walks everything and panics on a broken invariant.
     pub fn check_invariants(&self) {
         let under_way = self.under_way.iter().flat_map(|frame| &frame.outcomes);
         let all = self.waiting.iter().chain(under_way);
+        assert_eq!(all.clone().map(crashes_of).sum::<u64>(), self.crash_count, "crashes");
         let entries: usize = all.map(|outcome| outcome.entries.len()).sum();
         assert_eq!(entries, self.entry_count, "the count of entries");
         for outcome in &self.waiting {
@@ -251,6 +270,22 @@ mod tests {
         assert_eq!(frame.records(Incarnation(1), RequestId(1)).len(), 3);
         let entries = frame.outcomes.iter().flat_map(|run| &run.entries);
         assert!(entries.map(|entry| entry.task_index).eq(0..10));
+    }
+
+    #[test]
+    fn a_crash_counts_until_it_is_acknowledged() {
+        let mut results = Results::default();
+        for task in 0..3 {
+            let crashed = Outcome { entries: Vec::new(), ..outcome(task..task + 1, 0) };
+            results.add(Outcome { state: TaskState::Crashed, ..crashed });
+        }
+        results.add(outcome(3..4, 0));
+        let number = results.next_frame().expect("something waits").number;
+        assert_eq!(results.crash_count(), 3);
+        results.check_invariants();
+        assert!(results.acknowledge(number).is_some());
+        assert_eq!(results.crash_count(), 0);
+        results.check_invariants();
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A worker among scripted masters, balancers and storage nodes.
 
 mod explaining;
+mod groups;
+mod room;
 mod segments;
 
 use std::collections::BTreeSet;
@@ -35,13 +37,14 @@ struct Deal {
     attempt: u64,
     epoch: u64,
     assignment: u64,
+    group: u64,
     incarnation: u64,
     cpu_milli: u32,
 }
 
 fn deal(tasks: Range<u64>) -> Deal {
     let (attempt, epoch, assignment) = (EPOCH << 32 | 1, EPOCH, ASSIGNMENT);
-    Deal { tasks, attempt, epoch, assignment, incarnation: 7, cpu_milli: 1_000 }
+    Deal { tasks, attempt, epoch, assignment, group: 1, incarnation: 7, cpu_milli: 1_000 }
 }
 
 impl Deal {
@@ -57,6 +60,7 @@ impl Deal {
             epoch: self.epoch,
             worker_incarnation: self.incarnation,
             assignment: self.assignment,
+            group: self.group,
             program_kind: ProgramKind::Described.to_wire(),
             ..WorkerRequest::default()
         };
@@ -250,7 +254,12 @@ impl Bench {
     }
 
     fn heartbeat_reply(&mut self, link: Link, epoch: u64, last_deal: u64, orders: &[TaskRun]) {
-        let reply = WorkerHeartbeatReply { epoch, last_deal, ..WorkerHeartbeatReply::default() };
+        let reply = WorkerHeartbeatReply {
+            epoch,
+            last_deal,
+            assignment: ASSIGNMENT,
+            ..WorkerHeartbeatReply::default()
+        };
         self.hear(link, &encode(&reply, &[bytes_of(orders)]));
     }
 
@@ -328,42 +337,16 @@ fn what_is_meant_for_another_incarnation_or_assignment_is_given_back() {
     let returned: Vec<_> =
         bench.runs::<TaskReturned>(PRIMARY).into_iter().map(|(tasks, ..)| tasks).collect();
     assert_eq!(returned, [0..5, 5..6]);
-    assert_eq!(bench.worker.epoch, Epoch(EPOCH), "another assignment's epoch says nothing");
+    assert_eq!(
+        bench.worker.membership.epoch,
+        Epoch(EPOCH),
+        "another assignment's epoch says nothing"
+    );
     assert!(bench.started().is_empty());
     // A later assignment makes it ask where it belongs.
     bench.sent::<NodeRegister>(MASTER_LINK);
     bench.hear(PRIMARY, &Deal { assignment: ASSIGNMENT + 1, ..deal(6..7) }.record());
     assert_eq!(bench.sent::<NodeRegister>(MASTER_LINK).len(), 1);
-}
-
-#[test]
-fn moved_to_another_group_it_goes_on_there_under_that_groups_epoch() {
-    let mut bench = Bench::registered();
-    bench.hear(PRIMARY, &deal(0..2).record());
-    let register = |index, balancers: &[u8]| {
-        let registered = NodeRegistered { index, group: 2, epoch: 1, ..NodeRegistered::default() };
-        encode(&registered, &[balancers])
-    };
-    bench.hear(MASTER_LINK, &register(ASSIGNMENT - 1, b"b9"));
-    assert_eq!((bench.worker.assignment, bench.worker.group), (ASSIGNMENT, 1), "a lagging master");
-    bench.effects.clear();
-    bench.hear(MASTER_LINK, &register(ASSIGNMENT + 5, b"b3"));
-    let of_link = |effect: &Effect| match effect {
-        Effect::Network(NetworkEffect::Close { link }) => Some((*link, String::new())),
-        Effect::Network(NetworkEffect::Open { link, address }) => Some((*link, address.clone())),
-        _ => None,
-    };
-    let links: Vec<(Link, String)> = bench.effects.iter().filter_map(of_link).collect();
-    let closed = [(PRIMARY, String::new()), (AUXILIARY, String::new())];
-    assert_eq!(links, [&closed[..], &[(PRIMARY, "b3".to_owned())]].concat());
-    bench.connect(PRIMARY, "");
-    let beats = heartbeats(&bench.sent::<WorkerHeartbeat>(PRIMARY));
-    assert_eq!(({ beats[0].assignment }, { beats[0].epoch }), (ASSIGNMENT + 5, 1));
-    bench.hear(PRIMARY, &deal(5..6).record());
-    assert_eq!(bench.runs::<TaskReturned>(PRIMARY).len(), 1, "of the group before");
-    let moved = Deal { assignment: ASSIGNMENT + 5, epoch: 1, attempt: 9, ..deal(6..8) };
-    bench.hear(PRIMARY, &moved.record());
-    assert_eq!(bench.worker.held.waiting_count(), 2);
 }
 
 #[test]
@@ -620,7 +603,12 @@ fn it_holds_no_more_runs_than_a_heartbeat_lists() {
         description,
     });
     for run in 0..HELD_RUNS as u64 + 1 {
-        let run = WaitingRun { spec: spec.clone(), tasks: 2 * run..2 * run + 1, attempt: 1 };
+        let run = WaitingRun {
+            spec: spec.clone(),
+            tasks: 2 * run..2 * run + 1,
+            attempt: 1,
+            assignment: 1,
+        };
         bench.worker.held.wait(run);
     }
     bench.tick();

@@ -28,6 +28,7 @@ impl Scene {
             cpu_milli: 2_000,
             memory_bytes: 1 << 30,
             refusing,
+            group: 1,
             ..WorkerHeartbeat::default()
         };
         self.worker_says(worker, &encode(&heartbeat, &[b""]));

@@ -76,6 +76,7 @@ impl Worker {
             slot_count: SLOTS as u32,
             cpu_milli: 1_000 * SLOTS as u64,
             memory_bytes: 1 << 30,
+            group: 1,
             ..WorkerHeartbeat::default()
         };
         let record = encode(&heartbeat, &[bytes_of(&self.inventory())]);

@@ -295,11 +295,16 @@ impl Scene {
     }
 
     pub(super) fn register(&mut self, epoch: u64, is_primary: u8) {
+        self.seat((5, 1), epoch, is_primary);
+    }
+
+    /// Answers the registration: the number of the seat and its group.
+    pub(super) fn seat(&mut self, (index, group): (u64, u64), epoch: u64, is_primary: u8) {
         let (request, register) = self.to_masters::<NodeRegister>().expect("a registration");
         assert_eq!(register.role, Role::Balancer.to_wire());
         self.effects.clear();
         let registered =
-            NodeRegistered { index: 5, group: 1, epoch, is_primary, ..NodeRegistered::default() };
+            NodeRegistered { index, group, epoch, is_primary, ..NodeRegistered::default() };
         self.master_says(encode(&registered, &[b""]), request);
     }
 
@@ -468,14 +473,7 @@ impl Scene {
 
     /// The auxiliary knows a message.
     pub(super) fn knows(&mut self, mark: &DealMark) {
-        let reply = DealMarkReply {
-            group: mark.group,
-            epoch: mark.epoch,
-            auxiliary_incarnation: mark.auxiliary_incarnation,
-            mark: mark.mark,
-            ..DealMarkReply::default()
-        };
-        let record = encode(&reply, &[]);
+        let record = encode(&DealMarkReply::to(mark), &[]);
         let record = Records::of(&record).next().unwrap().unwrap();
         let sender = self.auxiliary_sender();
         self.event(NetworkEvent::Record { sender, record });
@@ -529,17 +527,33 @@ impl Scene {
     }
 
     pub(super) fn heartbeat(&mut self, sender: &Sender, slots: u32, echo: u64, runs: &[TaskRun]) {
-        let heartbeat = WorkerHeartbeat {
+        let heartbeat = WorkerHeartbeat { deal_echo: echo, ..self.beat(sender, slots) };
+        self.worker_says(sender, &encode(&heartbeat, &[bytes_of(runs)]));
+    }
+
+    /// The heartbeat of a worker of group 1 that takes tasks and heard of no deal.
+    pub(super) fn beat(&self, sender: &Sender, slots: u32) -> WorkerHeartbeat {
+        WorkerHeartbeat {
             worker_incarnation: sender.incarnation.0,
             assignment: 7,
             epoch: self.epoch,
-            deal_echo: echo,
             slot_count: slots,
             cpu_milli: 1_000 * u64::from(slots),
             memory_bytes: 1 << 30,
+            group: 1,
             ..WorkerHeartbeat::default()
-        };
-        self.worker_says(sender, &encode(&heartbeat, &[bytes_of(runs)]));
+        }
+    }
+
+    /// The last answer to a worker's heartbeat: epoch, assignment, last deal.
+    pub(super) fn answer_to(&self, worker: &Sender) -> Option<(u64, u64, u64)> {
+        self.effects.iter().rev().find_map(|effect| match effect {
+            NetworkEffect::Send { to, record } if *to == worker.peer => {
+                let (_, it) = read::<WorkerHeartbeatReply>(record)?;
+                Some((it.epoch, it.assignment, it.last_deal))
+            }
+            _ => None,
+        })
     }
 
     pub(super) fn free(&mut self, sender: &Sender, busy_us: u64, runs: &[TaskRun]) {

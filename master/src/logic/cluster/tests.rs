@@ -17,6 +17,7 @@ use crate::logic::nodes::Registration;
 
 mod changes;
 mod explaining;
+mod groups;
 
 fn job_record(id: JobId, task_count: u64, change: impl FnOnce(&mut JobDescription)) -> Vec<u8> {
     let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
@@ -342,7 +343,7 @@ fn a_large_job_is_granted_in_parts() {
         });
         counts.sum()
     };
-    let part = crate::logic::jobs::GRANT_TASKS;
+    let part = crate::logic::grants::GRANT_TASKS;
     assert_eq!(granted(&driven.cluster), part);
     driven.report(run(id, 0..part / 2, 1, TaskState::Done));
     assert_eq!(granted(&driven.cluster), 2 * part);

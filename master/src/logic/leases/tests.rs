@@ -9,10 +9,13 @@ const PRIMARY: NodeId = NodeId(1);
 const AUXILIARY: NodeId = NodeId(2);
 const TERM: Option<Term> = Some(Term(3));
 
+mod losing;
+
 /// A leader with one group, and what it proposed.
 struct Scene {
     now: Instant,
     nodes: Nodes,
+    grants: Grants,
     leases: Leases,
     proposed: Vec<Command>,
     serials: Vec<Serial>,
@@ -27,6 +30,7 @@ impl Scene {
         let mut scene = Scene {
             now: Instant(1_000_000_000),
             nodes,
+            grants: Grants::default(),
             leases: Leases::default(),
             proposed: Vec::new(),
             serials: Vec::new(),
@@ -39,7 +43,7 @@ impl Scene {
     fn wait(&mut self, span_ms: u64) {
         let until = self.now + Duration::from_millis(span_ms);
         loop {
-            let commands = self.leases.tick(self.now, TERM, &self.nodes);
+            let commands = self.leases.tick(self.now, TERM, &self.nodes, &self.grants);
             for (_, serial, command) in commands {
                 self.serials.push(serial);
                 self.proposed.push(command);
@@ -136,7 +140,7 @@ fn a_primary_that_renews_keeps_its_lease() {
 #[test]
 fn without_an_auxiliary_that_was_heard_of_lately_the_first_that_asks_is_taken() {
     let mut scene = Scene::new();
-    scene.wait(5_000);
+    scene.wait(4_000);
     assert!(scene.proposed.is_empty() && scene.may_answer());
     // The primary comes first: its lease goes on.
     scene.renew(PRIMARY, 1, 2);
@@ -279,8 +283,8 @@ fn a_new_leader_and_one_that_stood_still_give_every_lease_a_full_term() {
     scene.renew(AUXILIARY, 0, 2);
     scene.wait(850);
     assert!(scene.proposed.is_empty(), "renewals may lie before it");
-    assert!(scene.leases.tick(scene.now, None, &scene.nodes).is_empty());
-    assert!(scene.leases.tick(scene.now, Some(Term(4)), &scene.nodes).is_empty());
+    assert!(scene.leases.tick(scene.now, None, &scene.nodes, &scene.grants).is_empty());
+    assert!(scene.leases.tick(scene.now, Some(Term(4)), &scene.nodes, &scene.grants).is_empty());
     assert!(scene.leases.heard.is_empty(), "another term knows nobody");
 }
 

@@ -6,14 +6,24 @@ use proto::status::Reason;
 use super::*;
 use crate::logic::commands::JobChange;
 use crate::logic::explain::explain;
-use crate::logic::jobs::GRANT_TASKS;
+use crate::logic::grants::GRANT_TASKS;
+use crate::logic::queries::Surroundings;
 
 const JOB: JobId = JobId(5);
+
+/// A group whose lease nobody holds.
+const UNLED: u64 = 3;
 
 /// Reasons with first task, number of tasks and number, and the group.
 fn why(driven: &Driven, task: Option<u64>) -> (Vec<(Reason, u64, u64, u64)>, u64) {
     let job = &driven.cluster.jobs[&JOB];
-    let reply = explain(&driven.cluster, job, task, true);
+    let around = Surroundings {
+        running: &|_| 0,
+        is_led: &|group| group != UNLED,
+        log_time_us: 0,
+        leader: Some(NodeId(1)),
+    };
+    let reply = explain(&driven.cluster, job, task, &around);
     let record = Records::of(&reply).next().unwrap().unwrap();
     let (fixed, [items, _]) = record.open::<ExplainReply, 2>().unwrap();
     let shown = |it: &Explanation| {
@@ -67,4 +77,26 @@ fn what_is_held_tried_again_not_granted_or_over_is_told() {
     assert_eq!(why(&driven, Some(7)).0, [(Reason::Cancelled, 7, 1, 0)]);
     let over = [(Reason::Cancelled, 0, count - 1, 0), (Reason::Finished, 0, 1, 0)];
     assert_eq!(why(&driven, None).0, over);
+}
+
+#[test]
+fn groups_that_nobody_leads_are_told_and_whose_a_task_is() {
+    let mut driven = Driven::new();
+    for balancer in 0..6 {
+        let bare = Registration::bare(NodeId(200 + balancer), Role::Balancer);
+        driven.apply(Command::Register(bare));
+    }
+    for number in 0..3 {
+        let node = NodeId(100 + number);
+        driven.apply(Command::Register(Registration { node, ..worker(1) }));
+    }
+    driven.submit(1, 1, JOB, job_record(JOB, 60, |_| {}));
+    // Ten, eight and seven tasks; the rest is granted later.
+    let later = (Reason::NotGranted, 25, 35, 25);
+    assert_eq!(why(&driven, None), (vec![(Reason::NoBalancer, 18, 7, UNLED), later], 1));
+    assert_eq!(why(&driven, Some(20)), (vec![(Reason::NoBalancer, 20, 1, UNLED)], UNLED));
+    assert_eq!(why(&driven, Some(12)), (vec![], 2));
+    // What the first group had is done: the job is asked about where it goes on.
+    driven.report(run(JOB, 0..10, 1, TaskState::Done));
+    assert_eq!(why(&driven, None).1, 2);
 }
