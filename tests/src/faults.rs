@@ -47,10 +47,12 @@ enum Kind {
     Lossy,
     /// A master's data folder is lost; it joins anew and takes its own place.
     EmptyMaster,
+    /// All balancers of a group die, stand still, or reach nobody, for long or for good.
+    WholeGroup,
 }
 
 /// Those that only a cluster of all tiers has.
-const OF_PIPELINES: [Kind; 8] = [
+const OF_PIPELINES: [Kind; 9] = [
     Kind::BitRot,
     Kind::LateDeals,
     Kind::StaysDead,
@@ -59,6 +61,7 @@ const OF_PIPELINES: [Kind; 8] = [
     Kind::CutOff,
     Kind::Freeze,
     Kind::Lossy,
+    Kind::WholeGroup,
 ];
 
 /// Those of the bank.
@@ -155,6 +158,8 @@ pub(crate) struct Targets<'a> {
     pub(crate) masters: &'a [ProcessId],
     /// Balancers.
     pub(crate) balancers: &'a [ProcessId],
+    /// The balancers of each group.
+    pub(crate) groups: &'a [Vec<ProcessId>],
     /// Workers.
     pub(crate) workers: &'a [ProcessId],
     /// Storage nodes, whose disks alone may be full, lost or rotten; `None` where it is the
@@ -250,7 +255,8 @@ impl Swarm {
 
     /// Draws faults that belong together, each with how long after now it begins.
     pub(crate) fn faults(&self, rng: &mut Rng, targets: Targets<'_>) -> Vec<(Duration, Fault)> {
-        let Targets { members, others, masters, balancers, workers, storage, weak } = targets;
+        let Targets { members, others, masters, balancers, groups, workers, storage, weak } =
+            targets;
         let Some(&kind) = self.kinds.get(rng.usize(0..self.kinds.len().max(1))) else {
             return Vec::new();
         };
@@ -292,6 +298,7 @@ impl Swarm {
                 Fault::SlowDisk { process: member, by, lasts }
             }
             Kind::LateDeals => return late_deals(masters, balancers, workers),
+            Kind::WholeGroup => return whole_group(rng, groups, masters, workers),
             Kind::StaysDead => {
                 let tiers = [masters, balancers, workers, storage.unwrap_or_default()];
                 let tier: Vec<ProcessId> = tiers[rng.usize(0..tiers.len())].to_vec();
@@ -350,6 +357,32 @@ fn killed_together(
         (Duration::ZERO, Fault::Crash { process, death: Death::Killed, down })
     };
     processes.iter().map(&mut crash).collect()
+}
+
+/// All balancers of one group are gone, or as good as gone, for longer than a group is waited for.
+fn whole_group(
+    rng: &mut Rng,
+    groups: &[Vec<ProcessId>],
+    masters: &[ProcessId],
+    workers: &[ProcessId],
+) -> Vec<(Duration, Fault)> {
+    let Some(group) = rng.choice(groups) else { return Vec::new() };
+    let long = span(rng, Duration::from_secs(6), Duration::from_secs(15));
+    let all = |fault: &dyn Fn(ProcessId) -> Fault| {
+        group.iter().map(|&process| (Duration::ZERO, fault(process))).collect()
+    };
+    let crash = |process, death| Fault::Crash { process, death, down: long };
+    let parted = |others: &[ProcessId]| {
+        let pairs = group.iter().flat_map(|&a| others.iter().map(move |&b| [(a, b), (b, a)]));
+        vec![(Duration::ZERO, Fault::Block { ways: pairs.flatten().collect(), lasts: long })]
+    };
+    match rng.usize(0..5) {
+        0 => all(&|process| crash(process, Death::ForGood)),
+        1 => all(&|process| crash(process, Death::Killed)),
+        2 => all(&|process| Fault::Pause { process, lasts: long }),
+        3 => parted(masters),
+        _ => parted(workers),
+    }
 }
 
 /// What the balancers deal is on its way for long, meanwhile they are started again and so get a

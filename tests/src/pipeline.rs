@@ -3,6 +3,7 @@
 //! Says which processes there are, which jobs are submitted, and which record is lost where a
 //! scenario loses exactly one.
 
+use ::client::logic::jobs::Change;
 use fastrand::Rng;
 use proto::description::Noop;
 use proto::ids::{ClusterId, JobId};
@@ -33,7 +34,9 @@ pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
     let storage_count = [0, 1, 2, 2, 3, 3, 3, 3][rng.usize(0..8)];
     recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
-    recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
+    // Two are one group, three a pair and one alone, four two pairs.
+    let balancer_count = [2, 2, 2, 3, 3, 4][rng.usize(0..6)];
+    recipes.extend((0..balancer_count).map(|place| Recipe::Balancer { place }));
     for place in 0..rng.usize(2..=4) {
         recipes.push(worker(place, [1, 2, 4][rng.usize(0..3)]));
     }
@@ -42,7 +45,8 @@ pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
         recipes.push(Recipe::JobClient { place, jobs, is_curious: false });
     }
     let (after, pause) = (Duration::from_secs(1), Duration::from_millis(150));
-    recipes.push(Recipe::KeyClient { place: 0, after, pause, count: 400 });
+    let fold_at = if storage_count > 0 { [0, 4, 8, 16][rng.usize(0..4)] } else { 0 };
+    recipes.push(Recipe::KeyClient { place: 0, after, pause, count: 400, fold_at });
     if storage_count > 0 {
         recipes.extend(readers(wishes(rng), storage_count));
     }
@@ -109,25 +113,18 @@ pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
         failed_per_million: 20_000,
         output_bytes: 0,
     };
-    let job = |place: usize| JobPlan {
-        job: JobId(7 << 64 | place as u128),
-        after: Duration::from_secs(6 + 2 * place as u64),
+    let job = |place: usize| {
+        let id = JobId(7 << 64 | place as u128);
+        let after = Duration::from_secs(6 + 2 * place as u64);
         // What the tasks of the other one wrote is accounting alone.
-        noop: Noop { output_bytes: [20, 0][place], ..noop },
-        retries: 1,
-        task_count,
-        cancel_after: None,
+        let noop = Noop { output_bytes: [20, 0][place], ..noop };
+        JobPlan { retries: 1, ..JobPlan::new(id, after, noop, task_count) }
     };
     // So short that several wait in a worker, and alone, so that another one idles at its end and
     // some are taken back.
-    let short = JobPlan {
-        job: JobId(7 << 64 | 2),
-        after: Duration::from_secs(40),
-        noop: Noop { shortest: Duration(100), longest: Duration::from_millis(4), ..noop },
-        retries: 1,
-        task_count: 4 * task_count,
-        cancel_after: None,
-    };
+    let short = Noop { shortest: Duration(100), longest: Duration::from_millis(4), ..noop };
+    let (id, after) = (JobId(7 << 64 | 2), Duration::from_secs(40));
+    let short = JobPlan { retries: 1, ..JobPlan::new(id, after, short, 4 * task_count) };
     for (place, jobs) in [vec![job(0)], vec![job(1), short]].into_iter().enumerate() {
         recipes.push(Recipe::JobClient { place, jobs, is_curious: place == 0 });
     }
@@ -140,20 +137,39 @@ fn plan(rng: &mut Rng, place: usize, number: u128, may_write: bool) -> JobPlan {
     // Of some jobs the tasks take no time, of others so long that they outlast the faults.
     // Four thousand tasks in as few as two slots must fit the time after healing.
     let longest = Duration::from_millis([0, 5, 40, 80][rng.usize(0..4)]);
+    let job = JobId(u128::from(rng.u64(..)) << 64 | (place as u128) << 8 | number);
+    let after = span(rng, Duration::from_secs(1), Duration::from_secs(40));
+    let noop = Noop {
+        seed: rng.u64(..),
+        shortest: Duration(longest.0 / 10),
+        longest,
+        failed_per_million: [0, 0, 10_000, 300_000][rng.usize(0..4)],
+        output_bytes: if may_write { [0, 0, 0, 20, 300][rng.usize(0..5)] } else { 0 },
+    };
+    let retries = rng.u32(0..3);
     JobPlan {
-        job: JobId(u128::from(rng.u64(..)) << 64 | (place as u128) << 8 | number),
-        after: span(rng, Duration::from_secs(1), Duration::from_secs(40)),
-        noop: Noop {
-            seed: rng.u64(..),
-            shortest: Duration(longest.0 / 10),
-            longest,
-            failed_per_million: [0, 0, 10_000, 300_000][rng.usize(0..4)],
-            output_bytes: if may_write { [0, 0, 0, 20, 300][rng.usize(0..5)] } else { 0 },
-        },
-        retries: rng.u32(0..3),
-        task_count: 1_000,
-        cancel_after: None,
+        retries,
+        changes: changes(rng),
+        is_forgotten: chance(rng, 250),
+        ..JobPlan::new(job, after, noop, 1_000)
     }
+}
+
+/// What a user changes of a job while it waits or works.
+fn changes(rng: &mut Rng) -> Vec<(Duration, Change)> {
+    let mut changes = Vec::new();
+    let ms = Duration::from_millis;
+    if chance(rng, 300) {
+        let held = span(rng, Duration::ZERO, ms(3_000));
+        let released = held + span(rng, ms(100), ms(6_000));
+        changes.extend([(held, Change::Hold), (released, Change::Release)]);
+    }
+    if chance(rng, 300) {
+        let after = span(rng, Duration::ZERO, ms(5_000));
+        changes.push((after, Change::Priority(rng.i32(-5..=5))));
+    }
+    changes.sort_by_key(|(after, _)| *after);
+    changes
 }
 
 /// One record that gets lost on its way.

@@ -67,6 +67,8 @@ mistakes! {
     /// A primary does not wait until its auxiliary knows how far it deals, and the auxiliary never
     /// hears of it.
     MarkNotAwaited = "mark-not-awaited" Pipeline "",
+    /// A group takes a range that was another one's for one that nobody ever dealt.
+    ForgottenMove = "forgotten-move" Pipeline "a later attempt is always the higher one",
     /// A balancer takes what the masters say is unfinished for finished.
     LostRequeue = "lost-requeue" Pipeline "everything finishes",
     /// A master answers from what it has, however much the asker has seen.

@@ -8,12 +8,13 @@ mod balancer;
 pub(crate) mod client;
 mod edge;
 pub(crate) mod files;
+mod folding;
 mod foreign;
 mod gather;
 pub(crate) mod jobs;
 pub(crate) mod keys;
 mod marks;
-mod master;
+pub(crate) mod master;
 pub(crate) mod member;
 mod mistakes;
 pub(crate) mod storage;
@@ -27,11 +28,12 @@ use ::client::logic::answers::JobSummary;
 use ::master::logic::cluster::Cluster;
 use ::storage::logic::StorageLimits;
 use node::logic::network::NetworkLimits;
-use proto::ids::{BlockId, Epoch, FileId, Incarnation, JobId, NodeId, TaskIndex};
+use proto::ids::{BlockId, FileId, JobId, NodeId, TaskIndex};
 use proto::time::{Duration, Instant};
 
 use crate::bank::{Answer, Transfer};
 use crate::checkers::Violation;
+use crate::checkers::deals::Deal;
 use crate::checkers::history::Applied;
 use crate::disk::SimFiles;
 use crate::network::Source;
@@ -118,6 +120,8 @@ pub(crate) enum Recipe {
         pause: Duration,
         /// How often.
         count: u64,
+        /// So many segments are to be folded, which it sets first; 0 for the default.
+        fold_at: u64,
     },
     /// A client that reads the same files without the client library.
     ForeignClient {
@@ -168,6 +172,11 @@ impl Recipe {
 /// it in the trace.
 pub(crate) fn node_id(kind: u8, place: usize, life: u64) -> NodeId {
     NodeId(u128::from(kind) << 64 | (place as u128 + 1) << 32 | u128::from(life))
+}
+
+/// The place of a node of such a number.
+pub(crate) fn place_of(node: NodeId) -> usize {
+    ((node.0 >> 32) as u32 as usize).saturating_sub(1)
 }
 
 /// The process that a routing id means, as `m2.1` for the first life of the second member.
@@ -341,13 +350,8 @@ pub(crate) enum Note {
     },
     /// A master's state names segments that it did not name before.
     Segments(Vec<FileId>),
-    /// A worker hears a deal that is meant for it.
-    Dealt {
-        /// The group and the epoch under which it was dealt.
-        under: (u64, Epoch),
-        /// The balancer and its incarnation.
-        by: (NodeId, Incarnation),
-    },
+    /// A balancer deals.
+    Dealt(Deal),
     /// A worker begins tasks.
     Begins {
         /// Their job.
@@ -395,6 +399,11 @@ pub(crate) enum Process {
 pub(crate) trait Tier {
     /// Its connections.
     fn edge(&mut self) -> &mut Edge;
+
+    /// Those of a client that is part of the process.
+    fn second_edge(&mut self) -> Option<&mut Edge> {
+        None
+    }
 
     /// Hands an event to the logic and carries out what it wants.
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>);
@@ -475,8 +484,8 @@ impl Process {
             Recipe::FileClient { place, files } => {
                 Process::Tier(Box::new(FileClient::start(*place, files, start, requests)))
             }
-            Recipe::KeyClient { place, after, pause, count } => {
-                let about = (*place, *after, *pause, *count);
+            Recipe::KeyClient { place, after, pause, count, fold_at } => {
+                let about = (*place, *after, *pause, *count, *fold_at);
                 Process::Tier(Box::new(KeyClient::start(about, start, requests)))
             }
             Recipe::ForeignClient { place, files, node_count } => {
@@ -493,12 +502,15 @@ impl Process {
         }
     }
 
-    /// Its connections.
-    pub(crate) fn edge(&mut self) -> &mut Edge {
+    /// Does something with each of its groups of connections, most processes have one.
+    pub(crate) fn with_edges(&mut self, mut each: impl FnMut(&mut Edge)) {
         match self {
-            Process::Member(member) => member.edge(),
-            Process::Client(client) => client.edge(),
-            Process::Tier(tier) => tier.edge(),
+            Process::Member(member) => each(member.edge()),
+            Process::Client(client) => each(client.edge()),
+            Process::Tier(tier) => {
+                each(tier.edge());
+                tier.second_edge().into_iter().for_each(each);
+            }
         }
     }
 
@@ -544,7 +556,7 @@ impl Process {
 
     /// Adds what was counted in this life.
     pub(crate) fn report(&mut self, report: &mut Report) {
-        self.edge().report(report);
+        self.with_edges(|edge| edge.report(report));
         if let Process::Tier(tier) = self {
             tier.report(report);
         }

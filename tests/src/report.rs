@@ -46,6 +46,10 @@ happenings! {
     Duplicates = "duplicate requests",
     /// Jobs that a client was told are accepted.
     Jobs = "jobs accepted",
+    /// Jobs that were held, released or given another priority.
+    Changes = "changes of jobs",
+    /// Jobs that were forgotten and refused when they were submitted again.
+    Forgotten = "jobs forgotten",
     /// States of the masters that were compared.
     States = "states compared",
     /// Processes that died at once.
@@ -112,10 +116,20 @@ happenings! {
     Busy = "busy refusals",
     /// Segments that a committed entry names, each found durable on every replica.
     Segments = "segments committed",
+    /// Folds whose segment took the place of others.
+    Folds = "segments folded",
     /// Tasks whose accounting and outputs were read back and compared.
     Results = "results read back",
     /// Tasks that went back to a balancer's queue.
     Requeues = "tasks re-queued",
+    /// Balancer groups whose ranges and workers went to others.
+    GroupsLost = "groups lost",
+    /// Ranges that went from a lost group to another one.
+    RangesMoved = "ranges moved",
+    /// Workers that went to another group.
+    WorkersMoved = "workers moved",
+    /// Tasks that another group had dealt before.
+    DealtByHeirs = "tasks dealt by heirs",
     /// Tasks that ran when their worker died, as its next life reports them.
     CrashedTasks = "tasks crashed",
     /// Tasks that two attempts finished, of which the masters refused the later one.
@@ -134,6 +148,8 @@ happenings! {
     Replacements = "members replaced",
     /// Processes that gave up because their disk failed them.
     DiskFailures = "stopped by a disk",
+    /// Seconds from the end of the faults until everything was done.
+    Recovery = "seconds until done",
 }
 
 /// The counts of one run.
@@ -225,8 +241,9 @@ impl fmt::Display for Summary {
         if self.total(Happening::States) > 0 {
             writeln!(
                 f,
-                "whole states of masters are looked through every 200 ms of virtual time and at \
-                 each new job, everything else after each step"
+                "the state of each master is compared every 200 ms of virtual time and at each new \
+                 job, of one of them looked through as often; all tasks of a balancer every 20 ms; \
+                 everything else after each step"
             )?;
         }
         let mut fullest = Report::default();

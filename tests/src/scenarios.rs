@@ -3,6 +3,7 @@
 //! Those of the bank, of lost records and of disks stand here, the others by what they are about.
 
 pub mod changes;
+pub mod groups;
 pub mod results;
 pub mod stage;
 pub mod takeover;

@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use ::master::logic::cluster::Cluster;
 use fastrand::Rng;
 use node::logic::sessions::Route;
-use proto::ids::{Epoch, Incarnation, NodeId};
+use proto::ids::{Epoch, LogIndex, NodeId};
 use proto::record::Records;
 use proto::time::{Duration, Instant};
 
 use crate::agenda::Agenda;
 use crate::checkers::blocks::{Blocks, DiskId};
+use crate::checkers::deals::Deals;
 use crate::checkers::history::History;
 use crate::checkers::jobs::Jobs;
 use crate::checkers::leaders::Leaders;
@@ -42,8 +43,12 @@ use crate::trace::{Print, Trace, digest};
 /// How long things go wrong.
 pub(crate) const SAFETY: Duration = Duration::from_secs(60);
 
-/// How long a mended cluster may take until everything is done.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a mended cluster may go without getting any further. More than a client tries to read
+/// what is gone for good.
+const QUIET: Duration = Duration::from_secs(75);
+
+/// How long a mended cluster may take until everything is done, however steadily it goes on.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// How long a change of members is given to be finished everywhere before a disk is lost.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -102,6 +107,26 @@ pub(crate) enum Mend {
     DiskRoom(ProcessId),
 }
 
+/// How far a mended cluster has come: only what grows where something is done for the first time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    /// Requests of the bank that are answered, outcomes that are recorded, files and results that
+    /// are stored or read back, processes that have nothing left to do: the most of each.
+    most: [u64; 4],
+    /// When one of them grew last.
+    at: Instant,
+}
+
+impl Reached {
+    fn look(&mut self, now: Instant, counts: [u64; 4]) {
+        for (most, count) in self.most.iter_mut().zip(counts) {
+            if count > *most {
+                (*most, self.at) = (count, now);
+            }
+        }
+    }
+}
+
 /// A simulated cluster.
 pub(crate) struct World {
     agenda: Agenda<Delivery>,
@@ -124,7 +149,11 @@ pub(crate) struct World {
     faults_rng: Rng,
     process_rng: Rng,
     is_healed: bool,
+    /// When the faults ended.
+    healed_at: Instant,
     is_done: bool,
+    /// How far it came since the faults ended.
+    reached: Reached,
     /// Whether the cluster was begun; nobody does it a second time.
     is_founded: bool,
     pauses: u64,
@@ -134,10 +163,15 @@ pub(crate) struct World {
     /// What is known of jobs; `None` for a bank.
     jobs: Option<Jobs>,
     blocks: Blocks,
-    /// Which balancer, and which incarnation of it, dealt under which group and epoch.
-    dealers: BTreeMap<(u64, Epoch), (NodeId, Incarnation)>,
+    deals: Deals,
     /// The newest primary of each group, and its epoch.
     primaries: BTreeMap<u64, (Epoch, NodeId)>,
+    /// The balancers of each group, as of the newest state that a master showed.
+    groups: BTreeMap<u64, Vec<ProcessId>>,
+    /// Index of that state.
+    newest: LogIndex,
+    /// When a master's state was looked through last.
+    looked_at: Instant,
     loss: Option<Loss>,
     planted: Option<Planted>,
     plot: Option<Plot>,
@@ -196,7 +230,9 @@ impl World {
             faults_rng: stream(seed, Stream::Faults),
             process_rng: stream(seed, Stream::Process),
             is_healed: false,
+            healed_at: Instant(0),
             is_done: false,
+            reached: Reached::default(),
             is_founded: false,
             pauses: 0,
             history: History::default(),
@@ -204,8 +240,11 @@ impl World {
             transfers: Transfers::default(),
             jobs: (!is_bank).then(Jobs::default),
             blocks: Blocks::default(),
-            dealers: BTreeMap::new(),
+            deals: Deals::default(),
             primaries: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            newest: LogIndex(0),
+            looked_at: Instant(0),
             loss: None,
             planted: None,
             plot: None,
@@ -502,26 +541,25 @@ impl World {
     /// Moves what a process has to send into its sockets, as far as they take it.
     fn send_frames(&mut self, process: ProcessId) {
         let Some(running) = &mut self.machines[process.0].process else { return };
-        let edge = running.edge();
-        while let Some((route, frame)) = edge.take_frame() {
-            let sent = match &route {
-                Route::Link(link, generation) => {
-                    let socket = (link.0, generation.0);
-                    self.network.send(&mut self.agenda, process, socket, frame)
-                }
-                Route::Bound(_, id) => {
-                    self.network.answer(&mut self.agenda, process, id.as_bytes(), frame)
-                }
-            };
-            match sent {
-                Ok(()) => {}
-                Err(NotSent::Full(frame)) => edge.put_back(&route, frame),
-                Err(NotSent::Unreachable) => {
-                    self.report.add(Happening::FramesLost, 1);
-                    edge.unreachable(&route);
+        let (network, agenda, report) = (&mut self.network, &mut self.agenda, &mut self.report);
+        running.with_edges(|edge| {
+            while let Some((route, frame)) = edge.take_frame() {
+                let sent = match &route {
+                    Route::Link(link, generation) => {
+                        network.send(agenda, process, (link.0, generation.0), frame)
+                    }
+                    Route::Bound(_, id) => network.answer(agenda, process, id.as_bytes(), frame),
+                };
+                match sent {
+                    Ok(()) => {}
+                    Err(NotSent::Full(frame)) => edge.put_back(&route, frame),
+                    Err(NotSent::Unreachable) => {
+                        report.add(Happening::FramesLost, 1);
+                        edge.unreachable(&route);
+                    }
                 }
             }
-        }
+        });
     }
 
     fn make_room(&mut self, room: Room) {
@@ -530,7 +568,7 @@ impl World {
         if machine.pause.is_some() {
             machine.held.push_back(Delivery::Room(room));
         } else if let Some(running) = &mut machine.process {
-            running.edge().unblock(&room.socket);
+            running.with_edges(|edge| edge.unblock(&room.socket));
             self.send_frames(process);
         }
     }
@@ -644,21 +682,34 @@ impl World {
             .collect();
         if waiting.is_empty() {
             self.is_done = true;
+            let took = self.agenda.now().since(self.healed_at);
+            self.report.add(Happening::Recovery, took.0.div_ceil(1_000_000));
             return Ok(());
         }
-        let (sent, acknowledged) = self.transfers.progress();
-        check(
-            self.agenda.now() < Instant(0) + SAFETY + PATIENCE,
-            "everything finishes once a majority is well",
-            || {
-                format!(
-                    "{sent} requests, {acknowledged} answered, newest entry {}, not done: {}{}",
-                    wanted.0,
-                    waiting.join("; "),
-                    self.explain()
-                )
-            },
-        )?;
+        let now = self.agenda.now();
+        let (sent, answered) = self.transfers.progress();
+        let stored = [Happening::FilesStored, Happening::Results];
+        self.reached.look(
+            now,
+            [
+                answered as u64,
+                self.jobs.as_ref().map_or(0, Jobs::recorded),
+                stored.iter().map(|&it| self.report.count(it)).sum(),
+                (self.machines.len() - waiting.len()) as u64,
+            ],
+        );
+        let is_quiet = now.since(self.reached.at.max(self.healed_at)) > QUIET;
+        let is_late = now > self.healed_at + PATIENCE;
+        check(!is_quiet && !is_late, "everything finishes once a majority is well", || {
+            format!(
+                "nothing new since {} s, {sent} requests, {answered} answered, newest entry {}, \
+                 not done: {}{}",
+                self.reached.at,
+                wanted.0,
+                waiting.join("; "),
+                self.explain()
+            )
+        })?;
         self.agenda.after(LOOK, Delivery::Look);
         Ok(())
     }

@@ -25,6 +25,12 @@ struct Known {
     expected: Vec<i32>,
     /// Whether a client cancels it.
     may_be_cancelled: bool,
+    /// Whether a client has it forgotten when it is final.
+    may_be_forgotten: bool,
+    /// Whether a client was told that it is final.
+    is_told_final: bool,
+    /// The first applied index at which a master had forgotten it.
+    forgotten: Option<u64>,
     /// Log index of its entry, once a master had it.
     entry: Option<u64>,
     /// Whether a client was told that it is accepted.
@@ -33,9 +39,23 @@ struct Known {
     newest: u64,
     state: JobState,
     has_outcome: Vec<bool>,
+    outcome_count: u64,
 }
 
 impl Known {
+    /// Whether a state in which the job's entry has this index, or which has no such job, may
+    /// follow or precede what was seen: once forgotten it is gone.
+    fn stays(&mut self, applied: u64, found: Option<u64>) -> bool {
+        if found.is_some() {
+            return found == self.entry && self.forgotten.is_none_or(|at| applied < at);
+        }
+        let may_be_gone = self.may_be_forgotten && (self.is_told_final || rank(self.state) == 2);
+        if may_be_gone {
+            self.forgotten = Some(self.forgotten.map_or(applied, |at| at.min(applied)));
+        }
+        may_be_gone
+    }
+
     fn failed_count(&self) -> u64 {
         self.expected.iter().filter(|&&code| code != 0).count() as u64
     }
@@ -91,8 +111,12 @@ impl Jobs {
         let known = Known {
             task_count: plan.task_count,
             has_outcome: vec![false; expected.len()],
+            outcome_count: 0,
             expected,
             may_be_cancelled: plan.cancel_after.is_some(),
+            may_be_forgotten: plan.is_forgotten,
+            is_told_final: false,
+            forgotten: None,
             entry: None,
             is_accepted: false,
             newest: 0,
@@ -114,8 +138,9 @@ impl Jobs {
         check(known == digest, "invariant 10: equal applied index, equal state", || {
             format!("the state of master {master} at {applied} differs from that of others")
         })?;
+        let is_asked = |job: &JobId| self.jobs.contains_key(job) || cluster.folds.is_task(*job);
         check(
-            cluster.jobs.keys().all(|job| self.jobs.contains_key(job)),
+            cluster.jobs.keys().all(is_asked),
             "the masters have only jobs that were submitted",
             || format!("master {master} at {applied}"),
         )?;
@@ -125,13 +150,12 @@ impl Jobs {
             if let Some(entry) = known.entry
                 && entry <= applied
             {
+                let index = found.map(|job| job.index.0);
+                let is_kept = known.stays(applied, index);
                 check(
-                    found.is_some_and(|job| job.index.0 == entry),
+                    is_kept,
                     "invariants 1 and 11: a committed job stays, with one entry",
-                    || {
-                        let index = found.map(|job| job.index);
-                        format!("job {id} of entry {entry}: master {master} has {index:?}")
-                    },
+                    || format!("job {id} of entry {entry}: master {master} has {index:?}"),
                 )?;
             }
             let Some(job) = found else { continue };
@@ -175,7 +199,10 @@ impl Jobs {
         check(
             known.as_ref().is_some_and(|known| known.entry == Some(index)),
             "invariants 1 and 11: what is acknowledged is committed, once",
-            || format!("job {job} was acknowledged at {index}, the masters know {known:?}"),
+            || {
+                let entry = known.as_ref().map(|known| known.entry);
+                format!("job {job} was acknowledged at {index}, the masters know {entry:?}")
+            },
         )?;
         Ok(known.is_some_and(|known| !std::mem::replace(&mut known.is_accepted, true)))
     }
@@ -193,7 +220,8 @@ impl Jobs {
             "invariant 3: a client never sees a job's state go back",
             || format!("job {job}: {before:?}, then {state:?} at {index}"),
         )?;
-        let Some(known) = self.jobs.get(&job) else { return Ok(()) };
+        let Some(known) = self.jobs.get_mut(&job) else { return Ok(()) };
+        known.is_told_final |= rank(state) == 2;
         let failed = known.failed_count();
         let is_cancelled = state == JobState::Cancelled && known.may_be_cancelled;
         check(
@@ -203,6 +231,12 @@ impl Jobs {
             "a final job counts what its tasks did",
             || format!("{summary:?}, but {failed} tasks fail"),
         )
+    }
+
+    /// Outcomes of tasks, and jobs in a final state, as the newest state of a master has them.
+    pub(crate) fn recorded(&self) -> u64 {
+        let of_job = |known: &Known| known.outcome_count + u64::from(rank(known.state) == 2);
+        self.jobs.values().map(of_job).sum()
     }
 
     /// Jobs that a client was told are accepted and that no master shows as final; each with its
@@ -276,6 +310,7 @@ impl Known {
         })?;
         if is_newer {
             (self.newest, self.state, self.has_outcome) = (applied, job.state, found);
+            self.outcome_count = job.finished_count();
         }
         Ok(())
     }
@@ -294,7 +329,7 @@ mod tests {
     fn plan() -> JobPlan {
         let (job, noop) = (JobId(1), Noop::default());
         let after = Duration::ZERO;
-        JobPlan { job, after, noop, retries: 0, task_count: 10, cancel_after: None }
+        JobPlan { is_forgotten: true, ..JobPlan::new(job, after, noop, 10) }
     }
 
     fn empty(applied: u64) -> Cluster {
@@ -329,6 +364,8 @@ mod tests {
         jobs.state(1, &cluster(9, 0..10, JobState::Done)).unwrap();
         assert_eq!(jobs.accepted(JobId(1), 1), Ok(true));
         assert!(jobs.unfinished().is_empty());
+        jobs.state(1, &empty(12)).unwrap();
+        jobs.state(0, &cluster(11, 0..10, JobState::Done)).unwrap();
     }
 
     #[test]
@@ -338,7 +375,11 @@ mod tests {
         assert!(jobs().state(1, &cluster(4, 0..6, JobState::Running)).is_err());
         assert!(jobs().state(1, &cluster(6, 0..6, JobState::Queued)).is_err());
         assert!(jobs().state(1, &cluster(6, 0..10, JobState::Failed)).is_err());
-        assert!(jobs().state(1, &empty(6)).is_err());
+        assert!(jobs().state(1, &empty(6)).is_err(), "it was not final when it was forgotten");
+        let mut jobs_over = jobs();
+        jobs_over.state(1, &cluster(9, 0..10, JobState::Done)).unwrap();
+        jobs_over.state(1, &empty(12)).unwrap();
+        assert!(jobs_over.state(0, &cluster(13, 0..10, JobState::Done)).is_err(), "it came back");
         assert!(jobs().accepted(JobId(1), 2).is_err());
     }
 }

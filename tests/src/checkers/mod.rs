@@ -2,6 +2,7 @@
 //! promises that are made to users, and says in its text what it saw.
 
 pub(crate) mod blocks;
+pub(crate) mod deals;
 pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod leaders;

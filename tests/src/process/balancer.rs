@@ -1,25 +1,35 @@
 //! A balancer of the pipeline: the shipped logic and what its service does around it.
 
+use std::cell::Cell;
+
 use ::balancer::logic::{Balancer, Event as LogicEvent, MASTER_LINK, Setting};
 use fastrand::Rng;
 use node::logic::network::{Greeting, Identity, NetworkEffect, NetworkEvent, Peer, Sender};
-use proto::ids::{ClusterId, Incarnation, JobId, TaskIndex};
+use proto::ids::{ClusterId, Epoch, Incarnation, JobId, NodeId, TaskIndex};
 use proto::limits;
-use proto::record::Records;
+use proto::messages::task::WorkerRequest;
+use proto::record::{Message, Records};
 use proto::status::Role;
-use proto::time::Instant;
+use proto::time::{Duration, Instant};
 
 use super::mistakes::Mistakes;
-use super::{Edge, Event, Queue, Recipe, Request, Start, Tier, node_id};
+use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
+use crate::checkers::deals::Deal;
 use crate::pipeline::{cluster_of, masters};
 use crate::report::{Happening, Report};
+
+/// How often all tasks are looked through: at each step it would be a sixth of a run.
+const CHECK: Duration = Duration::from_millis(20);
 
 /// A running balancer.
 pub(crate) struct BalancerProcess {
     edge: Edge,
     logic: Balancer,
     mistakes: Mistakes,
+    own: (NodeId, Incarnation),
     now: Instant,
+    /// When all its tasks were looked through last.
+    checked_at: Cell<Instant>,
 }
 
 impl BalancerProcess {
@@ -50,7 +60,9 @@ impl BalancerProcess {
             edge: Edge::new(identity, start.limits),
             logic: Balancer::new(setting, Rng::with_seed(start.seed)),
             mistakes: Mistakes::new(start.planted),
+            own: (node, incarnation),
             now: start.now,
+            checked_at: Cell::new(start.now),
         };
         process.handle(start.now, Event::Tick, requests);
         process
@@ -67,6 +79,22 @@ impl BalancerProcess {
         for effect in effects {
             self.edge.perform(now, effect, requests);
         }
+    }
+
+    /// What a record deals.
+    fn deal(&self, record: &[u8]) -> Option<Deal> {
+        if record.first() != Some(&WorkerRequest::TYPE) {
+            return None;
+        }
+        let (request, _) = Records::of(record).next()?.ok()?.open::<WorkerRequest, 3>().ok()?;
+        let first = request.first_task;
+        Some(Deal {
+            under: (request.group, Epoch(request.epoch)),
+            by: self.own,
+            job: request.job_uuid.into(),
+            tasks: first..first.saturating_add(request.task_count),
+            attempt: request.attempt,
+        })
     }
 
     /// A master accepted this node.
@@ -118,6 +146,7 @@ impl Tier for BalancerProcess {
         for effect in effects {
             if let NetworkEffect::Send { to, record } = &effect {
                 early.extend(self.mistakes.balancer_hears_early(record).map(|it| (*to, it)));
+                requests.extend(self.deal(record).map(|deal| Request::Note(Note::Dealt(deal))));
             }
             self.edge.perform(now, effect, requests);
         }
@@ -131,7 +160,10 @@ impl Tier for BalancerProcess {
     }
 
     fn check_invariants(&self) {
-        self.logic.check_invariants();
+        if self.now.since(self.checked_at.get()) >= CHECK {
+            self.checked_at.set(self.now);
+            self.logic.check_invariants();
+        }
         self.edge.check_invariants();
     }
 
@@ -140,6 +172,7 @@ impl Tier for BalancerProcess {
     }
 
     fn report(&self, report: &mut Report) {
+        self.logic.check_invariants();
         report.add(Happening::Requeues, self.logic.counters().requeued);
     }
 

@@ -4,11 +4,11 @@
 //! Whatever comes back but an answer, it asks again under the same job UUID; so does the next life
 //! of its machine, which knows the same jobs. Each life is another client node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use ::client::logic::answers::Answer;
+use ::client::logic::answers::{Answer, JobSummary};
 use ::client::logic::client::{Client, Done};
-use ::client::logic::jobs::{JobSelector, Request as Question, Submission, Until, Write};
+use ::client::logic::jobs::{Change, JobSelector, Request as Question, Submission, Until, Write};
 use ::client::logic::session::{CallFailure, CallId};
 use ::client::logic::transfer::Output;
 use fastrand::Rng;
@@ -48,9 +48,27 @@ pub(crate) struct JobPlan {
     pub(crate) task_count: u64,
     /// When it is cancelled after it was accepted.
     pub(crate) cancel_after: Option<Duration>,
+    /// What else is changed of it, and when after it was accepted; what holds it also releases it.
+    pub(crate) changes: Vec<(Duration, Change)>,
+    /// Whether it is forgotten when its results were read.
+    pub(crate) is_forgotten: bool,
 }
 
 impl JobPlan {
+    /// A job that is submitted, and nothing else.
+    pub(crate) fn new(job: JobId, after: Duration, noop: Noop, task_count: u64) -> JobPlan {
+        JobPlan {
+            job,
+            after,
+            noop,
+            retries: 0,
+            task_count,
+            cancel_after: None,
+            changes: Vec::new(),
+            is_forgotten: false,
+        }
+    }
+
     fn submission(&self) -> Submission {
         let description = JobDescription {
             retries: self.retries,
@@ -70,6 +88,10 @@ enum Stage {
     /// What its tasks wrote is being read back.
     Final,
     Gathered,
+    /// It was forgotten, and is submitted once more, which must be refused.
+    Forgotten,
+    /// It was refused.
+    Over,
 }
 
 /// A job and how far it is.
@@ -80,6 +102,8 @@ struct Wish {
     stage: Stage,
     /// When it is cancelled.
     cancel_at: Option<Instant>,
+    /// What is changed of it, and when.
+    changes: VecDeque<(Instant, Change)>,
 }
 
 /// What a call is about.
@@ -89,6 +113,8 @@ enum Purpose {
     Wait,
     Look,
     Cancel,
+    Change,
+    Forget,
     List,
     /// One of the client's other questions.
     Ask,
@@ -164,6 +190,7 @@ impl JobClient {
                 due: start.now + plan.after,
                 stage: Stage::Planned,
                 cancel_at: None,
+                changes: VecDeque::new(),
             })
             .collect();
         let mut process = JobClient {
@@ -206,7 +233,7 @@ impl JobClient {
             self.calls.insert(call, (0, Purpose::Ask));
         }
         for index in 0..self.jobs.len() {
-            let Wish { plan, due, stage, cancel_at } = &self.jobs[index];
+            let Wish { plan, due, stage, cancel_at, changes } = &self.jobs[index];
             let selector = JobSelector::Id(plan.job);
             let mut wanted = Vec::new();
             match stage {
@@ -218,6 +245,10 @@ impl JobClient {
                     wanted.push((Purpose::Wait, wait));
                     if cancel_at.is_some_and(|at| at <= now) {
                         wanted.push((Purpose::Cancel, Question::Cancel(plan.job)));
+                    }
+                    if let Some(&(_, change)) = changes.front().filter(|(at, _)| *at <= now) {
+                        let change = Question::Change { job: plan.job, change };
+                        wanted.push((Purpose::Change, change));
                     }
                     if is_looking {
                         let look = Question::Job { job: selector, until: Until::Now };
@@ -231,11 +262,20 @@ impl JobClient {
                     wanted.extend(after.map(list));
                 }
                 // What was read as cancelled stays so.
-                Stage::Gathered if is_looking && plan.cancel_after.is_some() => {
+                Stage::Gathered
+                    if is_looking && plan.cancel_after.is_some() && !plan.is_forgotten =>
+                {
                     let look = Question::Job { job: selector, until: Until::Now };
                     wanted.push((Purpose::Look, look));
                 }
-                Stage::Planned | Stage::Gathered => {}
+                Stage::Gathered if plan.is_forgotten => {
+                    let change = Question::Change { job: plan.job, change: Change::Forget };
+                    wanted.push((Purpose::Forget, change));
+                }
+                Stage::Forgotten => {
+                    wanted.push((Purpose::Submit, Question::Submit(plan.submission())));
+                }
+                Stage::Planned | Stage::Gathered | Stage::Over => {}
             }
             for (purpose, question) in wanted {
                 if self.is_calling(index, purpose) {
@@ -257,7 +297,8 @@ impl JobClient {
         for (&place, gather) in &mut self.gathers {
             gather.read(now, &mut self.logic, effects);
             if gather.is_done() {
-                self.jobs[place].stage = Stage::Gathered;
+                let stage = &mut self.jobs[place].stage;
+                *stage = (*stage).max(Stage::Gathered);
             }
         }
         self.gathers.retain(|_, gather| !gather.is_done());
@@ -271,8 +312,13 @@ impl JobClient {
         requests: &mut Vec<Request>,
     ) {
         let Some((place, purpose)) = self.calls.remove(&call) else { return };
-        let Wish { plan, stage, cancel_at, .. } = &mut self.jobs[place];
+        let Wish { plan, stage, cancel_at, changes, .. } = &mut self.jobs[place];
         match result {
+            Ok(Answer::Accepted { .. }) if *stage == Stage::Forgotten => {
+                let promise = "invariant 11: a retried request has the effect of one request";
+                let seen = format!("job {} was accepted after it was forgotten", plan.job);
+                requests.push(Request::Note(Note::Broken(Violation { promise, seen })));
+            }
             Ok(_) if purpose == Purpose::Ask => {
                 self.questions.pop();
             }
@@ -286,22 +332,26 @@ impl JobClient {
             Ok(Answer::Accepted { job, index }) => {
                 *stage = (*stage).max(Stage::Accepted);
                 *cancel_at = plan.cancel_after.map(|after| self.now + after);
+                if changes.is_empty() {
+                    *changes = plan.changes.iter().map(|it| (self.now + it.0, it.1)).collect();
+                }
                 requests.push(Request::Note(Note::Accepted { job, index: index.0 }));
             }
-            Ok(Answer::Job(summary)) => {
-                if purpose == Purpose::Cancel {
-                    *cancel_at = None;
-                }
-                if summary.state.is_final() && *stage < Stage::Final {
-                    *stage = Stage::Final;
-                    let is_whole = summary.state != JobState::Cancelled;
-                    self.gathers.insert(place, Gather::new(plan.clone(), is_whole));
-                }
-                let (client, summary) = (self.node, Box::new(summary));
-                requests.push(Request::Note(Note::Told { client, summary }));
-            }
+            Ok(Answer::Job(summary)) => self.told(place, purpose, summary, requests),
             Err(CallFailure::Unreachable { .. } | CallFailure::OutcomeUnknown) => {
                 requests.push(Request::Note(Note::Count(Happening::Retries, 1)));
+            }
+            Err(CallFailure::Refused { code: ErrorCode::Forgotten, .. }) if plan.is_forgotten => {
+                // An earlier life of the client asked for it, or this one just now.
+                *stage = if purpose == Purpose::Submit { Stage::Over } else { Stage::Forgotten };
+                changes.clear();
+                self.gathers.remove(&place);
+            }
+            // It ended before.
+            Err(CallFailure::Refused { code: ErrorCode::Invalid, .. })
+                if purpose == Purpose::Change =>
+            {
+                changes.clear();
             }
             Err(CallFailure::Refused { code: ErrorCode::NotFound, text })
                 if *stage >= Stage::Accepted =>
@@ -315,6 +365,42 @@ impl JobClient {
                 requests.push(Request::GiveUp { reason, is_disk: false });
             }
         }
+    }
+}
+
+impl JobClient {
+    /// A job's state came, and with it that a change was made.
+    fn told(
+        &mut self,
+        place: usize,
+        purpose: Purpose,
+        summary: JobSummary,
+        requests: &mut Vec<Request>,
+    ) {
+        let Wish { plan, stage, cancel_at, changes, .. } = &mut self.jobs[place];
+        match purpose {
+            Purpose::Cancel => *cancel_at = None,
+            Purpose::Forget => {
+                *stage = Stage::Forgotten;
+                requests.push(Request::Note(Note::Count(Happening::Forgotten, 1)));
+            }
+            Purpose::Change => {
+                changes.pop_front();
+                requests.push(Request::Note(Note::Count(Happening::Changes, 1)));
+            }
+            // What an earlier life asked for may be carried out after what this one asked for.
+            _ if summary.is_held && changes.is_empty() => {
+                changes.push_back((self.now, Change::Release));
+            }
+            _ => {}
+        }
+        if summary.state.is_final() && *stage < Stage::Final {
+            *stage = Stage::Final;
+            let is_whole = summary.state != JobState::Cancelled;
+            self.gathers.insert(place, Gather::new(plan.clone(), is_whole));
+        }
+        let (client, summary) = (self.node, Box::new(summary));
+        requests.push(Request::Note(Note::Told { client, summary }));
     }
 }
 
@@ -348,7 +434,10 @@ impl Tier for JobClient {
             Event::Worked(_) => unreachable!("a client has no disk thread"),
             Event::Finish => {
                 self.finishing = Some(now);
-                self.jobs.iter_mut().for_each(|wish| wish.due = now.min(wish.due));
+                for wish in &mut self.jobs {
+                    wish.due = now.min(wish.due);
+                    wish.changes.iter_mut().for_each(|(at, _)| *at = now.min(*at));
+                }
             }
         }
         while let Some(done) = self.next_done(now, &mut effects) {
@@ -385,11 +474,14 @@ impl Tier for JobClient {
             // One that is due already is being submitted.
             Stage::Planned => (wish.due > self.now).then_some(wish.due),
             Stage::Accepted => {
-                let cancel_at = wish.cancel_at.filter(|&at| at > self.now);
-                Some(cancel_at.map_or(self.look_at, |at| at.min(self.look_at)))
+                let change_at = wish.changes.front().map(|&(at, _)| at);
+                let due = [wish.cancel_at, change_at].into_iter().flatten();
+                due.filter(|&at| at > self.now).chain([self.look_at]).min()
             }
             Stage::Gathered if wish.plan.cancel_after.is_some() => Some(self.look_at),
-            Stage::Final | Stage::Gathered => None,
+            // Where the masters could not be asked at once.
+            Stage::Gathered | Stage::Forgotten if wish.plan.is_forgotten => Some(self.look_at),
+            Stage::Final | Stage::Gathered | Stage::Forgotten | Stage::Over => None,
         };
         let question = (!self.questions.is_empty()).then_some(self.look_at);
         let gathers = self.gathers.values().filter_map(Gather::next_deadline);
@@ -408,7 +500,11 @@ impl Tier for JobClient {
     }
 
     fn is_settled(&self) -> bool {
-        self.questions.is_empty() && self.jobs.iter().all(|wish| wish.stage == Stage::Gathered)
+        let last = |wish: &Wish| match wish.plan.is_forgotten {
+            true => Stage::Over,
+            false => Stage::Gathered,
+        };
+        self.questions.is_empty() && self.jobs.iter().all(|wish| wish.stage == last(wish))
     }
 
     fn describe(&self) -> String {

@@ -6,6 +6,7 @@
 use ::client::logic::client::{Client, Done};
 use ::client::logic::jobs::{Request as Question, Write};
 use ::client::logic::session::CallFailure;
+use ::master::logic::folds::FOLD_AT_KEY;
 use fastrand::Rng;
 use node::logic::network::NetworkEffect;
 use proto::ids::{JobId, TaskIndex};
@@ -36,13 +37,15 @@ pub(crate) struct KeyClient {
     /// Writes whose outcome is not known.
     unknown: u64,
     is_writing: bool,
+    /// A setting that is written before anything else; 0 where there is none.
+    fold_at: u64,
     now: Instant,
 }
 
 impl KeyClient {
     /// A client that writes the numbers from 1 to `last`.
     pub(crate) fn start(
-        (place, after, pause, last): (usize, Duration, Duration, u64),
+        (place, after, pause, last, fold_at): (usize, Duration, Duration, u64, u64),
         start: &Start<'_>,
         requests: &mut Vec<Request>,
     ) -> KeyClient {
@@ -57,6 +60,7 @@ impl KeyClient {
             life: start.life,
             unknown: 0,
             is_writing: false,
+            fold_at,
             now: start.now,
         };
         process.handle(start.now, Event::Tick, requests);
@@ -67,9 +71,14 @@ impl KeyClient {
         if self.is_writing || now < self.begin_at || self.next > self.last {
             return;
         }
-        let value = Some(self.next.to_string().into_bytes());
-        let key = format!("{}.{}", self.life, self.unknown);
-        let writes = vec![Write { key: [KEYS, key.as_bytes()].concat(), value }];
+        let (key, number) = match self.fold_at {
+            0 => {
+                let key = format!("{}.{}", self.life, self.unknown);
+                ([KEYS, key.as_bytes()].concat(), self.next)
+            }
+            fold_at => (FOLD_AT_KEY.to_vec(), fold_at),
+        };
+        let writes = vec![Write { key, value: Some(number.to_string().into_bytes()) }];
         let question = Question::Transaction { compares: Vec::new(), writes, pin: 0 };
         self.is_writing = self.logic.call(now, question, PATIENCE, effects).is_ok();
     }
@@ -91,6 +100,7 @@ impl Tier for KeyClient {
             let Done::Call(ended) = done else { continue };
             self.is_writing = false;
             match ended.result {
+                Ok(_) if self.fold_at > 0 => self.fold_at = 0,
                 Ok(_) => {
                     self.next += 1;
                     self.begin_at = now + self.pause;

@@ -23,13 +23,13 @@ use super::member::explain;
 use super::mistakes::Mistakes;
 use super::{Done, Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
 use crate::pipeline::{CLUSTER, masters};
-use crate::report::Happening;
+use crate::report::{Happening, Report};
 
 /// Where the log is on its machine.
 const FOLDER: &str = "/data/consensus";
 
 /// How often the whole state is looked through: all of it at each step would be most of a run.
-const TELL: Duration = Duration::from_millis(200);
+pub(crate) const TELL: Duration = Duration::from_millis(200);
 
 /// A job of the log's disk thread.
 pub(crate) type Job = Box<consensus::Job<Cluster>>;
@@ -43,9 +43,10 @@ pub(crate) struct MasterProcess {
     /// What the checkers were told last.
     told: LogIndex,
     told_at: Instant,
-    told_jobs: usize,
-    /// Segments of each job that the checkers were told of.
-    told_segments: BTreeMap<JobId, usize>,
+    told_job: Option<LogIndex>,
+    /// The last segment of each job that the checkers were told of, and what was applied then.
+    told_segments: BTreeMap<JobId, u64>,
+    listed: LogIndex,
     /// How far the log was applied, and the newest snapshot, after the last step.
     applied: LogIndex,
     snapshot: LogIndex,
@@ -122,8 +123,9 @@ impl MasterProcess {
             member_count: start.member_count,
             told: LogIndex(0),
             told_at: start.now,
-            told_jobs: 0,
+            told_job: None,
             told_segments: BTreeMap::new(),
+            listed: LogIndex(0),
             applied,
             snapshot,
             led: None,
@@ -136,12 +138,14 @@ impl MasterProcess {
 
     fn tell_checkers(&mut self, now: Instant, requests: &mut Vec<Request>) {
         let cluster = self.logic.cluster();
-        let is_new_job = cluster.jobs.len() != self.told_jobs;
+        // A client may be told of a job that is new.
+        let newest = cluster.jobs_by_index.get_max().map(|(index, _)| *index);
+        let is_new_job = newest != self.told_job;
         let is_due = now.since(self.told_at) >= TELL || is_new_job;
         if cluster.applied > self.told && is_due {
-            self.logic.check_invariants();
+            self.logic.member().check_invariants();
             (self.told, self.told_at) = (cluster.applied, now);
-            self.told_jobs = cluster.jobs.len();
+            self.told_job = newest;
             requests.push(Request::Note(Note::State(Box::new(cluster.clone()))));
         }
         self.tell_segments(requests);
@@ -168,11 +172,17 @@ impl MasterProcess {
 
     /// Tells of segments at once, since what they promise must be true when they are committed.
     fn tell_segments(&mut self, requests: &mut Vec<Request>) {
+        let cluster = self.logic.cluster();
+        if std::mem::replace(&mut self.listed, cluster.applied) == cluster.applied {
+            return;
+        }
         let mut new = Vec::new();
-        for (&id, job) in &self.logic.cluster().jobs {
+        for (&id, job) in &cluster.jobs {
             let told = self.told_segments.entry(id).or_default();
-            new.extend(job.segments.iter().skip(*told).map(|segment| segment.file));
-            *told = job.segments.len();
+            for segment in job.segments.behind(*told, 0) {
+                new.push(segment.file);
+                *told = segment.number;
+            }
         }
         if !new.is_empty() {
             requests.push(Request::Note(Note::Segments(new)));
@@ -243,6 +253,10 @@ impl Tier for MasterProcess {
 
     fn check_invariants(&self) {
         self.edge.check_invariants();
+    }
+
+    fn report(&self, _report: &mut Report) {
+        self.logic.check_invariants();
     }
 
     fn cluster(&self) -> Option<&Cluster> {

@@ -517,6 +517,7 @@ fn code_of(failure: Failure) -> ErrorCode {
         Failure::Unknown => ErrorCode::OutcomeUnknown,
         Failure::TooLarge => ErrorCode::TooLarge,
         Failure::Refused => ErrorCode::Invalid,
+        Failure::NoRoom => ErrorCode::DiskFull,
     }
 }
 

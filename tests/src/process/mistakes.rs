@@ -6,9 +6,12 @@ use node::logic::network::Sender;
 use proto::ids::{LogIndex, NodeId};
 use proto::messages::job::{JobAccepted, JobQuery, JobSubmit};
 use proto::messages::keyspace::KeyTransaction;
-use proto::messages::node::{DealMark, DealMarkReply, LeaseReply, RunsUnfinished};
+use proto::messages::node::{
+    DealMark, DealMarkReply, FeedBatch, FeedItem, LeaseReply, RunsUnfinished,
+};
 use proto::messages::task::{WorkerStatus, WorkerStatusReply};
 use proto::record::{Message, Record, Records, encode, set_request_id};
+use proto::wire::{bytes_of, items_of};
 
 use crate::planted::Planted;
 
@@ -84,14 +87,7 @@ impl Mistakes {
             return None;
         }
         let (mark, _) = record.open::<DealMark, 1>().ok()?;
-        let reply = DealMarkReply {
-            group: mark.group,
-            epoch: mark.epoch,
-            auxiliary_incarnation: mark.auxiliary_incarnation,
-            mark: mark.mark,
-            ..DealMarkReply::default()
-        };
-        let mut reply = encode(&reply, &[]);
+        let mut reply = encode(&DealMarkReply::to(&mark), &[]);
         set_request_id(&mut reply, record.request_id());
         Some(reply)
     }
@@ -103,6 +99,12 @@ impl Mistakes {
                 let (mut mark, _) = record.open::<DealMark, 1>().ok()?;
                 mark.bound_count = 0;
                 Some(encode(&mark, &[&[]]))
+            }
+            Planted::ForgottenMove if record.message_type() == FeedBatch::TYPE => {
+                let (batch, [items, rest]) = record.open::<FeedBatch, 2>().ok()?;
+                let mut items = items_of::<FeedItem>(items)?.to_vec();
+                items.iter_mut().for_each(|item| item.move_number = 0);
+                Some(encode(&batch, &[bytes_of(&items), rest]))
             }
             Planted::LostRequeue if record.message_type() == RunsUnfinished::TYPE => {
                 let (mut answer, _) = record.open::<RunsUnfinished, 1>().ok()?;

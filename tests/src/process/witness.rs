@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use node::logic::network::{NetworkEvent, Peer, Sender};
-use proto::ids::{Epoch, Incarnation, JobId, NodeId};
+use proto::ids::{Epoch, Incarnation, JobId};
 use proto::messages::file::{BlockPut, BlockStored};
 use proto::messages::node::NodeRegistered;
 use proto::messages::task::{TaskRun, WorkerHeartbeatReply, WorkerRequest, WorkerStatusReply};
@@ -24,8 +24,6 @@ pub(super) struct Witness {
     planted: Option<Planted>,
     assignment: u64,
     epoch: Epoch,
-    /// Who dealt last, and under which group and epoch.
-    dealer: Option<((u64, Epoch), (NodeId, Incarnation))>,
     /// Completions of its own that were not the first of their task.
     second_count: u64,
     /// Deals that came when their epoch was over: job, first task, number of tasks, attempt.
@@ -39,7 +37,6 @@ impl Witness {
             planted,
             assignment: 0,
             epoch: Epoch(0),
-            dealer: None,
             second_count: 0,
             over: BTreeSet::new(),
         }
@@ -74,7 +71,10 @@ impl Witness {
             }
             WorkerHeartbeatReply::TYPE => {
                 let reply: WorkerHeartbeatReply = record.read().ok()?;
-                self.epoch = self.epoch.max(Epoch(reply.epoch));
+                // Epochs are compared under one assignment only.
+                if reply.assignment == self.assignment {
+                    self.epoch = self.epoch.max(Epoch(reply.epoch));
+                }
                 None
             }
             WorkerRequest::TYPE => self.is_dealt(record, holds),
@@ -95,20 +95,6 @@ impl Witness {
             }
             _ => None,
         }
-    }
-
-    /// Under which epoch and by whom a record deals, where that is news.
-    pub(super) fn is_new_dealer(
-        &mut self,
-        sender: &Sender,
-        record: &Record<'_>,
-    ) -> Option<((u64, Epoch), (NodeId, Incarnation))> {
-        if record.message_type() != WorkerRequest::TYPE {
-            return None;
-        }
-        let (request, _) = record.open::<WorkerRequest, 3>().ok()?;
-        let dealer = ((request.group, Epoch(request.epoch)), (sender.node, sender.incarnation));
-        (self.dealer.replace(dealer) != Some(dealer)).then_some(dealer)
     }
 
     fn is_dealt(

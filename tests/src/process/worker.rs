@@ -1,7 +1,7 @@
 //! A worker of the pipeline: the shipped logic, and slots in which noop tasks take virtual time.
 //!
 //! A slot executes one piece at a time, one task after the other, and hands back what ended as the
-//! threads of a real one would.
+//! threads of a real one would. Folds are `folding.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,9 +20,11 @@ use proto::segment::{Output, OutputContent};
 use proto::status::{Cause, OutputKind, Role, TaskState};
 use proto::time::{Duration, Instant};
 
+use super::folding::{Folder, is_own};
 use super::marks::Marks;
 use super::witness::Witness;
 use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
+use crate::network::Source;
 use crate::pipeline::{cluster_of, masters};
 use crate::report::{Happening, Report};
 
@@ -81,6 +83,7 @@ pub(crate) struct WorkerProcess {
     edge: Edge,
     logic: Worker,
     slots: BTreeMap<u32, Piece>,
+    folder: Folder,
     /// Whether every task fails here.
     is_ill: bool,
     witness: Witness,
@@ -122,6 +125,7 @@ impl WorkerProcess {
             edge: Edge::new(identity, start.limits),
             logic: Worker::new(setting, Rng::with_seed(start.seed)),
             slots: BTreeMap::new(),
+            folder: Folder::new(place, start),
             is_ill,
             witness: Witness::new(incarnation, start.planted),
             marks,
@@ -198,6 +202,11 @@ impl WorkerProcess {
                     }
                     let begins = Note::Begins { job: spec.job, tasks: tasks.clone(), attempt };
                     requests.push(Request::Note(begins));
+                    if let Runtime::Fold { job, fold } = spec.description.runtime {
+                        let task = CrashedTask { job: spec.job, task: TaskIndex(0), attempt };
+                        self.folder.begin(slot, task, (job, fold));
+                        continue;
+                    }
                     let is_ill = self.is_ill;
                     let piece =
                         Piece { spec, tasks, attempt, began: now, is_cancelled: false, is_ill };
@@ -205,6 +214,7 @@ impl WorkerProcess {
                     assert!(before.is_none(), "slot {slot} has tasks");
                 }
                 Effect::Cancel { slot } => {
+                    self.folder.cancel(slot);
                     if let Some(piece) = self.slots.get_mut(&slot) {
                         piece.is_cancelled = true;
                     }
@@ -225,21 +235,30 @@ impl Tier for WorkerProcess {
         &mut self.edge
     }
 
+    fn second_edge(&mut self) -> Option<&mut Edge> {
+        Some(self.folder.edge())
+    }
+
     fn handle(&mut self, now: Instant, event: Event<'_>, requests: &mut Vec<Request>) {
         self.now = now;
         let mut effects = Vec::new();
         if let Some(ended) = self.ended(now) {
             self.logic.handle(now, ended, &mut effects);
         }
+        let is_folders = matches!(&event, Event::Arrived { source: Source::Link { link, .. }, .. } if is_own(*link));
+        let (own, folders) =
+            if is_folders { (&Event::Tick, &event) } else { (&event, &Event::Tick) };
+        let ends = self.folder.handle(now, folders, requests);
+        if !ends.is_empty() {
+            let given_up = Vec::new();
+            self.logic.handle(now, LogicEvent::Ended { ends, given_up }, &mut effects);
+        }
         let logic = &mut self.logic;
         let witness = &mut self.witness;
-        self.edge.hear(now, &event, |event| {
+        self.edge.hear(now, own, |event| {
             let NetworkEvent::Record { sender, record } = event else {
                 return logic.handle(now, LogicEvent::Network(event), &mut effects);
             };
-            if let Some((under, by)) = witness.is_new_dealer(&sender, &record) {
-                requests.push(Request::Note(Note::Dealt { under, by }));
-            }
             let held = logic.held();
             let heard = witness.hears(&record, |job, tasks, of| held.holds(job, tasks, of));
             let altered = heard.as_deref().and_then(|heard| Records::of(heard).next());
@@ -253,19 +272,20 @@ impl Tier for WorkerProcess {
             Event::Arrived { .. } | Event::Finish => {}
         }
         self.perform(now, effects, requests);
-        self.marks.set(self.slots.values().map(Piece::mark));
+        self.marks.set(self.slots.values().map(Piece::mark).chain(self.folder.marks()));
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let slots = self.slots.values();
         let ends = slots.map(|it| if it.is_cancelled { self.now } else { it.running().1 });
-        let others = [self.logic.next_deadline(self.now), self.edge.next_deadline()];
-        others.into_iter().flatten().chain(ends).min()
+        let own = [self.logic.next_deadline(self.now), self.edge.next_deadline()];
+        own.into_iter().chain([self.folder.next_deadline()]).flatten().chain(ends).min()
     }
 
     fn check_invariants(&self) {
         self.logic.check_invariants();
         self.edge.check_invariants();
+        self.folder.check_invariants();
     }
 
     fn queues(&self, each: &mut dyn FnMut(Queue)) {
@@ -274,6 +294,7 @@ impl Tier for WorkerProcess {
         let (length, bound) = (self.logic.result_bytes(), RESULT_BYTES + OUTPUT_BYTES);
         each(Queue { name: "bytes of a worker's results", length, bound });
         self.edge.queues(each);
+        self.folder.queues(each);
     }
 
     fn report(&self, report: &mut Report) {

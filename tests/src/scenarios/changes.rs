@@ -142,7 +142,13 @@ pub fn a_leader_has_a_clock_that_is_an_hour_ahead() -> Told {
 #[must_use]
 pub fn a_request_is_repeated_after_its_reply_left_the_window() -> Told {
     let (mut recipes, pause) = (cast(&[1], Vec::new()), Duration::ZERO);
-    recipes.push(Recipe::KeyClient { place: 0, after: SUBMITTED, pause, count: WRITES });
+    recipes.push(Recipe::KeyClient {
+        place: 0,
+        after: SUBMITTED,
+        pause,
+        count: WRITES,
+        fold_at: 0,
+    });
     let world = stage(recipes);
     let (mut held, mut written) = (None::<String>, 0);
     tell(

@@ -71,7 +71,7 @@ pub(super) const fn ms(milliseconds: u64) -> Duration {
 /// A job of so many tasks, each of which takes so long and ends well.
 pub(super) fn job(task_count: u64, each: Duration) -> JobPlan {
     let noop = Noop { seed: 1, shortest: each, longest: each, ..Noop::default() };
-    JobPlan { job: JOB, after: SUBMITTED, noop, retries: 0, task_count, cancel_after: None }
+    JobPlan::new(JOB, SUBMITTED, noop, task_count)
 }
 
 /// The same, but every task fails.
@@ -82,8 +82,13 @@ pub(super) fn failing(plan: &JobPlan) -> JobPlan {
 /// Three masters, two balancers, a worker for each number of slots, and who submits the jobs where
 /// there are any.
 pub(super) fn cast(slots: &[u32], jobs: Vec<JobPlan>) -> Vec<Recipe> {
+    cast_with(2, slots, jobs)
+}
+
+/// The same with so many balancers.
+pub(super) fn cast_with(balancers: usize, slots: &[u32], jobs: Vec<JobPlan>) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
-    recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
+    recipes.extend((0..balancers).map(|place| Recipe::Balancer { place }));
     recipes.extend(slots.iter().enumerate().map(|(place, &slots)| worker(place, slots)));
     if !jobs.is_empty() {
         recipes.push(Recipe::JobClient { place: 0, jobs, is_curious: false });

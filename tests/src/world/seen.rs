@@ -1,13 +1,18 @@
 //! What processes say, for the checkers, and what a story sees.
 
+use std::collections::BTreeMap;
+
+use ::master::logic::cluster::Cluster;
+use proto::ids::NodeId;
 use proto::record::Records;
 
 use crate::bank::{Effect, Transfer};
+use crate::checkers::Violation;
 use crate::checkers::history::{Applied, Seen};
 use crate::checkers::leaders::Change;
-use crate::checkers::{Violation, check};
 use crate::network::Source;
-use crate::process::{Note, ProcessId};
+use crate::process::master::TELL;
+use crate::process::{Note, ProcessId, place_of};
 use crate::report::Happening;
 use crate::story::{Plot, Scene, Turn, What};
 use crate::world::{Delivery, World};
@@ -51,6 +56,49 @@ impl World {
             at = end;
         }
         left
+    }
+
+    /// Takes note of which balancers are which group.
+    fn seat(&mut self, cluster: &Cluster) {
+        if cluster.applied <= self.newest {
+            return;
+        }
+        let before = std::mem::replace(&mut self.newest, cluster.applied);
+        let nodes = &cluster.nodes;
+        let groups: BTreeMap<u64, Vec<ProcessId>> = nodes
+            .groups
+            .iter()
+            .map(|(&number, group)| {
+                let seats = [group.primary, group.auxiliary].into_iter().flatten();
+                (number, seats.filter_map(|node| self.balancer(node)).collect())
+            })
+            .collect();
+        let is_lost = |group: &&u64| !groups.contains_key(group);
+        let lost_count = self.groups.keys().filter(is_lost).count();
+        self.report.add(Happening::GroupsLost, lost_count as u64);
+        self.groups = groups;
+        let grants = cluster.jobs.values().flat_map(|job| &job.grants);
+        let ranges = grants.filter(|grant| grant.move_number.0 > 0 && grant.index > before);
+        self.report.add(Happening::RangesMoved, ranges.count() as u64);
+        if nodes.last_move > before {
+            let workers = nodes.workers().filter(|node| node.index == nodes.last_move);
+            self.report.add(Happening::WorkersMoved, workers.count() as u64);
+        }
+    }
+
+    /// Looks through the whole state of a master: of one at a time, since what they applied equally
+    /// is compared.
+    fn look_through(&mut self, cluster: &Cluster) {
+        let now = self.agenda.now();
+        if now.since(self.looked_at) >= TELL {
+            self.looked_at = now;
+            cluster.check_invariants();
+        }
+    }
+
+    /// The process of a balancer.
+    fn balancer(&self, node: NodeId) -> Option<ProcessId> {
+        self.balancers.get(place_of(node)).copied()
     }
 
     /// Tells the checkers what a process says.
@@ -106,6 +154,8 @@ impl World {
                     cluster.applied.to_string()
                 });
                 self.report.add(Happening::States, 1);
+                self.seat(&cluster);
+                self.look_through(&cluster);
                 let nodes = &cluster.nodes;
                 for (&group, now) in &nodes.groups {
                     let Some(primary) = now.primary else { continue };
@@ -154,12 +204,9 @@ impl World {
                     jobs.told(client, &summary)?;
                 }
             }
-            Note::Dealt { under, by } => {
-                let known = *self.dealers.entry(under).or_insert(by);
-                let promise = "invariant 6: at most one balancer of a group acts in an epoch";
-                check(known == by, promise, || {
-                    format!("{known:?} and {by:?} deal under group and epoch {under:?}")
-                })?;
+            Note::Dealt(deal) => {
+                let moved_count = self.deals.dealt(&deal)?;
+                self.report.add(Happening::DealtByHeirs, moved_count);
             }
             Note::Begins { job, tasks, attempt } => {
                 self.show(process, What::Begins(job, &tasks, attempt));

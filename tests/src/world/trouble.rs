@@ -29,11 +29,13 @@ impl World {
         }
         let pause = self.swarm.pause(&mut self.faults_rng);
         self.agenda.after(pause, Delivery::Trouble);
+        let groups: Vec<Vec<ProcessId>> = self.groups.values().cloned().collect();
         let targets = Targets {
             members: &self.disks,
             others: &self.others,
             masters: &self.members,
             balancers: &self.balancers,
+            groups: &groups,
             workers: &self.workers,
             storage: self.jobs.is_some().then_some(&self.storage[..]),
             weak: self.weak,
@@ -370,10 +372,15 @@ impl World {
         self.weak == Some(process) && self.machines[process.0].lost_disks == 0
     }
 
-    /// Whether a process may die for good: of each tier only one in a run, and never the last one;
-    /// a master when all of them vote, a storage node where its disk may be lost.
+    /// Whether a process may die for good: of each tier only one in a run, and never the last one; a
+    /// master when all of them vote, a storage node where its disk may be lost, and balancers as
+    /// long as one is left.
     fn may_stay_dead(&self, process: ProcessId) -> bool {
-        let tiers = [&self.members, &self.balancers, &self.workers];
+        if self.balancers.contains(&process) {
+            let others = self.balancers.iter().filter(|&&other| other != process);
+            return others.into_iter().any(|other| !self.machines[other.0].is_broken);
+        }
+        let tiers = [&self.members, &self.workers];
         let Some(tier) = tiers.into_iter().find(|tier| tier.contains(&process)) else {
             return self.storage.len() > 2 && self.may_lose_disk(process);
         };
@@ -394,6 +401,7 @@ impl World {
         if std::mem::replace(&mut self.is_healed, true) {
             return Ok(());
         }
+        self.healed_at = self.agenda.now();
         let all: Vec<ProcessId> = (0..self.machines.len()).map(ProcessId).collect();
         let is_well = self.is_complete() && self.is_nobody_broken();
         if is_well && chance(&mut self.faults_rng, 300) {

@@ -60,6 +60,7 @@ found! {
     a_worker_that_reports_before_the_outputs_are_durable_is_found EarlyOutcome;
     a_worker_that_does_not_check_the_fence_is_found OldEpoch;
     an_auxiliary_that_deals_under_the_epoch_of_its_primary_is_found TwoPrimaries;
+    a_group_that_does_not_know_that_a_range_was_moved_is_found ForgottenMove;
     a_balancer_that_forgets_what_is_to_be_dealt_again_is_found LostRequeue;
     a_master_that_reads_an_old_state_to_a_client_is_found StaleRead;
     masters_that_forget_which_requests_they_had_are_found ForgottenWindow;

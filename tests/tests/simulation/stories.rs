@@ -1,7 +1,7 @@
 //! Each named story, and that it happened as it says.
 
 use cluster_tests::scenarios::stage::{JOB, SECOND_JOB, Told};
-use cluster_tests::scenarios::{changes, results, takeover};
+use cluster_tests::scenarios::{changes, groups, results, takeover};
 use proto::status::JobState;
 use proto::time::Duration;
 
@@ -174,4 +174,30 @@ fn an_auxiliary_that_came_back_empty_takes_everything_for_dealt() {
     assert_eq!(told.job(JOB).state, JobState::Done);
     let again = "a task began again while its worker was waited for";
     assert_eq!(told.count(again), 0, "{}", told.notes);
+}
+
+#[test]
+fn a_worker_of_a_lost_group_obeys_a_lower_epoch_and_keeps_what_it_runs() {
+    let told = groups::a_worker_is_moved_to_a_group_whose_epoch_is_lower();
+    let moved = "a worker was dealt to by another group, under a lower epoch";
+    happened(&told, &["the only balancer of a group died", moved]);
+    assert_eq!(told.job(JOB).state, JobState::Done);
+    assert_eq!(told.notes.attempts(JOB), [1; 12], "{}", told.notes);
+}
+
+#[test]
+fn a_group_that_was_lost_while_it_stood_still_deals_under_a_new_seat() {
+    let told = groups::a_group_is_lost_while_its_balancers_stand_still();
+    happened(&told, &["a group stood still", "a balancer that stood still deals again"]);
+    assert_eq!(told.job(JOB).state, JobState::Done);
+    assert_eq!(told.notes.attempts(JOB), [1; 20], "{}", told.notes);
+    assert_eq!(told.notes.attempts(SECOND_JOB), [1; 20], "{}", told.notes);
+}
+
+#[test]
+fn workers_go_to_a_balancer_that_comes_late_with_what_they_run() {
+    let told = groups::a_third_balancer_comes_while_tasks_run();
+    happened(&told, &["a worker was dealt to by another group, under a higher epoch"]);
+    assert_eq!(told.job(JOB).state, JobState::Done);
+    assert_eq!(told.notes.attempts(JOB), [1; 60], "{}", told.notes);
 }
