@@ -14,6 +14,7 @@ mod native;
 mod noop;
 mod processes;
 mod recover;
+mod scale;
 mod spawn;
 mod speedup;
 mod submit;
@@ -130,7 +131,7 @@ impl Printer {
 }
 
 /// All figures, in the order in which they are taken.
-const ALL: [Figure; 8] = [
+const ALL: [Figure; 9] = [
     Figure::Noop,
     Figure::Spawn,
     Figure::Latency,
@@ -139,6 +140,7 @@ const ALL: [Figure; 8] = [
     Figure::Files,
     Figure::Idle,
     Figure::Recover,
+    Figure::Scale,
 ];
 
 /// Figures that tell what replication costs are taken for each of these numbers of masters, the
@@ -162,6 +164,7 @@ fn take(figure: Figure, room: &Room, flags: &Bench, printer: Printer) -> Result<
     let shape = Shape::of(flags);
     match figure {
         Figure::Speedup => speedup::run(room, shape.masters, printer),
+        Figure::Scale => scale::run(room, shape, flags.tasks, printer),
         Figure::Noop | Figure::Latency | Figure::Submit if flags.masters.is_none() => {
             REPLICATION.iter().try_for_each(|masters| {
                 let printer = Printer { masters: Some(*masters), ..printer };
@@ -195,7 +198,9 @@ fn take_on(
         Figure::Files => files::run(&cluster, printer)?,
         Figure::Idle => idle::run(&cluster, printer)?,
         Figure::Recover => recover::run(&cluster, flags, printer)?,
-        Figure::Speedup | Figure::All => unreachable!("they have no cluster of their own"),
+        Figure::Speedup | Figure::Scale | Figure::All => {
+            unreachable!("they have no cluster of their own")
+        }
     }
     cluster.end().during(|| "end the cluster".into())
 }

@@ -29,7 +29,7 @@ const WARM_UP_TASKS: u64 = 10_000;
 /// Takes the figure.
 pub(super) fn run(cluster: &BenchCluster, flags: &Bench, printer: Printer) -> Result<(), Failure> {
     let task_count = flags.tasks.unwrap_or(TASKS);
-    job(cluster, WARM_UP_TASKS)?;
+    warm_up(cluster)?;
     let mut times = Vec::new();
     for _ in 0..flags.repeat {
         times.push(job(cluster, task_count)?);
@@ -38,6 +38,11 @@ pub(super) fn run(cluster: &BenchCluster, flags: &Bench, printer: Printer) -> Re
     let median = super::quantile(&times, 0.5).ok_or_else(|| Failure::usage("--repeat 0"))?;
     let rate = task_count as f64 / median.as_secs_f64();
     printer.line(&Line::new("noop", "tasks_per_s", rate, "tasks/s"))
+}
+
+/// Runs a job that is not measured.
+pub(super) fn warm_up(cluster: &BenchCluster) -> Result<(), Failure> {
+    job(cluster, WARM_UP_TASKS).map(|_| ())
 }
 
 /// A new random job UUID.
@@ -78,7 +83,7 @@ pub(super) fn timed_job(
 }
 
 /// Runs one job and checks every outcome and some of the accounting; how long the job took.
-fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
+pub(super) fn job(cluster: &BenchCluster, task_count: u64) -> Result<Duration, Failure> {
     let client = cluster.client();
     let job = new_job()?;
     let seed = job.0 as u64;
