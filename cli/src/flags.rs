@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use proto::limits::TASKS_PER_JOB;
 use proto::status::Role;
 
 pub(crate) use change::{ChangeJob, Forget, Priority, Retry};
@@ -19,6 +20,8 @@ pub(crate) use live::{Logs, Progress};
 pub(crate) use overview::{VERSION, command, parse};
 pub(crate) use submit::Submit;
 pub(crate) use why::{Accounting, Explain};
+
+use crate::quantity::number;
 
 /// Runs many tasks on many machines and loses none of them.
 #[derive(Debug, Parser)]
@@ -143,7 +146,8 @@ pub(crate) struct Status {
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = number(1..=u32::MAX, "default: 100"))]
     pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) listing: Listing,
@@ -280,6 +284,8 @@ pub(crate) enum Figure {
     Idle,
     /// How long a cluster needs after a process of each tier was killed
     Recover,
+    /// What a task costs in jobs of 1000 to 10^8 tasks, and on 1 to 64 workers
+    Scale,
 }
 
 /// `remuda bench`.
@@ -297,20 +303,24 @@ pub(crate) struct Bench {
     /// Masters: 1, 3 or 5 [default: 3; noop, latency and submit are taken for 1, 5 and 3]
     #[arg(long, value_name = "N", value_parser = odd_masters)]
     pub(crate) masters: Option<u32>,
-    /// Workers; speedup has its own
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// Workers; speedup and scale have their own
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(value_parser = number(1u32..=256, "default: 2"))]
     pub(crate) workers: u32,
     /// Slots of each worker [default: as many as cores, shared among the workers]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) slots: Option<u32>,
-    /// Tasks of a job of noop or spawn [default: 1000000 of noop, 10000 of spawn]
     #[arg(long, value_name = "N")]
+    #[arg(value_parser = number(1u32..=4096, "default: as many as cores, shared among the workers"))]
+    pub(crate) slots: Option<u32>,
+    /// Tasks of a job of noop or spawn, of the largest of scale [default: 1000000, 10000, 10^8]
+    #[arg(long, value_name = "N", value_parser = number(1..=TASKS_PER_JOB, ""))]
     pub(crate) tasks: Option<u64>,
     /// Jobs of noop and spawn, of which the median counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = number(1..=u32::MAX, "default: 3"))]
     pub(crate) repeat: u32,
     /// How often recover kills a process of each tier
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = number(1..=u32::MAX, "default: 20"))]
     pub(crate) kills: u32,
 }
 
@@ -470,17 +480,18 @@ pub(crate) struct DevStart {
     /// Masters: 1, 3 or 5 [default: 3]
     #[arg(long, value_name = "N", value_parser = odd_masters)]
     pub(crate) masters: Option<u32>,
-    /// Balancers: 1 or 2 [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+    /// Balancers: each two are a group [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) balancers: Option<u32>,
     /// Storage nodes [default: 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = number(1u32..=64, "default: 3"))]
     pub(crate) storage: Option<u32>,
     /// Workers [default: 2]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=256))]
+    #[arg(long, value_name = "N", value_parser = number(0u32..=256, "default: 2"))]
     pub(crate) workers: Option<u32>,
     /// Slots of each worker [default: as many as cores, shared among the workers]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = number(1u32..=4096, "default: as many as cores, shared among the workers"))]
     pub(crate) slots: Option<u32>,
     /// How tasks see their inputs: through a mount, as files fetched before [default: auto]
     #[arg(long, value_name = "WAY", value_parser = ["auto", "mount", "materialise"])]
@@ -555,6 +566,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn every_number_is_read_as_what_its_flag_holds() {
+        for line in [
+            "jobs --limit 5",
+            "priority last -5",
+            "explain last 5",
+            "mount dir --cache-size 5G",
+            "dev --masters 3 --balancers 2 --storage 5 --workers 5 --slots 5",
+            "bench noop --masters 1 --workers 5 --slots 5 --tasks 5 --repeat 5 --kills 5",
+            "submit --cpus 5 --mem 5G --time-limit 5s --retries 5 --max-crashes 5 --max-fails 5 \
+             --priority 5 --noop 5 --noop-shortest 5 --noop-longest 5 --noop-failed 5 \
+             --noop-printed 5",
+        ] {
+            let words = ["remuda"].into_iter().chain(line.split_whitespace());
+            let parsed = Flags::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
-//! Quantities as users write them: CPUs, bytes, durations.
+//! Quantities as users write them: whole numbers, CPUs, bytes, durations.
 //!
-//! Each is read by a function that clap calls; what it cannot read it answers with a sentence.
+//! Each is read by a function that clap calls; what it cannot read it answers with a sentence that
+//! says what can be given.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use proto::time::Duration;
 
@@ -32,6 +37,25 @@ const TIMES: &[(&str, u64)] = &[
     ("ms", 1_000),
 ];
 
+/// Whole numbers of a range. `note` is what else is good to know, such as what holds without it; or
+/// nothing.
+pub(crate) fn number<T>(
+    range: RangeInclusive<T>,
+    note: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let (first, last) = (range.start(), range.end());
+            let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
+            Err(format!("a whole number from {first} to {last} is wanted{note}"))
+        }
+    }
+}
+
 /// CPUs in thousandths: `2`, `0.5`.
 pub(crate) fn cpu_milli(text: &str) -> Result<u32, String> {
     let wrong = "a number of CPUs is wanted, such as 2 or 0.5";
@@ -50,7 +74,9 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let unit = BYTES.iter().find(|(name, _)| *name == unit);
     let bytes = unit.and_then(|(_, size)| scaled(number, *size));
     match bytes {
-        Some(0) => Err("0 bytes leave no memory for the task".to_owned()),
+        Some(0) => {
+            Err("0 bytes leave no room: at least 1 is wanted, such as 512M or 4G".to_owned())
+        }
         Some(bytes) => Ok(bytes),
         None => Err("a size is wanted, such as 512M, 4G or 1.5GiB".to_owned()),
     }
@@ -150,6 +176,19 @@ mod tests {
         {
             assert_eq!(span(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn numbers_are_whole_and_within_their_range() {
+        let workers = number(1u32..=256, "default: 2");
+        assert_eq!((workers("1"), workers("256")), (Ok(1), Ok(256)));
+        for text in ["", "0", "257", "-1", "1.5", "many", "1 ", "99999999999999999999"] {
+            let wrong = "a whole number from 1 to 256 is wanted (default: 2)";
+            assert_eq!(workers(text), Err(wrong.to_owned()), "{text}");
+        }
+        let priority = number(-3i32..=3, "");
+        assert_eq!(priority("-2"), Ok(-2));
+        assert_eq!(priority("high"), Err("a whole number from -3 to 3 is wanted".to_owned()));
     }
 
     #[test]

@@ -62,6 +62,7 @@ fn wrong_usage_is_2() {
         (&["submit", "--noop", "--array", "0-4294967296"], "a job has at most 4294967296 tasks"),
         (&["submit"], "nothing says what the tasks are"),
         (&["submit", "true"], "unexpected argument 'true'"),
+        (&["submit", "--hold", "true", "-x"], "stand behind --: submit -- true"),
         (&["submit", "--", "./absent"], "the program ./absent cannot be read"),
         (&["submit", "--input", "absent", "--", "true"], "the input absent cannot be read"),
         (&["submit", "--each-line", "-", "--", "true"], "there would be no task"),

@@ -281,12 +281,15 @@ impl Words<'_> {
                 Some(format!("let this job come first: remuda priority {id} N")),
             ),
             Reason::WorkersFull => {
-                let advice = "see whether storage has room and answers: remuda df";
+                let advice = "see whether storage has room and answers, remuda df, and whether the \
+                              disks of workers have room";
                 let words = match number {
                     1 => format!("{} takes no tasks", self.name(told.subject)),
                     number => format!("{number} workers take no tasks"),
                 };
-                let words = format!("{words}, as their results are neither stored nor recorded");
+                let words = format!(
+                    "{words}: results are neither stored nor recorded, or a worker's disk is full"
+                );
                 (beside(words), Some(advice.to_owned()))
             }
             Reason::Retried => {

@@ -171,7 +171,8 @@ fn masters(nodes: &[&NodeState]) -> Tier {
 fn balancers(nodes: &[&NodeState]) -> Tier {
     let mut balancers = tier(Role::Balancer, nodes);
     let mut groups: BTreeMap<u64, Vec<&NodeState>> = BTreeMap::new();
-    for node in nodes {
+    // One without a seat is in no group: where it is silent, that is said already.
+    for node in nodes.iter().filter(|it| it.node.group != 0) {
         groups.entry(node.node.group).or_default().push(node);
     }
     let mut texts = Vec::new();
@@ -191,6 +192,10 @@ fn balancers(nodes: &[&NodeState]) -> Tier {
             _ => "with an auxiliary",
         };
         texts.push(format!("{address} deals in group {group} under epoch {epoch}, {auxiliary}"));
+    }
+    if texts.is_empty() && !nodes.is_empty() {
+        balancers.state = State::Down;
+        texts.push("none of them is in a group".to_owned());
     }
     if !texts.is_empty() {
         balancers.text = texts.join("; ");
@@ -306,6 +311,21 @@ mod tests {
         assert_eq!(states(&nodes), [Down, Down, Down, Down]);
         assert_eq!(health(&nodes).tiers[0].silent, ["tcp://a:2", "tcp://a:3"]);
         assert_eq!(states(&[]), [Down; 4]);
+    }
+
+    #[test]
+    fn a_balancer_without_a_seat_is_no_group() {
+        let mut nodes = whole();
+        (nodes[4].status, nodes[4].node.group) = (None, 0);
+        assert_eq!(states(&nodes)[1], State::Degraded);
+        let text = &health(&nodes).tiers[1].text;
+        assert_eq!(text, "tcp://a:4 deals in group 1 under epoch 5, no auxiliary");
+        nodes[3].node.group = 0;
+        let health = health(&nodes);
+        assert_eq!(
+            (health.tiers[1].state, &*health.tiers[1].text),
+            (State::Down, "none of them is in a group")
+        );
     }
 
     #[test]

@@ -49,13 +49,14 @@ pub(crate) fn list(flags: &Listing) -> Result<(), Failure> {
     if flags.json {
         return json::print(&shown);
     }
-    let mut table = Table::new(&["tier", "node", "leads", "answers", "address", "slots"]);
+    let mut table = Table::new(&["tier", "node", "group", "leads", "answers", "address", "slots"]);
     for it in shown {
         let leads = if it.leads { "yes" } else { "" };
         let answers = if it.answers { "yes" } else { "no" };
-        let slots = if it.slots > 0 { it.slots.to_string() } else { String::new() };
+        let count = |it: u64| if it > 0 { it.to_string() } else { String::new() };
+        let (group, slots) = (count(it.group), count(it.slots.into()));
         let (leads, answers) = (leads.to_owned(), answers.to_owned());
-        table.row(vec![it.tier.to_owned(), it.node, leads, answers, it.address, slots]);
+        table.row(vec![it.tier.to_owned(), it.node, group, leads, answers, it.address, slots]);
     }
     output::print(&table.render())
 }

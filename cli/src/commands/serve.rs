@@ -48,6 +48,9 @@ where
     let settings = node(&loaded.settings);
     node::log::start(&settings.log, settings.log_file.as_deref())
         .map_err(|error| Failure::usage(node::log::chain(&error)))?;
+    if let Err(error) = node::descriptors::raise() {
+        tracing::warn!(%error, "the limit of open descriptors stays low");
+    }
     let stop = Stop::on_signals().during(|| "watch for signals".into())?;
     let tier = flags.tier.role();
     tracing::info!(%tier, version = VERSION, "starting");

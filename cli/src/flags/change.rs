@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::Listing;
+use crate::quantity::number;
 
 /// `remuda hold` and `remuda release`.
 #[derive(Debug, Args)]
@@ -36,6 +37,7 @@ pub(crate) struct Priority {
     /// Its new priority: jobs of a higher one are dealt first; a job begins with 0 unless
     /// `submit --priority` says otherwise
     #[arg(value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = number(i32::MIN..=i32::MAX, "a job begins with 0; higher is dealt first"))]
     pub(crate) priority: i32,
     #[command(flatten)]
     pub(crate) listing: Listing,

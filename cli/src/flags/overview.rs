@@ -5,7 +5,8 @@
 
 use std::fmt::Write;
 
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory, Error, FromArgMatches};
 
 use super::Flags;
 use crate::output::style;
@@ -45,8 +46,24 @@ pub(crate) fn command() -> Command {
 /// Reads the arguments of this process; says what is wrong with them, or the help that they ask
 /// for, and exits.
 pub(crate) fn parse() -> Flags {
-    let mut matches = command().get_matches();
+    let matches = command().try_get_matches();
+    let mut matches = matches.unwrap_or_else(|error| explained(error).exit());
     Flags::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Adds what is meant where a program stands after `submit` without `--` before it, as with programs
+/// that have no flags of their own behind.
+fn explained(mut error: Error) -> Error {
+    let is_submit = std::env::args_os().nth(1).is_some_and(|command| command == "submit");
+    if is_submit
+        && error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+        && !word.starts_with('-')
+    {
+        let tip = format!("the program and its arguments stand behind --: submit -- {word}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
 }
 
 /// The commands with what each is for, group by group.

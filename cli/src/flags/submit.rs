@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use proto::ids::JobId;
+use proto::limits::TASKS_PER_JOB;
 use proto::time::Duration;
 
 use super::Listing;
-use crate::quantity;
+use crate::quantity::{self, number};
 
 /// `remuda submit`.
 #[derive(Debug, Args)]
@@ -48,16 +49,17 @@ pub(crate) struct Submit {
     #[arg(long, value_name = "DURATION", value_parser = quantity::duration)]
     pub(crate) time_limit: Option<Duration>,
     /// How often a failed task is attempted again [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX, "default: 0"))]
     pub(crate) retries: Option<u32>,
     /// How often a task's worker may die with it before the task failed [default: 5]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=u32::MAX, "default: 5"))]
     pub(crate) max_crashes: Option<u32>,
     /// The job stops once more tasks than this failed [default: it goes on]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0..=TASKS_PER_JOB, "default: it goes on"))]
     pub(crate) max_fails: Option<u64>,
     /// Jobs of a higher priority are dealt first [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = number(i32::MIN..=i32::MAX, "default: 0; higher is dealt first"))]
     pub(crate) priority: Option<i32>,
     /// Deal none of its tasks before `remuda release`
     #[arg(long)]
@@ -82,19 +84,24 @@ pub(crate) struct Submit {
     pub(crate) job: Option<JobId>,
     /// Tasks that do nothing, for measuring; their outcomes follow from the seed
     #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "0")]
+    #[arg(value_parser = number(0..=u64::MAX, "default: 0"))]
     #[arg(conflicts_with_all = ["script", "upload", "command"])]
     pub(crate) noop: Option<u64>,
     /// Shortest duration of a noop task in microseconds
     #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
+    #[arg(value_parser = number(0..=u64::MAX, "microseconds"))]
     pub(crate) noop_shortest: u64,
     /// Longest duration of a noop task in microseconds
     #[arg(long, value_name = "US", default_value_t = 0, hide = true, requires = "noop")]
+    #[arg(value_parser = number(0..=u64::MAX, "microseconds"))]
     pub(crate) noop_longest: u64,
     /// Noop tasks of a million that fail
     #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
+    #[arg(value_parser = number(0..=u32::MAX, ""))]
     pub(crate) noop_failed: u32,
     /// Bytes that a noop task prints
     #[arg(long, value_name = "N", default_value_t = 0, hide = true, requires = "noop")]
+    #[arg(value_parser = number(0..=u32::MAX, ""))]
     pub(crate) noop_printed: u32,
     #[command(flatten)]
     pub(crate) listing: Listing,

@@ -1,8 +1,10 @@
 //! The flags of `remuda explain` and `remuda accounting`.
 
 use clap::Args;
+use proto::limits::TASKS_PER_JOB;
 
 use super::{Listing, Where};
+use crate::quantity::number;
 
 /// `remuda explain`.
 #[derive(Debug, Args)]
@@ -15,6 +17,7 @@ pub(crate) struct Explain {
     /// The job: its UUID, an unambiguous beginning of it, its name, or `last`
     pub(crate) job: String,
     /// One of its tasks, from 0 on [default: the job as a whole]
+    #[arg(value_parser = number(0..=TASKS_PER_JOB - 1, "default: the job as a whole"))]
     pub(crate) task: Option<u64>,
     #[command(flatten)]
     pub(crate) listing: Listing,

@@ -253,6 +253,12 @@ impl Calls {
         line.addresses = addresses;
     }
 
+    /// The address that a line leads to, or is going to lead to.
+    #[must_use]
+    pub fn address(&self, link: Link) -> Option<String> {
+        self.lines.get(&link).and_then(Line::address)
+    }
+
     /// Closes a line; what is in flight on it fails.
     pub fn remove_line(
         &mut self,

@@ -3,7 +3,7 @@
 use cluster_tests::wait::until;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, LONG};
+use crate::cluster::{Cluster, LONG, kill};
 
 /// One slot: what runs first is what was dealt first.
 const NARROW: &[&str] =
@@ -76,6 +76,51 @@ fn jobs_of_a_higher_priority_are_dealt_first() {
     let last = |name| places(name).last().unwrap().0;
     let second = |name| places(name).nth(1).unwrap().0;
     assert!(last("raised") < second("high") && last("high") < second("low"), "{order}");
+}
+
+/// When each task of a job began, in microseconds since 1970; the earliest first.
+#[track_caller]
+fn beginnings(cluster: &Cluster, job: &str, task_count: usize) -> Vec<u64> {
+    // What a task used may follow its outcome.
+    until("the accounting of all tasks", LONG, || {
+        let table = cluster.run(&["accounting", job, "--csv"]).ok();
+        let mut lines = table.lines();
+        let column = lines.next()?.split(',').position(|name| name == "start_unix_us")?;
+        let begun = lines.map(|line| line.split(',').nth(column)?.parse().ok());
+        let mut begun = begun.collect::<Option<Vec<u64>>>()?;
+        begun.sort_unstable();
+        (begun.len() == task_count).then_some(begun)
+    })
+}
+
+#[test]
+fn a_priority_outlives_the_leader_that_took_it() {
+    let cluster = Cluster::start(&["--workers", "1", "--slots", "2", "--no-restart"]);
+    let of = |count: u32| format!("0-{}", count - 1);
+    let job = |count| {
+        let array = of(count);
+        let flags = ["--noop", "--noop-shortest", "50000", "--noop-longest", "50000", "--array"];
+        cluster.submit(&[&flags[..], &[&array]].concat())
+    };
+    let low = job(400);
+    let done = || cluster.job(&low)["done"].as_u64().unwrap_or_default();
+    until("the first outcomes", LONG, || (done() > 0).then_some(()));
+    let high = job(100);
+    cluster.run(&["priority", &high, "5"]).ok();
+    let leader = cluster.leader("master");
+    let before = done();
+    kill(leader.pid.expect("it runs"));
+    for job in [&high, &low] {
+        assert_eq!(wait(&cluster, job), 0);
+    }
+    let [low, high] =
+        [(&low, 400), (&high, 100)].map(|(job, count)| beginnings(&cluster, job, count));
+    let last = high.last().expect("it has tasks");
+    let earlier = low.iter().filter(|begun| *begun < last).count() as u64;
+    // What ran meanwhile, and what was dealt before anybody knew of the priority.
+    assert!(earlier < before + 150, "{earlier} of 400 began before, of which {before} were over");
+    assert_ne!(cluster.leader("master").node, leader.node);
+    assert!(cluster.tier("master").iter().any(|it| it.pid.is_none()), "it stays dead");
 }
 
 #[test]

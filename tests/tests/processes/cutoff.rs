@@ -9,45 +9,16 @@ use proto::description::Noop;
 use proto::time::Duration;
 
 use crate::cluster::LONG;
+use crate::failover_storage::size;
 use crate::islands::Islands;
 use crate::jobs::assert_runs;
+use crate::work::{assert_ends, ended, submit, until_it_goes_on};
 
 /// How long a cluster may take until it goes on.
 const RECOVERY: Duration = Duration::from_secs(20);
 
 /// A second of work or two.
 const TASKS: u64 = 1_500;
-
-const NOOP: Noop = Noop {
-    seed: 5,
-    shortest: Duration::from_micros(2_000),
-    longest: Duration::from_micros(6_000),
-    failed_per_million: 50_000,
-    output_bytes: 0,
-};
-
-const FLAGS: &[&str] =
-    &["--noop", "5", "--noop-shortest", "2000", "--noop-longest", "6000", "--noop-failed", "50000"];
-
-#[track_caller]
-fn submit(islands: &Islands, task_count: u64) -> String {
-    let array = format!("0-{}", task_count - 1);
-    let submit = ["submit", "--array", &array];
-    islands.run(&[&submit, FLAGS].concat()).ok().trim().to_owned()
-}
-
-fn ended(islands: &Islands, job: &str) -> u64 {
-    let it = islands.run(&["status", job, "--json"]).json();
-    let count = |key: &str| it[key].as_u64().unwrap_or_default();
-    count("done") + count("failed")
-}
-
-#[track_caller]
-fn assert_ends(islands: &Islands, job: &str, task_count: u64) {
-    let waited = islands.run(&["wait", job]);
-    assert_eq!(waited.exit, 1, "{waited:?}");
-    assert_runs(&islands.run(&["tasks", job, "--json"]).json(), &NOOP, task_count);
-}
 
 /// Cuts a machine off from others amid a job and mends that when the job is over.
 #[track_caller]
@@ -56,9 +27,7 @@ fn strike(islands: &Islands, one: &str, others: &[&str]) {
     until("the first outcomes", LONG, || (ended(islands, &job) > 0).then_some(()));
     islands.cut(one, others);
     let before = ended(islands, &job);
-    until(&format!("an outcome while {one} is cut off"), RECOVERY, || {
-        (ended(islands, &job) > before || before == TASKS).then_some(())
-    });
+    until_it_goes_on(islands, &job, before, RECOVERY);
     assert_ends(islands, &job, TASKS);
     islands.heal(one);
 }
@@ -124,9 +93,43 @@ fn reads_and_writes_go_on_while_a_storage_node_is_cut_off() {
 }
 
 #[test]
+fn a_storage_node_that_is_cut_off_amid_a_write_costs_no_byte_of_it() {
+    let Some(islands) = Islands::start("") else { return };
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut content = vec![0; 40 << 20];
+    random.fill(&mut content);
+    std::fs::write(islands.place().join("file"), &content).unwrap();
+    // The client sends each byte twice: several seconds.
+    islands.slow_down(160_000);
+    let everybody = islands.all(&["master", "storage", "balancer", "worker", "client"]);
+    let folder = islands.place().join("storage-2");
+    let before = size(&folder);
+    let mut writer = islands.command(&["put", "file"]).stdout(Stdio::piped()).spawn().unwrap();
+    until("the first blocks of the file", LONG, || (size(&folder) > before).then_some(()));
+    islands.cut("storage-2", &everybody);
+    assert!(writer.try_wait().unwrap().is_none(), "it was cut off amid the write");
+    let mut source = String::new();
+    writer.stdout.take().unwrap().read_to_string(&mut source).unwrap();
+    assert!(writer.wait().unwrap().success());
+    // While it is cut off, when it is back, and without another one: each block is on two nodes.
+    for without in [Some("storage-2"), None, Some("storage-1"), Some("storage-3")] {
+        islands.heal("storage-2");
+        if let Some(node) = without {
+            islands.cut(node, &everybody);
+        }
+        islands.run(&["get", source.trim(), "copy"]).ok();
+        let copy = islands.place().join("copy");
+        assert!(std::fs::read(&copy).unwrap() == content, "without {without:?}");
+        std::fs::remove_file(copy).unwrap();
+        without.iter().for_each(|node| islands.heal(node));
+    }
+}
+
+#[test]
 fn slow_and_lossy_links_lose_nothing() {
     let Some(islands) = Islands::start("") else { return };
-    islands.spoil(2, 4_000);
+    islands.lose(2);
+    islands.slow_down(4_000);
     let job = submit(&islands, TASKS);
     assert_ends(&islands, &job, TASKS);
     let content: Vec<u8> = (0..600_000_u32).map(|it| (it % 251) as u8).collect();

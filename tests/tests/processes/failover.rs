@@ -11,7 +11,7 @@ use proto::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Frozen, LONG, Listed, kill};
-use crate::faults::{assert_ends, submit, until_it_works};
+use crate::work::{assert_ends, ended, submit, until_it_goes_on, until_it_works};
 
 /// How long a cluster may take until it goes on. What it should take is measured by `remuda bench
 /// recover`; a busy machine must not fail a test.
@@ -33,13 +33,6 @@ enum Fate {
     Vanished,
     /// It is stopped, and goes on when its job is over.
     Frozen,
-}
-
-/// Tasks of a job that have an outcome.
-fn ended(cluster: &Cluster, job: &str) -> u64 {
-    let it = cluster.job(job);
-    let count = |key: &str| it[key].as_u64().unwrap_or_default();
-    count("done") + count("failed")
 }
 
 /// The process of a tier that the most depends on.
@@ -72,9 +65,7 @@ fn strike(cluster: &Cluster, tier: &str, fate: Fate) -> (Listed, Option<Frozen>)
         std::fs::rename(folder, gone).expect("move the folder");
     }
     let before = ended(cluster, &job);
-    until(&format!("an outcome after {} was {fate:?}", victim.name), RECOVERY, || {
-        (ended(cluster, &job) > before || before == TASKS).then_some(())
-    });
+    until_it_goes_on(cluster, &job, before, RECOVERY);
     assert_ends(cluster, &job, TASKS);
     if matches!(tier, "master" | "balancer") {
         assert_ne!(cluster.leader(tier).node, victim.node, "another one leads");
@@ -152,9 +143,7 @@ fn a_job_waits_for_a_balancer_where_both_are_gone() {
     assert!(before < TASKS, "there is something left to deal");
     // Either of them takes it up again.
     cluster.start_again(&balancers[1].name);
-    until("an outcome after a balancer came back", RECOVERY, || {
-        (ended(&cluster, &job) > before).then_some(())
-    });
+    until_it_goes_on(&cluster, &job, before, RECOVERY);
     assert_ends(&cluster, &job, TASKS);
 }
 

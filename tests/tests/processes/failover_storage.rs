@@ -83,7 +83,7 @@ fn write_amid(
 }
 
 /// Bytes of a folder's files, as far as they are written.
-fn size(folder: &std::path::Path) -> u64 {
+pub(crate) fn size(folder: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let size_of = |entry: std::fs::DirEntry| match entry.metadata() {

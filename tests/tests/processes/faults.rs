@@ -1,57 +1,9 @@
 //! Processes are killed while a cluster works; no accepted job and no file is lost.
 
 use cluster_tests::wait::until;
-use proto::description::Noop;
-use proto::time::Duration;
 
 use crate::cluster::{Cluster, LONG, kill};
-use crate::jobs::assert_outcomes;
-
-/// Tasks of 2 to 6 ms, of which some fail.
-const NOOP: Noop = Noop {
-    seed: 11,
-    shortest: Duration::from_micros(2_000),
-    longest: Duration::from_micros(6_000),
-    failed_per_million: 50_000,
-    output_bytes: 0,
-};
-
-const FLAGS: &[&str] = &[
-    "--noop",
-    "11",
-    "--noop-shortest",
-    "2000",
-    "--noop-longest",
-    "6000",
-    "--noop-failed",
-    "50000",
-];
-
-/// Submits a job of such tasks.
-#[track_caller]
-pub(crate) fn submit(cluster: &Cluster, task_count: u64) -> String {
-    let array = format!("0-{}", task_count - 1);
-    cluster.submit(&[FLAGS, &["--array", &array]].concat())
-}
-
-/// Waits until some of a job's tasks have an outcome, but not nearly all.
-#[track_caller]
-pub(crate) fn until_it_works(cluster: &Cluster, job: &str) {
-    until("the first outcomes", LONG, || {
-        let it = cluster.job(job);
-        let ended = it["done"].as_u64()? + it["failed"].as_u64()?;
-        assert!(ended * 5 < it["tasks"].as_u64()? * 4, "the kill comes too late: {it}");
-        (ended > 0).then_some(())
-    });
-}
-
-/// Waits for the end of a job some of whose tasks fail, and compares all outcomes.
-#[track_caller]
-pub(crate) fn assert_ends(cluster: &Cluster, job: &str, task_count: u64) {
-    let waited = cluster.run(&["wait", job]);
-    assert_eq!(waited.exit, 1, "{waited:?}");
-    assert_outcomes(cluster, job, &NOOP, task_count);
-}
+use crate::work::{assert_ends, submit, until_it_works};
 
 #[test]
 fn a_killed_worker_costs_attempts_and_nothing_else() {

@@ -365,7 +365,7 @@ fn a_task_that_cannot_read_what_is_mounted_is_attempted_again() {
     }
     let shape = ["--masters", "1", "--balancers", "1", "--storage", "1", "--workers", "1"];
     let bench = Bench::start(&[&shape[..], &["--inputs", "mount"]].concat());
-    bench.cluster.provokes("a task failed while its inputs could not be read");
+    bench.cluster.provokes("inputs could not be read while a task ran");
     bench.cluster.provokes("a block cannot be read");
     let large: Vec<u8> = (0..13_000_000u32).map(|at| (at % 251) as u8).collect();
     let mut description = shell(

@@ -264,16 +264,22 @@ impl Islands {
         self.machines[name].holder.feed("nft", &["-f", "-"], rules);
     }
 
-    /// Makes every link lose some of a hundred packets, and slow: so many kbit/s for what each
-    /// machine sends.
+    /// Makes every link lose some of a hundred packets.
     #[track_caller]
-    pub(crate) fn spoil(&self, lost_percent: u32, kbit: u32) {
-        for (name, machine) in &self.machines {
+    pub(crate) fn lose(&self, lost_percent: u32) {
+        for name in self.machines.keys() {
             let rule = format!(
                 "add rule inet links lose iifname \"wire\" numgen random mod 100 < {lost_percent} \
                  drop\n"
             );
             self.filter(name, &rule);
+        }
+    }
+
+    /// Makes every link slow: so many kbit/s for what each machine sends.
+    #[track_caller]
+    pub(crate) fn slow_down(&self, kbit: u32) {
+        for machine in self.machines.values() {
             let shape =
                 format!("qdisc add dev wire root tbf rate {kbit}kbit burst 32kb latency 400ms\n");
             machine.holder.feed("tc", &["-batch", "-"], &shape);

@@ -4,7 +4,7 @@ use cluster_tests::wait::until;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Frozen, LONG, Listed, kill};
-use crate::faults::{assert_ends, submit, until_it_works};
+use crate::work::{assert_ends, ended, submit, until_it_goes_on, until_it_works};
 
 const SHAPE: &[&str] =
     &["--masters", "1", "--balancers", "2", "--workers", "2", "--slots", "2", "--no-restart"];
@@ -27,21 +27,6 @@ fn pair(cluster: &Cluster) -> (Listed, Listed) {
     let balancers = cluster.tier("balancer");
     let other = balancers.into_iter().find(|it| it.name != primary.name);
     (primary, other.expect("a second balancer"))
-}
-
-fn finished(cluster: &Cluster, job: &str) -> u64 {
-    let it = cluster.job(job);
-    let count = |name: &str| it[name].as_u64().unwrap_or_default();
-    count("done") + count("failed")
-}
-
-/// Waits until a job has more outcomes than it had just now, or its last.
-#[track_caller]
-fn until_it_goes_on(cluster: &Cluster, job: &str, before: u64, task_count: u64) {
-    until("more outcomes", LONG, || {
-        let now = finished(cluster, job);
-        (now > before || now == task_count).then_some(())
-    });
 }
 
 /// Waits until a primary said that its auxiliary knows how far it may have dealt.
@@ -83,8 +68,8 @@ fn a_primary_that_was_frozen_follows_the_one_that_took_over() {
     let job = submit(&cluster, 3_000);
     until_it_works(&cluster, &job);
     let frozen = Frozen::freeze(primary.pid.expect("it runs"));
-    let before = finished(&cluster, &job);
-    until_it_goes_on(&cluster, &job, before + 100, 3_000);
+    let before = ended(&cluster, &job);
+    until_it_goes_on(&cluster, &job, before + 100, LONG);
     drop(frozen);
     assert_ends(&cluster, &job, 3_000);
     assert_eq!(cluster.leader("balancer").name, other.name);

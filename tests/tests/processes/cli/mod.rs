@@ -75,6 +75,7 @@ fn what_is_wrong_is_said_in_the_reviewed_words() {
     for line in [
         "submti -- true",
         "submit",
+        "submit echo hello",
         "submit --array 9-0 -- true",
         "submit --cpus many -- true",
         "submit --wait --dry-run -- true",
@@ -89,8 +90,27 @@ fn what_is_wrong_is_said_in_the_reviewed_words() {
         "progress 40%",
         "progress much",
         "dev --masters 2",
+        "dev --workers many",
+        "dev --slots 0",
         "serve master --config absent.toml",
         "completion csh",
+        // What a number, a size, a duration or an id may be.
+        "priority last high",
+        "submit --priority 1.5 -- true",
+        "submit --retries often -- true",
+        "submit --max-crashes 5000000000 -- true",
+        "submit --max-fails 1% -- true",
+        "submit --cpus 0 -- true",
+        "submit --mem lots -- true",
+        "submit --mem 0 -- true",
+        "submit --time-limit 90 -- true",
+        "submit --time-limit 0s -- true",
+        "submit --job mine -- true",
+        "submit --noop seed",
+        "explain last first",
+        "jobs --limit 0",
+        "mount there --cache-size 1x",
+        "bench noop --tasks 0",
         // Nothing says which cluster, none is there, nobody listens.
         "jobs",
         "submit -- true",
@@ -201,7 +221,8 @@ fn jobs(cluster: &Cluster) {
         "submit --name odd --array 0-4 --wait -- sh -c 'exit $((REMUDA_TASK % 2 * 3))'",
         "wait odd",
         "tasks odd",
-        "tasks odd --state failed",
+        "tasks odd --failed",
+        "tasks odd --failed --running",
         "logs odd",
         "submit --name idle --noop --wait --json --array 0-999",
         "cancel idle",
@@ -213,6 +234,13 @@ fn jobs(cluster: &Cluster) {
         "retry two --failed",
         "status nobody",
         "cat job:two/7/stdout",
+        "submit --hold --name held -- true",
+        "status held",
+        "tasks held",
+        "explain held",
+        "jobs --limit 1",
+        "cancel held",
+        "release held",
         "submit --cpus 64 --name large -- true",
         "hold large",
         "explain large",
@@ -227,6 +255,9 @@ fn jobs(cluster: &Cluster) {
         "status large",
     ] {
         session.run(line);
+    }
+    for line in ["accounting odd", "accounting odd --csv", "accounting held"] {
+        session.run_numbers(line);
     }
     session.end();
 }
@@ -259,6 +290,41 @@ fn files(cluster: &Cluster) {
     }
     session.end();
     assert_eq!(std::fs::read_to_string(place.join("copy/inner/b")).ok().as_deref(), Some("in b\n"));
+}
+
+#[test]
+fn clusters_are_made_in_the_reviewed_words() {
+    let cluster = Cluster::start(SMALL);
+    let master = cluster.tier("master").remove(0).address;
+    let place = cluster.place();
+    let config = |name: &str, listen: &str, masters: &str| {
+        let node = format!("[node]\ndata = '{name}'\nlisten = '{listen}'\n{masters}");
+        write(place, &format!("{name}.toml"), &node);
+    };
+    let own = "tcp://127.0.0.1:7000";
+    config("first", own, "");
+    config("anywhere", "tcp://127.0.0.1:0", "");
+    config("second", own, &format!("masters = ['{master}']\n"));
+    config("alone", own, "");
+    config("lost", own, "masters = ['tcp://127.0.0.1:1']\n");
+    let mut session = Session::new(&cluster, "cluster");
+    for (line, exit) in [
+        ("cluster init --config first.toml", 0),
+        ("cluster init --config first.toml", 2),
+        ("cluster init --config anywhere.toml", 1),
+        ("cluster init --config absent.toml", 2),
+        ("cluster init", 2),
+        ("cluster join --config second.toml", 0),
+        ("cluster join --config second.toml", 2),
+        ("cluster join --config first.toml", 2),
+        ("cluster join --config alone.toml", 2),
+        ("cluster join --config lost.toml", 3),
+        ("cluster", 2),
+        ("cluster leave", 2),
+    ] {
+        assert_eq!(session.run(line).exit, exit, "{line}");
+    }
+    session.end();
 }
 
 fn nodes(cluster: &Cluster) {
@@ -597,16 +663,47 @@ fn what_is_installed_and_given_away_is_complete() {
     for path in [
         "bin/remuda",
         "README.md",
+        "CHANGELOG.md",
         "LICENSE",
+        "docs/operations.md",
         "deploy/worker.toml",
+        "deploy/systemd/remuda-master.service",
+        "deploy/systemd/remuda-balancer.service",
+        "deploy/systemd/remuda-storage.service",
+        "deploy/systemd/remuda-worker.service",
         "share/man/man1/remuda.1",
         "share/bash-completion/completions/remuda",
+        "share/zsh/site-functions/_remuda",
+        "share/fish/vendor_completions.d/remuda.fish",
     ] {
         let path = format!("remuda-0.1.0-some-target/{path}");
         assert!(listed.lines().any(|it| it == path), "{path} is not in\n{listed}");
     }
+    let is_page = |it: &&str| it.contains("/share/man/man1/remuda") && it.ends_with(".1");
+    let pages = std::fs::read_dir(image.join("share/man/man1")).expect("the manual").count();
+    assert_eq!(listed.lines().filter(is_page).count(), pages);
+    // It runs where it is unpacked, and the units start what lies in it.
+    let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(place).status();
+    assert!(unpacked.expect("run tar").success());
+    let unpacked = place.join("remuda-0.1.0-some-target");
+    let version = Command::new(unpacked.join("bin/remuda")).arg("--version").output();
+    assert!(version.expect("run what was unpacked").status.success());
+    for tier in ["master", "balancer", "storage", "worker"] {
+        let unit = unpacked.join(format!("deploy/systemd/remuda-{tier}.service"));
+        let unit = std::fs::read_to_string(unit).expect("a unit");
+        assert!(unit.contains(&format!("bin/remuda serve {tier} --config ")), "{unit}");
+    }
+    assert_eq!(dead_links(&unpacked.join("README.md"), &unpacked), Vec::<String>::new());
     let same = std::fs::read(pack("two")).unwrap() == std::fs::read(&archive).unwrap();
     assert!(same, "the same program and sources give the same archive");
+}
+
+/// Links of a page to files that are not in its folder.
+fn dead_links(page: &Path, folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(page).expect("a page");
+    let links = text.split("](").skip(1).filter_map(|behind| behind.split(')').next());
+    let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+    files.filter(|link| !folder.join(link).exists()).map(str::to_owned).collect()
 }
 
 fn write(place: &Path, name: &str, content: &str) {

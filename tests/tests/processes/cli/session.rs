@@ -205,9 +205,16 @@ fn is_number(text: &str) -> bool {
     }
 }
 
-/// Bytes that are few: others have their unit masked already.
+/// Bytes that are few, and times: others have their unit masked already.
 fn units(text: &str) -> String {
-    text.replace("#.#", "#").replace("# B ", "# BYTES ").replace("# B\n", "# BYTES\n")
+    let mask = |text: String, unit: &str, word: &str| {
+        let (amid, at_end) = (format!("# {unit} "), format!("# {unit}\n"));
+        text.replace(&amid, &format!("{word} ")).replace(&at_end, &format!("{word}\n"))
+    };
+    let text = text.replace("#.#", "#");
+    let bytes = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let text = bytes.iter().fold(text, |text, unit| mask(text, unit, "# BYTES"));
+    ["µs", "ms", "s"].iter().fold(text, |text, unit| mask(text, unit, "TIME"))
 }
 
 /// Numbers of that many digits at least.
@@ -263,6 +270,7 @@ fn masks_hide_what_differs_and_nothing_else() {
     assert_eq!(session.mask("owner me@here  12s"), "owner USER@HOST  AGE");
     assert_eq!(session.mask("2 CPUs and 23.5 GiB, 1 TiB"), "2 CPUs and # BYTES, # BYTES");
     assert_eq!(units("# BYTES of # B\n"), "# BYTES of # BYTES\n");
+    assert_eq!(units("#.# ms  # µs\n# s\n# slots\n"), "TIME  TIME\nTIME\n# slots\n");
     assert_eq!(session.mask("1763749556123456 us"), "# us");
     assert_eq!(session.mask("a    b"), "a    b", "columns stay where nothing was masked");
     let place = cluster.place().join("x");
