@@ -2,8 +2,6 @@
 //! clear error what would need more, and all goes on when there is room again.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use client::logic::jobs::Submission;
 use client::{Client, ClientError};
@@ -14,61 +12,23 @@ use proto::ids::JobId;
 use proto::time::Duration;
 
 use crate::cluster::{Cluster, Frozen, LONG};
+use crate::small_disk::SmallDisk;
 
 /// Room for two files of the log, and less than another when something else takes the rest.
-const DISK: &str = "size=80m,mode=755";
+const DISK: &str = "80m";
 
 /// More submissions than half a file of the log has room for.
 const SUBMISSIONS: usize = 600;
 
-/// A master's folder on a disk of its own, in memory. When it goes out of scope it is unmounted,
-/// whatever happened.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// Moves a folder to a small disk.
-    #[track_caller]
-    fn under(folder: &Path) -> Disk {
-        let was = folder.with_extension("was");
-        fs::rename(folder, &was).expect("move the folder");
-        fs::create_dir(folder).expect("make a folder");
-        let run = |command: &mut Command| {
-            let done = command.status().expect("run a program");
-            assert!(done.success(), "{command:?}");
-        };
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "test"]).arg(folder));
-        let disk = Disk(folder.to_owned());
-        run(Command::new("cp").arg("-a").arg(was.join(".")).arg(folder));
-        fs::remove_dir_all(was).expect("remove the copy");
-        disk
-    }
-
-    /// Something else takes all that is left.
-    #[track_caller]
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let script = format!("cat /dev/zero > {}", filler.display());
-        let filled = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
-        assert!(!filled.expect("run sh").success(), "it has no end");
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // A process of the cluster may still be in it; it goes with the last of them.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 /// A cluster whose masters have small disks. The disks are unmounted after it ended.
-fn cluster(masters: usize) -> (Cluster, Vec<Disk>) {
+fn cluster(masters: usize) -> (Cluster, Vec<SmallDisk>) {
     let cluster = Cluster::home_in(&std::env::temp_dir());
     let number = masters.to_string();
     cluster.dev(&["--masters", &number, "--balancers", "1", "--storage", "1"]).ok();
     let names: Vec<String> = cluster.tier("master").into_iter().map(|it| it.name).collect();
     cluster.stop();
-    let disks = names.iter().map(|name| Disk::under(&cluster.folder().join(name))).collect();
+    let disks =
+        names.iter().map(|name| SmallDisk::under(&cluster.folder().join(name), DISK)).collect();
     cluster.dev(&[]).ok();
     for words in ["the disk is full", "a snapshot could not be written"] {
         cluster.provokes(words);
@@ -156,7 +116,8 @@ fn a_leader_with_a_full_disk_hands_over_and_jobs_go_on() {
     }
     let (cluster, disks) = cluster(3);
     let full = cluster.leader("master");
-    let disk = disks.iter().find(|disk| disk.0.ends_with(&full.name)).expect("a disk of its own");
+    let disk =
+        disks.iter().find(|disk| disk.folder().ends_with(&full.name)).expect("a disk of its own");
     let filler = disk.fill();
     let client = client(&cluster, LONG);
     let moved = || cluster.leader("master").name != full.name;

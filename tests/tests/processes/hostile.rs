@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, LONG, runs};
+use crate::small_disk::SmallDisk;
 
 /// Everything but a worker.
 const WORKERLESS: &[&str] =
@@ -301,47 +302,14 @@ fn a_task_that_destroys_its_folder_harms_nobody_else() {
     }
 }
 
-/// A small disk in memory. When it goes out of scope it is unmounted, whatever happened.
-struct Disk(PathBuf);
-
-impl Disk {
-    #[track_caller]
-    fn mount(at: PathBuf, size: &str) -> Disk {
-        fs::create_dir(&at).expect("make a folder");
-        let size = format!("size={size},mode=755");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &size, "test"]).arg(&at);
-        let mounted = command.status().expect("run mount");
-        assert!(mounted.success(), "a root that may not mount");
-        Disk(at)
-    }
-
-    /// Takes all that is left.
-    #[track_caller]
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let script = format!("cat /dev/zero > {}", filler.display());
-        let filled = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
-        assert!(!filled.expect("run sh").success(), "it has no end");
-        filler
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|it| it.success()) || std::thread::panicking());
-    }
-}
-
 #[test]
 fn a_full_disk_fails_who_filled_it_and_delays_the_others() {
     if !has(Need::Root) {
         return;
     }
     let (cluster, told) = workerless();
-    let disk = Disk::mount(cluster.place().join("disk"), "128m");
-    let data = disk.0.join("worker");
+    let disk = SmallDisk::mount(cluster.place().join("disk"), "128m");
+    let data = disk.folder().join("worker");
     let mut worker = Worker::start(&cluster, &data, "slots = 2", None);
 
     // Who fills it fails and is told why, each time.

@@ -36,6 +36,7 @@ mod mount;
 mod names;
 mod outputs;
 mod phases;
+mod small_disk;
 mod strangers;
 mod submit;
 mod sync;
