@@ -14,14 +14,13 @@ use proto::ids::TaskIndex;
 use proto::time::{Duration, Instant};
 
 use crate::logic::job::JobSpec;
-use crate::logic::{Event, PIECE, TaskEnd};
+use crate::logic::{Event, PIECE, STALL, TaskEnd};
 use crate::runtime::{Cancel, Equipment, Runtimes, Task};
 
 /// What a slot is to execute, one task after the other.
 #[derive(Debug)]
 struct Piece {
     spec: Arc<JobSpec>,
-    tasks: Range<u64>,
     attempt: u64,
     cancel: Cancel,
 }
@@ -36,6 +35,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     piece: Option<Piece>,
+    /// What of the piece has not begun.
+    rest: Range<u64>,
     ends: Vec<TaskEnd>,
     /// The piece was cancelled and the rest of it will not begin.
     has_given_up: bool,
@@ -57,6 +58,8 @@ struct Slot {
     cancel: Option<Cancel>,
     /// Tasks of it whose end was not taken yet.
     left: u64,
+    /// When it got the piece, or an end of it was taken last.
+    moved_at: Instant,
 }
 
 /// The slots of a worker. Dropping them cancels what runs and waits for it.
@@ -87,7 +90,8 @@ impl Slots {
             let runtimes = Runtimes::new(equipment.clone());
             let run = Executor { number, clock, runtimes, shared: shared.clone(), wake };
             let thread = Some(thread.spawn(move || run.run())?);
-            slots.slots.push(Slot { shared, thread, cancel: None, left: 0 });
+            let moved_at = clock.now();
+            slots.slots.push(Slot { shared, thread, cancel: None, left: 0, moved_at });
         }
         Ok(slots)
     }
@@ -103,10 +107,14 @@ impl Slots {
         let cancel = Cancel::new(thread.thread().clone());
         slot.cancel = Some(cancel.clone());
         slot.left = tasks.end - tasks.start;
+        slot.moved_at = self.clock.now();
         if slot.left > 1 {
-            self.look_at.get_or_insert(self.clock.now() + PIECE);
+            self.look_at.get_or_insert(slot.moved_at + PIECE);
         }
-        slot.shared.state().piece = Some(Piece { spec, tasks, attempt, cancel });
+        let mut state = slot.shared.state();
+        state.piece = Some(Piece { spec, attempt, cancel });
+        state.rest = tasks;
+        drop(state);
         slot.shared.changed.notify_one();
     }
 
@@ -124,12 +132,16 @@ impl Slots {
     /// If a slot's thread did: a bug of ours, and its task would never end.
     pub fn take(&mut self) -> Option<Event<'static>> {
         let (mut ends, mut given_up) = (Vec::new(), Vec::new());
+        let now = self.clock.now();
         let mut is_long_piece_out = false;
         for (slot, number) in self.slots.iter_mut().zip(0..) {
             if slot.left == 0 {
                 continue;
             }
             let mut state = slot.shared.state();
+            if !state.ends.is_empty() {
+                slot.moved_at = now;
+            }
             slot.left -= state.ends.len() as u64;
             ends.append(&mut state.ends);
             if std::mem::take(&mut state.has_given_up) {
@@ -144,9 +156,30 @@ impl Slots {
                 std::panic::resume_unwind(panic);
             }
         }
-        self.look_at = is_long_piece_out.then(|| self.clock.now() + PIECE);
+        self.look_at = is_long_piece_out.then(|| now + PIECE);
         let is_any = !ends.is_empty() || !given_up.is_empty();
         is_any.then_some(Event::Ended { ends, given_up })
+    }
+
+    /// Takes back what stands behind a task that takes much longer than those before it did: a slot
+    /// and the tasks that it will not begin.
+    pub fn take_back(&mut self) -> Option<Event<'static>> {
+        let now = self.clock.now();
+        let stalled = |slot: &Slot| slot.left > 1 && now.since(slot.moved_at) >= STALL;
+        for (slot, number) in self.slots.iter_mut().zip(0..) {
+            if !stalled(slot) {
+                continue;
+            }
+            let mut state = slot.shared.state();
+            let count = state.rest.end - state.rest.start;
+            // Where none of the piece has begun, the slot's thread got no time yet.
+            if count > 0 && count < slot.left {
+                slot.left -= count;
+                let tasks = std::mem::take(&mut state.rest);
+                return Some(Event::TakenBack { slot: number, tasks });
+            }
+        }
+        None
     }
 
     /// When to look although nobody woke the loop: a task in the middle of a piece may take long,
@@ -199,22 +232,27 @@ impl<W: Fn()> Executor<W> {
             // The time of day may jump: it is asked for once in a piece, and what lies between is
             // measured.
             let epoch = time_of_day() - Duration(self.clock.now().0);
-            let mut has_given_up = false;
-            for index in piece.tasks.clone() {
-                if piece.cancel.is_cancelled() {
-                    has_given_up = true;
-                    break;
-                }
+            let mut next = self.next_task(&piece, None);
+            while let Some(index) = next {
                 let (spec, attempt) = (piece.spec.as_ref(), piece.attempt);
                 let task = Task { spec, index: TaskIndex(index), attempt, started: Instant(0) };
                 let end = self.runtimes.execute(self.number, task, epoch, &piece.cancel);
-                self.shared.state().ends.push(end);
-            }
-            if has_given_up {
-                self.shared.state().has_given_up = true;
+                next = self.next_task(&piece, Some(end));
             }
             (self.wake.0)();
         }
+    }
+
+    /// Tells an end and says what is next; `None` where that was the last one, or the rest is given up.
+    /// Both at once: the loop that saw the last end may hand over another piece.
+    fn next_task(&self, piece: &Piece, end: Option<TaskEnd>) -> Option<u64> {
+        let mut state = self.shared.state();
+        state.ends.extend(end);
+        if !state.rest.is_empty() && piece.cancel.is_cancelled() {
+            state.has_given_up = true;
+            state.rest = 0..0;
+        }
+        state.rest.next()
     }
 
     /// Waits for work; `None` at the end.
@@ -331,6 +369,50 @@ mod tests {
         let (ends, _) = bench.wait(2, 0);
         assert!(ends.iter().all(|end| end.wall >= span));
         assert!(ends[1].start_unix_us >= ends[0].start_unix_us + span.as_micros());
+    }
+
+    #[test]
+    fn what_stands_behind_a_long_task_is_taken_back_once() {
+        let span = Duration::from_secs(3_600);
+        let noop = Noop { shortest: span, longest: span, ..Noop::default() };
+        let mut bench = Bench::new(1);
+        bench.slots.execute(0, spec(Runtime::Noop(noop)), 5..9, 1);
+        let taken_back = loop {
+            if let Some(event) = bench.slots.take_back() {
+                break event;
+            }
+            std::thread::yield_now();
+        };
+        let Event::TakenBack { slot: 0, tasks } = taken_back else { panic!("{taken_back:?}") };
+        assert_eq!(tasks, 6..9);
+        assert!(bench.slots.take_back().is_none());
+        bench.slots.cancel(0);
+        let (ends, given_up) = bench.wait(1, 0);
+        assert!(ends[0].task.0 == 5 && ends.len() == 1 && given_up.is_empty());
+    }
+
+    #[test]
+    fn each_task_is_of_its_piece_whenever_the_loop_looks_and_takes_back() {
+        let mut bench = Bench::new(1);
+        for seed in 0..5_000 {
+            // Outcomes follow from the seed, so that a task shows of which piece it was.
+            let noop = Noop { seed, failed_per_million: 500_000, ..Noop::default() };
+            let mut wanted = 10 * seed..10 * seed + 1 + seed % 7;
+            bench.slots.execute(0, spec(Runtime::Noop(noop)), wanted.clone(), 1);
+            while !wanted.is_empty() {
+                if let Some(Event::Ended { ends, .. }) = bench.slots.take() {
+                    for end in ends {
+                        assert_eq!(Some(end.task.0), wanted.next());
+                        assert_eq!(end.exit_code, noop.outcome(end.task).exit_code, "{end:?}");
+                    }
+                }
+                bench.slots.slots[0].moved_at = Instant(0);
+                if let Some(Event::TakenBack { tasks, .. }) = bench.slots.take_back() {
+                    assert!(tasks.start > wanted.start && tasks.end == wanted.end, "{tasks:?}");
+                    wanted.end = tasks.start;
+                }
+            }
+        }
     }
 
     #[test]

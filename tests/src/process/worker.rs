@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ::worker::logic::job::JobSpec;
 use ::worker::logic::packing::OUTPUT_BYTES;
 use ::worker::logic::results::RESULT_BYTES;
-use ::worker::logic::{CrashedTask, Effect, Event as LogicEvent, Setting, TaskEnd, Worker};
+use ::worker::logic::{CrashedTask, Effect, Event as LogicEvent, STALL, Setting, TaskEnd, Worker};
 use fastrand::Rng;
 use node::logic::network::{Identity, NetworkEffect, NetworkEvent};
 use proto::description::{Noop, Runtime};
@@ -183,6 +183,18 @@ impl WorkerProcess {
         (!ends.is_empty()).then_some(LogicEvent::Ended { ends, given_up })
     }
 
+    /// What stands behind a task that takes long, taken out of its slot.
+    fn taken_back(&mut self, now: Instant) -> Option<LogicEvent<'static>> {
+        self.slots.iter_mut().find_map(|(&slot, piece)| {
+            let tasks = piece.tasks.start + 1..piece.tasks.end;
+            let is_stalled = !piece.is_cancelled && now.since(piece.began) >= STALL;
+            (is_stalled && !tasks.is_empty()).then(|| {
+                piece.tasks.end = tasks.start;
+                LogicEvent::TakenBack { slot, tasks }
+            })
+        })
+    }
+
     fn perform(&mut self, now: Instant, effects: Vec<Effect>, requests: &mut Vec<Request>) {
         let mut early = Vec::new();
         for effect in effects {
@@ -244,6 +256,9 @@ impl Tier for WorkerProcess {
         let mut effects = Vec::new();
         if let Some(ended) = self.ended(now) {
             self.logic.handle(now, ended, &mut effects);
+        }
+        while let Some(taken_back) = self.taken_back(now) {
+            self.logic.handle(now, taken_back, &mut effects);
         }
         let is_folders = matches!(&event, Event::Arrived { source: Source::Link { link, .. }, .. } if is_own(*link));
         let (own, folders) =

@@ -5,7 +5,7 @@
 //! that is being stored. Deliberately not here: storing it, and tasks that wrote something
 //! (`packing.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use proto::digest::Digest;
 use proto::ids::JobId;
@@ -23,9 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Entries that make a segment at once: 64 KiB.
 const ENOUGH: usize = (64 << 10) / ENTRY_BYTES;
 
-/// Most entries of one segment: 1 MiB, so that making and hashing it costs the loop no more than a
-/// millisecond.
-const MOST: usize = (1 << 20) / ENTRY_BYTES;
+/// Most entries of one segment: 3 MiB. Larger ones cost the storage nodes less and there are fewer of
+/// them; making and hashing this much takes the loop a few milliseconds.
+const MOST: usize = (3 << 20) / ENTRY_BYTES;
 
 /// Most runs of one segment, so that its report fits a status frame.
 const MOST_RUNS: usize = 1_000;
@@ -33,7 +33,8 @@ const MOST_RUNS: usize = 1_000;
 /// Entries that wait, and the segment that is being stored.
 #[derive(Clone, Debug, Default)]
 pub struct Accounting {
-    waiting: BTreeMap<JobId, Vec<AccountingEntry>>,
+    /// In the order in which they came. There may be a million of them: nothing looks at all.
+    waiting: BTreeMap<JobId, VecDeque<AccountingEntry>>,
     waiting_count: usize,
     /// When the oldest of them must go.
     due: Option<Instant>,
@@ -44,13 +45,13 @@ pub struct Accounting {
 
 impl Accounting {
     /// Adds entries of tasks whose outcome is recorded.
-    pub fn add(&mut self, now: Instant, job: JobId, mut entries: Vec<AccountingEntry>) {
+    pub fn add(&mut self, now: Instant, job: JobId, entries: Vec<AccountingEntry>) {
         if entries.is_empty() {
             return;
         }
         self.due.get_or_insert(now + LONGEST_WAIT);
         self.waiting_count += entries.len();
-        self.waiting.entry(job).or_default().append(&mut entries);
+        self.waiting.entry(job).or_default().extend(entries);
     }
 
     /// From now on nothing waits for more: the worker stops.
@@ -92,20 +93,17 @@ impl Accounting {
             && let Some(mut job) = self.waiting.first_entry()
         {
             let id = *job.key();
-            let entries = job.get_mut();
+            let of_job = job.get_mut();
+            let mut entries: Vec<_> = of_job.drain(..room.min(of_job.len())).collect();
             entries.sort_unstable_by_key(|entry| (entry.task_index, entry.attempt));
-            let mut taken = 0;
-            for entry in entries.iter().take(room) {
-                if !extend(&mut runs, id, entry.task_index) {
-                    break;
-                }
-                taken += 1;
+            let mut fits = |entry: &AccountingEntry| extend(&mut runs, id, entry.task_index);
+            let taken = entries.iter().map_while(|entry| fits(entry).then_some(())).count();
+            for entry in entries.drain(taken..).rev() {
+                of_job.push_front(entry);
             }
-            let entries = if taken == job.get().len() {
-                job.remove()
-            } else {
-                job.get_mut().drain(..taken).collect()
-            };
+            if of_job.is_empty() {
+                job.remove();
+            }
             room -= taken;
             self.waiting_count -= taken;
             if taken == 0 {
@@ -136,7 +134,7 @@ impl Accounting {
 
     /// Walks everything and panics on a broken invariant.
     pub fn check_invariants(&self) {
-        let waiting: usize = self.waiting.values().map(Vec::len).sum();
+        let waiting: usize = self.waiting.values().map(VecDeque::len).sum();
         assert_eq!(waiting, self.waiting_count, "the count of entries");
         assert!(self.waiting.values().all(|entries| !entries.is_empty()), "a job without entries");
         assert_eq!(self.due.is_some(), waiting > 0, "entries that wait have a time to go");

@@ -1,5 +1,7 @@
 //! Which slot executes what, and what follows from how it ended.
 
+use std::ops::Range;
+
 use node::logic::network::NetworkEffect;
 use proto::description::Runtime;
 use proto::ids::FileId;
@@ -10,18 +12,22 @@ use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
-use super::held::{WaitingRun, task_run};
+use super::held::{Started, WaitingRun, task_run};
 use super::packing::Written;
 use super::results::Outcome;
 use super::{CrashedTask, Effect, MEANS, Means, TaskEnd, Worker};
 
 /// Short tasks are handed to a slot in pieces that take about this long, so that the hand-over
 /// costs little and a recall still finds what has not begun.
-pub const PIECE: Duration = Duration::from_millis(2);
+pub const PIECE: Duration = Duration::from_millis(5);
 
-/// How long ends are gathered before the balancers hear of them, while there is enough to do: a
-/// tenth of what is dealt ahead.
-const GATHERING: Duration = Duration::from_millis(5);
+/// How long a task of a piece takes until what stands behind it is taken out of its slot: a few times
+/// what the whole piece was to take, which means a task that is not like those before it.
+pub const STALL: Duration = Duration::from_millis(20);
+
+/// How long ends are gathered before the balancers hear of them, while there is enough to do: less
+/// than half of what is dealt ahead, at which they deal more.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// Most tasks of a piece.
 const PIECE_TASKS: u64 = 1_024;
@@ -116,12 +122,33 @@ impl Worker {
         self.memory_used -= memory;
     }
 
-    /// A cancelled slot does not begin what it has left: what nobody ordered to kill waits again,
-    /// or is given back by a worker that stops.
+    /// A cancelled slot does not begin what it has left.
     pub(super) fn on_given_up(&mut self, slot: u32, network: &mut Vec<NetworkEffect>) {
         let Some((started, wanted)) = self.held.give_up(slot) else { return };
         let description = &started.spec.description;
         self.free(slot, (u64::from(description.cpu_milli), description.memory_bytes));
+        self.wait_again(&started, wanted, network);
+    }
+
+    /// A slot goes on with the task that it executes and does not begin what stood behind that.
+    pub(super) fn on_taken_back(
+        &mut self,
+        slot: u32,
+        tasks: Range<u64>,
+        network: &mut Vec<NetworkEffect>,
+    ) {
+        let Some((started, wanted)) = self.held.shorten(slot, &tasks) else { return };
+        self.wait_again(&started, wanted, network);
+    }
+
+    /// What a slot did not begin and nobody ordered to kill waits again, or is given back by a
+    /// worker that stops.
+    fn wait_again(
+        &mut self,
+        started: &Started,
+        wanted: Vec<Range<u64>>,
+        network: &mut Vec<NetworkEffect>,
+    ) {
         if self.stop_at.is_some() || self.is_short_of_room {
             let job = started.spec.job;
             let run = |tasks| task_run(job, tasks, started.attempt, 0);

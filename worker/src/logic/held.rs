@@ -173,6 +173,19 @@ impl Held {
         is_free
     }
 
+    /// A slot goes on with one task and does not begin the others, which are these. Returns what it
+    /// had, and what of them is still wanted.
+    pub fn shorten(&mut self, slot: u32, tasks: &Range<u64>) -> Option<(Started, Vec<Range<u64>>)> {
+        let started = self.started.get_mut(&slot)?;
+        if tasks.start <= started.tasks.start || tasks.end != started.tasks.end {
+            return None;
+        }
+        let before = started.clone();
+        started.tasks.end = tasks.start;
+        let wanted = without(tasks.clone(), &before.killed);
+        Some((before, wanted))
+    }
+
     /// A slot does not begin what it has left. Returns that, and what of it is still wanted.
     pub fn give_up(&mut self, slot: u32) -> Option<(Started, Vec<Range<u64>>)> {
         let started = self.started.remove(&slot)?;

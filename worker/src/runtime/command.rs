@@ -18,6 +18,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use super::folder::TaskFolder;
 use super::invocation::{self, Invocation, progress};
+use super::untouched::Trace;
 use super::{Cancel, Ending, Equipment, Runtime, Task, outputs};
 use crate::cgroup::Cgroup;
 use crate::inputs::{Missing, Prepared};
@@ -133,8 +134,7 @@ impl CommandRuntime {
     ) -> Result<Ended, Obstacle> {
         let wake = self.wake()?;
         cancel.raise(&wake);
-        let inputs = &self.equipment.inputs;
-        let failures = inputs.failure_count();
+        let failures = prepared.failure_count();
         let origin = invocation::origin(task)?;
         let line = prepared.line(origin, cancel)?;
         let (view, cluster) = (prepared.view(), self.equipment.cluster.as_str());
@@ -167,14 +167,13 @@ impl CommandRuntime {
         failures: u64,
         ended: Ended,
     ) -> Ended {
-        let inputs = &self.equipment.inputs;
         let (state, cause) = (ended.ending.state, ended.ending.cause);
         let is_its_own = state != TaskState::Lost && matches!(cause, Cause::None | Cause::Signal);
         if !is_its_own || prepared.view().is_none() {
             return ended;
         }
-        inputs.mend();
-        if inputs.failure_count() == failures {
+        self.equipment.inputs.mend();
+        if prepared.failure_count() == failures {
             return ended;
         }
         tracing::warn!(job = %task.spec.job, task = %task.index,
@@ -297,7 +296,8 @@ impl CommandRuntime {
                     let peak_memory_bytes = peak_memory_bytes.max(memory.peak_bytes);
                     let cpu = Duration::from_micros(cpu_us);
                     let ending = Ending { cpu, peak_memory_bytes, ..ending };
-                    was_full |= room::is_full(folder.path());
+                    // Nobody asks that of a task that is done.
+                    was_full |= exit_code != 0 && room::is_full(folder.path());
                     return Ok(Ended { ending, is_alone, was_full });
                 }
                 None => {
@@ -321,6 +321,12 @@ impl CommandRuntime {
                 memory.look(group);
                 is_crowded |= crowded(running);
                 was_full |= room::is_full(folder.path());
+                if !running.goes_on() {
+                    tracing::warn!(job = %task.spec.job, task = %task.index,
+                        "a spawn helper is stopped again and again: it is killed");
+                    running.kill_helper();
+                    return Err(Obstacle::HelperDied);
+                }
             }
             if killed.is_none() {
                 killed = if cancel.is_cancelled() {
@@ -458,14 +464,22 @@ impl Runtime for CommandRuntime {
         let patterns = &task.spec.description.outputs;
         let client = &self.equipment.client;
         let was_lost = ending.state == TaskState::Lost;
-        let ending = outputs::gather(ending, &mut folder, patterns, client, cancel);
+        let trace = folder.look(is_alone);
+        let ending = match trace {
+            Trace::Nothing if patterns.is_empty() => ending,
+            _ => outputs::gather(ending, &mut folder, patterns, client, cancel),
+        };
         if ending.state == TaskState::Lost && !was_lost {
             // Storage that refuses at once would else see all attempts of a short task within
             // seconds.
             cancel.wait(self.clock, self.clock.now() + REST);
         }
         drop(listed);
-        match folder.close(task.spec.description.keep_scratch, is_alone) {
+        let cleared = match task.spec.description.keep_scratch {
+            true => folder.keep().map(|()| None),
+            false => folder.clear(trace),
+        };
+        match cleared {
             Ok(spare) => self.spare = spare,
             Err(error) => tracing::warn!(job = %task.spec.job, task = %task.index, %error,
                 "the folder of a task cannot be cleared"),

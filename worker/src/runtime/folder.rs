@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::Task;
-use super::untouched::Untouched;
+use super::untouched::{Trace, Untouched};
 use crate::logic::CrashedTask;
 use crate::spawn::TaskUser;
 use crate::spawn::processes::MARK;
@@ -168,19 +168,27 @@ impl TaskFolder {
         Ok(self.was_cut)
     }
 
-    /// After its end: says where an output was cut, and moves the folder away if it is to be kept.
-    /// Else it comes back where it is as it was and nothing is left that could change it, so that
-    /// another task may have it; or it is removed.
-    pub(super) fn close(mut self, is_kept: bool, is_alone: bool) -> io::Result<Option<TaskFolder>> {
-        if !is_kept {
-            // Where nobody can tell, it is not as it was.
-            if is_alone && self.untouched.renew(&self.path).unwrap_or(false) {
-                self.was_cut = [false; 2];
-                return Ok(Some(self));
-            }
-            self.remove()?;
-            return Ok(None);
+    /// What the task left. Where a process of it may be left, or nobody can tell, that is a change.
+    pub(super) fn look(&mut self, is_alone: bool) -> Trace {
+        match is_alone {
+            true => self.untouched.look(&self.path).unwrap_or(Trace::Changed),
+            false => Trace::Changed,
         }
+    }
+
+    /// After its end, when what it printed is gathered: the folder comes back where it is, but for
+    /// that, as it was, so that another task may have it; or it is removed.
+    pub(super) fn clear(mut self, trace: Trace) -> io::Result<Option<TaskFolder>> {
+        if trace != Trace::Changed && self.untouched.clear_streams().unwrap_or(false) {
+            self.was_cut = [false; 2];
+            return Ok(Some(self));
+        }
+        self.remove()?;
+        Ok(None)
+    }
+
+    /// After its end: says where an output was cut, and moves the folder to where it is kept.
+    pub(super) fn keep(mut self) -> io::Result<()> {
         fs::remove_file(self.path.join(MARK))?;
         self.cut_outputs()?;
         for (path, was_cut) in [self.stdout(), self.stderr()].iter().zip(self.was_cut) {
@@ -189,7 +197,7 @@ impl TaskFolder {
             }
         }
         let (Some(tasks), Some(name)) = (self.path.parent(), self.path.file_name()) else {
-            return Ok(None);
+            return Ok(());
         };
         let kept = tasks.with_file_name("kept");
         fs::create_dir_all(&kept)?;
@@ -197,8 +205,7 @@ impl TaskFolder {
         if target.exists() {
             remove_folder(&target)?;
         }
-        fs::rename(&self.path, target)?;
-        Ok(None)
+        fs::rename(&self.path, target)
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, SeekFrom, Stat, fstat, lstat, openat, seek};
 use rustix::fs::{flistxattr, ftruncate};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::spawn::processes::{MARK, mark_bytes, unmark};
 
@@ -26,12 +27,53 @@ const ATTRIBUTES_BYTES: usize = 256;
 /// More room on a disk than any file system gives to a mark (in blocks of [`Room`]).
 const MARK_BLOCKS: u64 = 2048;
 
+/// How old a time of change is at which whatever comes later gets another one, in nanoseconds: the
+/// kernel stamps files by a clock that stands still for up to 10 ms.
+const SETTLED_NS: i128 = 100_000_000;
+
 /// A file or folder that is held open, and what it was like.
 #[derive(Debug)]
 struct Known {
     open: OwnedFd,
     was: Picture,
     made: Room,
+    /// When it was changed last, where it was as it should be then and any later change would show.
+    settled: Option<Changed>,
+}
+
+/// When something was changed last: its content, its entries, its attributes or what is said of it.
+/// Seconds and nanoseconds, which programs cannot set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Changed(i64, u64);
+
+impl Changed {
+    fn of(found: &Stat) -> Changed {
+        Changed(found.st_ctime, found.st_ctime_nsec)
+    }
+
+    /// Itself, where it lies far enough before `now`. Some file systems keep whole seconds: there a
+    /// later change may have the same time.
+    fn settled(self, now: i128) -> Option<Changed> {
+        let at = i128::from(self.0) * 1_000_000_000 + i128::from(self.1);
+        (self.1 != 0 && now - at >= SETTLED_NS).then_some(self)
+    }
+}
+
+/// The time of day in nanoseconds, by the clock that files are stamped with.
+fn now_ns() -> i128 {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// What became of the folder of a task whose processes have all ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trace {
+    /// Nothing: it is as it was made.
+    Nothing,
+    /// The task printed something, and did nothing else.
+    Printed,
+    /// Something else changed, or nobody knows.
+    Changed,
 }
 
 /// What of a file or folder must not have changed.
@@ -88,7 +130,7 @@ impl Known {
         let open = openat(CWD, path, flags, Mode::empty())?;
         let found = fstat(&open)?;
         let was = Picture::of(&open, &found)?;
-        Ok(Known { open, was, made: Room::of(&found) })
+        Ok(Known { open, was, made: Room::of(&found), settled: None })
     }
 
     fn folder(path: &Path) -> io::Result<Known> {
@@ -99,34 +141,64 @@ impl Known {
         Known::open(path, OFlags::WRONLY | OFlags::NONBLOCK)
     }
 
-    /// What it takes; nothing where it changed otherwise than a file that is written to.
-    fn same(&self) -> io::Result<Option<Room>> {
+    /// Whether it is what it was, but for what is in a file.
+    fn is_same(&self, found: &Stat) -> io::Result<bool> {
+        Ok(Picture::of(&self.open, found)? == self.was)
+    }
+
+    /// What a file takes; `None` where it changed otherwise than by being written to.
+    fn room(&self) -> io::Result<Option<Room>> {
         let found = fstat(&self.open)?;
-        let is_same = Picture::of(&self.open, &found)? == self.was;
-        Ok(is_same.then(|| Room::of(&found)))
+        Ok(self.is_same(&found)?.then(|| Room::of(&found)))
     }
 
-    /// Whether a file has as little as it was made with, once it is cut off.
-    fn empty(&self) -> io::Result<bool> {
-        match self.same()? {
-            None => Ok(false),
-            Some(room) if room == self.made => Ok(true),
-            Some(_) => {
-                ftruncate(&self.open, 0)?;
-                // Not every file system gives back what is behind the end.
-                Ok(Room::of(&fstat(&self.open)?) == self.made)
-            }
+    /// What became of a file that was made empty. What was not changed at all since it was found in
+    /// order needs no closer look.
+    fn look(&mut self) -> io::Result<Trace> {
+        let now = now_ns();
+        let found = fstat(&self.open)?;
+        let changed = Changed::of(&found);
+        if self.settled == Some(changed) {
+            return Ok(Trace::Nothing);
         }
+        if !self.is_same(&found)? {
+            return Ok(Trace::Changed);
+        }
+        if Room::of(&found) != self.made {
+            return Ok(Trace::Printed);
+        }
+        self.settled = changed.settled(now);
+        Ok(Trace::Nothing)
     }
 
-    /// Whether a folder has exactly these entries, and is what it was.
-    fn has_only(&self, wanted: &[(&str, &Known)]) -> io::Result<bool> {
-        if self.same()?.is_none() {
-            return Ok(false);
+    /// Cuts off what is in a file. False where that does not leave as little as it was made with:
+    /// not every file system gives back what is behind the end.
+    fn clear(&self) -> io::Result<bool> {
+        if Room::of(&fstat(&self.open)?) == self.made {
+            return Ok(true);
         }
+        ftruncate(&self.open, 0)?;
+        Ok(Room::of(&fstat(&self.open)?) == self.made)
+    }
+
+    /// Whether a folder is what it was and has exactly these entries. What was not changed at all
+    /// since it was found in order needs no closer look.
+    fn has_only(&mut self, wanted: &[(&str, u64)]) -> io::Result<bool> {
+        let now = now_ns();
+        let found = fstat(&self.open)?;
+        let changed = Changed::of(&found);
+        if self.settled == Some(changed) {
+            return Ok(true);
+        }
+        let is_in_order = self.is_same(&found)? && self.lists_only(wanted)?;
+        self.settled = changed.settled(now).filter(|_| is_in_order);
+        Ok(is_in_order)
+    }
+
+    fn lists_only(&self, wanted: &[(&str, u64)]) -> io::Result<bool> {
         seek(&self.open, SeekFrom::Start(0))?;
         let mut left: BTreeMap<&[u8], u64> =
-            wanted.iter().map(|(name, known)| (name.as_bytes(), known.was.inode)).collect();
+            wanted.iter().map(|(name, inode)| (name.as_bytes(), *inode)).collect();
         let mut room = [MaybeUninit::uninit(); LIST_BYTES];
         let mut list = RawDir::new(self.open.as_fd(), &mut room);
         while let Some(entry) = list.next() {
@@ -143,6 +215,8 @@ impl Known {
 /// Everything in the folder of a task as it was made.
 #[derive(Debug)]
 pub(super) struct Untouched {
+    /// Of the file system that it is on.
+    device: u64,
     root: Known,
     inputs: Known,
     scratch: Known,
@@ -156,8 +230,10 @@ pub(super) struct Untouched {
 impl Untouched {
     /// Of a folder that was made just now, and in which nothing ran.
     pub(super) fn of(path: &Path) -> io::Result<Untouched> {
+        let root = Known::folder(path)?;
         Ok(Untouched {
-            root: Known::folder(path)?,
+            device: fstat(&root.open)?.st_dev,
+            root,
             inputs: Known::folder(&path.join("inputs"))?,
             scratch: Known::folder(&path.join("scratch"))?,
             outputs: Known::folder(&path.join("scratch/outputs"))?,
@@ -173,34 +249,48 @@ impl Untouched {
         unmark(&self.mark.open)
     }
 
-    /// Whether all is as it was but for what was printed, which is cut off, and still at this path.
+    /// What is left of a task at this path.
     ///
     /// # Errors
     /// Where the system does not tell, so that nobody knows.
-    pub(super) fn renew(&self, path: &Path) -> io::Result<bool> {
-        let (here, own) = (lstat(path)?, fstat(&self.root.open)?);
-        if (here.st_dev, here.st_ino) != (own.st_dev, own.st_ino) {
+    pub(super) fn look(&mut self, path: &Path) -> io::Result<Trace> {
+        let here = lstat(path)?;
+        if here.st_ino != self.root.was.inode || here.st_dev != self.device {
             // Tasks of the worker's own user may move their folder, and put another one here.
-            return Ok(false);
+            return Ok(Trace::Changed);
         }
         let root = [
-            ("inputs", &self.inputs),
-            ("scratch", &self.scratch),
-            ("told", &self.told),
-            ("stdout", &self.stdout),
-            ("stderr", &self.stderr),
-            (MARK, &self.mark),
+            ("inputs", self.inputs.was.inode),
+            ("scratch", self.scratch.was.inode),
+            ("told", self.told.was.inode),
+            ("stdout", self.stdout.was.inode),
+            ("stderr", self.stderr.was.inode),
+            (MARK, self.mark.was.inode),
         ];
+        // The next mark is written over this one, and has to reach its end.
+        let is_short = |room: Room| room.bytes <= mark_bytes() && room.blocks <= MARK_BLOCKS;
         let is_as_it_was = self.root.has_only(&root)?
-            && self.scratch.has_only(&[("outputs", &self.outputs)])?
+            && self.scratch.has_only(&[("outputs", self.outputs.was.inode)])?
             && self.outputs.has_only(&[])?
             && self.inputs.has_only(&[])?
             && self.told.has_only(&[])?
-            // The next one is written over it, and has to reach its end.
-            && self.mark.same()?.is_some_and(|room| {
-                room.bytes <= mark_bytes() && room.blocks <= MARK_BLOCKS
-            });
-        Ok(is_as_it_was && self.stdout.empty()? && self.stderr.empty()?)
+            && self.mark.room()?.is_some_and(is_short);
+        if !is_as_it_was {
+            return Ok(Trace::Changed);
+        }
+        Ok(match (self.stdout.look()?, self.stderr.look()?) {
+            (Trace::Nothing, Trace::Nothing) => Trace::Nothing,
+            (Trace::Changed, _) | (_, Trace::Changed) => Trace::Changed,
+            _ => Trace::Printed,
+        })
+    }
+
+    /// Cuts off what was printed. False where that does not leave the folder as it was made.
+    ///
+    /// # Errors
+    /// Where the system does not do it.
+    pub(super) fn clear_streams(&self) -> io::Result<bool> {
+        Ok(self.stdout.clear()? && self.stderr.clear()?)
     }
 }
 
@@ -225,15 +315,37 @@ mod tests {
         (folder, untouched)
     }
 
+    /// Whether another task may have it.
+    fn renew(untouched: &mut Untouched, path: &Path) -> bool {
+        untouched.look(path).unwrap() != Trace::Changed && untouched.clear_streams().unwrap()
+    }
+
+    /// Waits until the last changes are old enough to be told from later ones.
+    fn settle() {
+        let begin = now_ns();
+        while now_ns() - begin < 2 * SETTLED_NS {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn what_was_printed_is_cut_off_and_nothing_else_may_have_changed() {
-        let (folder, untouched) = made();
+        let (folder, mut untouched) = made();
         for _ in 0..3 {
-            assert!(untouched.renew(folder.path()).unwrap());
-            assert_eq!(fs::read(folder.path().join("stdout")).unwrap(), b"");
+            assert_eq!(untouched.look(folder.path()).unwrap(), Trace::Nothing);
             fs::write(folder.path().join("stdout"), "printed").unwrap();
+            assert_eq!(untouched.look(folder.path()).unwrap(), Trace::Printed);
+            assert!(untouched.clear_streams().unwrap());
+            assert_eq!(fs::read(folder.path().join("stdout")).unwrap(), b"");
             fs::write(folder.path().join(MARK), "1 2 3").unwrap();
         }
+    }
+
+    #[test]
+    fn a_time_of_change_is_trusted_when_it_is_old_and_no_whole_second() {
+        assert_eq!(Changed(5, 1).settled(5_000_000_000 + SETTLED_NS), None);
+        assert_eq!(Changed(5, 1).settled(5_000_000_001 + SETTLED_NS), Some(Changed(5, 1)));
+        assert_eq!(Changed(5, 0).settled(i128::MAX), None);
     }
 
     #[test]
@@ -259,27 +371,38 @@ mod tests {
             }),
         ];
         for (what, change) in changes {
-            let (folder, untouched) = made();
-            change(folder.path());
-            assert!(!untouched.renew(folder.path()).unwrap(), "{what}");
+            // At once, and when all was found in order and no closer look was needed.
+            for is_settled in [false, true] {
+                let (folder, mut untouched) = made();
+                if is_settled {
+                    settle();
+                    assert_eq!(untouched.look(folder.path()).unwrap(), Trace::Nothing);
+                    assert!(
+                        untouched.outputs.settled.is_some() && untouched.stdout.settled.is_some()
+                    );
+                    assert_eq!(untouched.look(folder.path()).unwrap(), Trace::Nothing);
+                }
+                change(folder.path());
+                assert!(!renew(&mut untouched, folder.path()), "{what}");
+            }
         }
     }
 
     #[test]
     fn room_that_a_task_took_is_given_back_or_the_folder_is_not_handed_on() {
-        let (folder, untouched) = made();
+        let (folder, mut untouched) = made();
         for name in ["stdout", "stderr"] {
             let file = fs::File::options().write(true).open(folder.path().join(name)).unwrap();
             fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 1 << 20).unwrap();
             assert_eq!(file.metadata().unwrap().len(), 0);
-            let is_handed_on = untouched.renew(folder.path()).unwrap();
+            let is_handed_on = renew(&mut untouched, folder.path());
             assert!(!is_handed_on || file.metadata().unwrap().blocks() == 0, "{name}");
         }
-        let (folder, untouched) = made();
+        let (folder, mut untouched) = made();
         let mark = fs::File::options().write(true).open(folder.path().join(MARK)).unwrap();
         fallocate(&mark, FallocateFlags::KEEP_SIZE, 0, 16 << 20).unwrap();
-        assert!(!untouched.renew(folder.path()).unwrap());
-        let (folder, untouched) = made();
+        assert!(!renew(&mut untouched, folder.path()));
+        let (folder, mut untouched) = made();
         let told = folder.path().join("told");
         let room = || fs::metadata(&told).map(|it| (it.len(), it.blocks())).unwrap();
         let before = room();
@@ -287,18 +410,18 @@ mod tests {
         files().for_each(|it| fs::write(it, "").unwrap());
         files().for_each(|it| fs::remove_file(it).unwrap());
         // Not every file system leaves it as large.
-        assert_eq!(untouched.renew(folder.path()).unwrap(), room() == before);
+        assert_eq!(renew(&mut untouched, folder.path()), room() == before);
     }
 
     #[test]
     fn a_mark_that_a_task_made_longer_does_not_reach_the_next_one() {
-        let (folder, untouched) = made();
+        let (folder, mut untouched) = made();
         let mut text = vec![b'1'; usize::try_from(mark_bytes()).unwrap()];
         fs::write(folder.path().join(MARK), &text).unwrap();
-        assert!(untouched.renew(folder.path()).unwrap());
+        assert!(renew(&mut untouched, folder.path()));
         text.push(b'1');
         fs::write(folder.path().join(MARK), &text).unwrap();
-        assert!(!untouched.renew(folder.path()).unwrap());
+        assert!(!renew(&mut untouched, folder.path()));
     }
 
     #[test]
@@ -314,10 +437,10 @@ mod tests {
             }
         };
         made();
-        let untouched = Untouched::of(&path).unwrap();
-        assert!(untouched.renew(&path).unwrap());
+        let mut untouched = Untouched::of(&path).unwrap();
+        assert!(renew(&mut untouched, &path));
         fs::rename(&path, other).unwrap();
         made();
-        assert!(!untouched.renew(&path).unwrap());
+        assert!(!renew(&mut untouched, &path));
     }
 }

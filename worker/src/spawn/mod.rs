@@ -30,7 +30,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
+    setrlimit, waitid,
 };
 
 use crate::cgroup::{Cgroups, Crowd, Crowds};
@@ -56,6 +57,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a helper may leave what it is asked for unread. One that was stopped never reads it.
 const WRITE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// How often a helper is made to go on while it has one process. Whoever stops it more often than by
+/// mistake has to be rid of (eyeballed).
+const STOPS: u32 = 10;
 
 /// How often the end of a helper that was killed is looked for.
 const END_TRIES: usize = 400;
@@ -235,8 +240,9 @@ impl Spawner {
         let ask = |(number, helper): (u64, Arc<Helper>)| {
             // Where this fails, the helper ends with what is returned.
             let (shared, incoming) = (self.shared.clone(), Incoming::default());
-            let (has_started, is_good) = (false, false);
-            let running = Running { id, number, helper, incoming, has_started, is_good, shared };
+            let (has_started, is_good, stops) = (false, false, 0);
+            let running =
+                Running { id, number, helper, incoming, has_started, is_good, stops, shared };
             let bytes = bytes
                 .as_ref()
                 .map_err(|_| io::Error::other("the command is larger than a helper takes"))?;
@@ -333,6 +339,8 @@ pub(crate) struct Running {
     has_started: bool,
     /// Whether the helper can have another process.
     is_good: bool,
+    /// How often the helper was found stopped.
+    stops: u32,
     shared: Arc<Shared>,
 }
 
@@ -396,6 +404,21 @@ impl Running {
         self.helper.crowd.iter().for_each(Crowd::kill);
     }
 
+    /// Makes the helper go on where somebody stopped it: a task of the same user may, also while the
+    /// helper has no process, and the next one would not begin. False where that was done too often.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        // Its number is its own until it is waited for, which its last holder does. This tells of a
+        // stop and not of an end.
+        let helper = Pid::from_child(&self.helper.child);
+        let stopped = waitid(WaitId::Pid(helper), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+        if stopped.is_ok_and(|it| it.is_some_and(|status| status.stopped())) {
+            self.stops += 1;
+            // One that ended meanwhile is told by the next wait.
+            let _ = kill_process(helper, Signal::CONT);
+        }
+        self.stops <= STOPS
+    }
+
     /// Kills the helper, not what it started.
     pub(crate) fn kill_helper(&self) {
         // Its number is its own until it is waited for, which its last holder does.
@@ -441,6 +464,7 @@ impl Helper {
                 unsafe { command.pre_exec(bound) };
             }
         }
+        let first = processes::ticks();
         let child = command
             .arg0("remuda-spawn-helper")
             .args(&program.arguments)
@@ -452,7 +476,7 @@ impl Helper {
         let pid = Pid::from_child(&child);
         // From here on it ends if anything fails.
         let mut helper = Helper { child, stream, mark, crowd: None };
-        fs::write(&helper.mark, processes::mark(pid)?)?;
+        fs::write(&helper.mark, processes::mark(pid, first))?;
         helper.crowd = crowds.admit(pid);
         Ok(helper)
     }
@@ -498,10 +522,11 @@ mod tests {
         let helpers = BTreeMap::from([(1, helper.clone())]);
         let state = Mutex::new(State { helpers, ..State::default() });
         let shared = Arc::new(Shared { program, folder, state });
-        let (incoming, has_started, is_good) = (Incoming::default(), false, false);
+        let (incoming, has_started, is_good, stops) = (Incoming::default(), false, false, 0);
         let (id, number) = (7, 1);
         let of = shared.clone();
-        let running = Running { id, number, helper, incoming, has_started, is_good, shared: of };
+        let running =
+            Running { id, number, helper, incoming, has_started, is_good, stops, shared: of };
         (running, shared)
     }
 

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::user::TaskUser;
 
@@ -47,7 +49,7 @@ struct Process {
 
 impl Process {
     fn read(pid: Pid) -> Option<Process> {
-        // Read once for each task that starts: it is shorter than that, and comes at once.
+        // It is shorter than that, and comes at once.
         let mut text = [0; 1024];
         let length = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut text).ok()?;
         let text = text.get(..length)?;
@@ -100,14 +102,23 @@ fn boot() -> &'static str {
 /// The length of every mark.
 pub(crate) fn mark_bytes() -> u64 {
     // The numbers and what stands between them.
-    (10 + 1 + 20 + 1 + boot().len() + 1) as u64
+    (10 + 1 + 20 + 1 + 20 + 1 + boot().len() + 1) as u64
 }
 
-/// What a mark says of a running process: number, start, boot. All are of one length, so that a new
-/// one may be written over an old one.
-pub(super) fn mark(pid: Pid) -> io::Result<String> {
-    let process = Process::read(pid).ok_or_else(|| io::Error::other("it has no /proc entry"))?;
-    Ok(format!("{:010} {:020} {}\n", pid.as_raw_nonzero(), process.start, boot()))
+/// Clock ticks since boot, of those in which the starts of processes are told.
+pub(super) fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let (seconds, nanos) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds.saturating_mul(per_second) + nanos / (1_000_000_000 / per_second)
+}
+
+/// What a mark says of a process that was started not before the tick `first` and just now: number,
+/// first and last tick of its start, boot. The kernel knows the tick, and is not asked for it: that
+/// would be a file of `/proc` more for each task. All are of one length, so that a new one may be
+/// written over an old one.
+pub(super) fn mark(pid: Pid, first: u64) -> String {
+    format!("{:010} {first:020} {:020} {}\n", pid.as_raw_nonzero(), ticks(), boot())
 }
 
 /// Makes a mark one that tells no process.
@@ -127,27 +138,27 @@ fn text_of_mark(mark: &Path) -> String {
     if read.is_ok() { text } else { String::new() }
 }
 
-/// The process that a mark's text tells.
-fn pid_of(text: &str) -> Option<Pid> {
-    Pid::from_raw(text.split(' ').next()?.parse().ok()?)
+/// The process of this boot that a mark's text tells, and the ticks in which it was started.
+fn told(text: &str) -> Option<(Pid, RangeInclusive<u64>)> {
+    let mut parts = text.strip_suffix('\n')?.split(' ');
+    let pid = Pid::from_raw(parts.next()?.parse().ok()?)?;
+    let starts = parts.next()?.parse().ok()?..=parts.next()?.parse().ok()?;
+    (parts.next() == Some(boot()) && parts.next().is_none()).then_some((pid, starts))
 }
 
 /// The process that a mark tells, if it still runs. Where tasks have a user of their own,
 /// a task could have written the mark: only that user's processes are believed to be meant.
 fn marked(mark_file: &Path, user: Option<TaskUser>) -> Option<Process> {
-    let text = text_of_mark(mark_file);
-    let pid = pid_of(&text)?;
+    let (pid, starts) = told(&text_of_mark(mark_file))?;
     let process = Process::read(pid).filter(|process| !process.is_ended)?;
     let is_theirs = user.is_none_or(|user| user_of(pid) == Some(user.uid));
-    (is_theirs && mark(pid).ok()? == text).then_some(process)
+    (is_theirs && starts.contains(&process.start)).then_some(process)
 }
 
 /// Whether a folder's mark tells a process of this boot, whatever became of it since: it ran when
 /// its worker died. After a boot nobody knows, and the task is not blamed for the machine's end.
 pub(super) fn was_running(folder: &Path) -> bool {
-    let text = text_of_mark(&folder.join(MARK));
-    let is_whole = text.ends_with('\n') && text.trim_end().rsplit(' ').next() == Some(boot());
-    is_whole && pid_of(&text).is_some()
+    told(&text_of_mark(&folder.join(MARK))).is_some()
 }
 
 /// Who a process runs as.
@@ -235,7 +246,8 @@ mod tests {
     fn a_mark_tells_one_process_only() {
         let folder = tempfile::tempdir().unwrap();
         let own = rustix::process::getpid();
-        let text = mark(own).unwrap();
+        let start = Process::read(own).unwrap().start;
+        let text = mark(own, start);
         assert_eq!(text.len() as u64, mark_bytes());
         std::fs::write(folder.path().join(MARK), &text).unwrap();
         assert_eq!(marked(&folder.path().join(MARK), None).unwrap().pid, own);
@@ -243,17 +255,17 @@ mod tests {
         let of = |uid| marked(&folder.path().join(MARK), Some(TaskUser { uid, gid: 0 }));
         assert!(of(uid).is_some() && of(uid + 1).is_none());
         assert!(was_running(folder.path()));
-        let earlier = text.replacen(' ', " 1", 1);
-        for other in [earlier.as_str(), "", "1", "x y z", &text[..text.len() - 3]] {
+        let later = mark(own, start + 1);
+        let earlier = text.replace(&text[32..52], &format!("{:020}", start - 1));
+        for other in [&later, &earlier, "", "1", "x y z", &text[..text.len() - 3]] {
             std::fs::write(folder.path().join(MARK), other).unwrap();
             assert!(marked(&folder.path().join(MARK), None).is_none(), "{other:?}");
         }
-        for (text, was) in [(earlier.as_str(), true), ("", false), (&text[..text.len() - 1], false)]
-        {
+        for (text, was) in [(later.as_str(), true), ("", false), (&text[..text.len() - 1], false)] {
             std::fs::write(folder.path().join(MARK), text).unwrap();
             assert_eq!(was_running(folder.path()), was, "{text:?}");
         }
-        std::fs::write(folder.path().join(MARK), "7 9 another-boot\n").unwrap();
+        std::fs::write(folder.path().join(MARK), "7 9 9 another-boot\n").unwrap();
         assert!(!was_running(folder.path()));
         let large = File::create(folder.path().join(MARK)).unwrap();
         large.set_len(1 << 40).unwrap();
@@ -267,6 +279,18 @@ mod tests {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join(MARK), mode).unwrap();
         assert!(!was_running(folder.path()));
+    }
+
+    #[test]
+    fn the_kernel_says_that_a_process_started_when_it_was_started() {
+        let first = ticks();
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let text = mark(Pid::from_child(&child), first);
+        let start = Process::read(Pid::from_child(&child)).unwrap().start;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (pid, starts) = told(&text).unwrap();
+        assert!(pid == Pid::from_child(&child) && starts.contains(&start), "{start} of {starts:?}");
     }
 
     #[test]

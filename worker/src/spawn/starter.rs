@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use node::descriptors;
@@ -57,8 +57,10 @@ pub fn helper_main() -> ExitCode {
     if soft_limit.is_some_and(|limit| descriptors::lower(limit).is_err()) {
         return ExitCode::FAILURE;
     }
+    let Ok(nothing) = File::open("/dev/null") else { return ExitCode::FAILURE };
     let mut helper = Helper {
         stream,
+        nothing,
         incoming: Incoming::default(),
         entrances: VecDeque::new(),
         is_reaper: set_child_subreaper(Some(rustix::process::getpid())).is_ok(),
@@ -187,6 +189,8 @@ fn end_rest() -> bool {
 
 struct Helper {
     stream: UnixStream,
+    /// What a process reads that reads its standard input.
+    nothing: File,
     incoming: Incoming,
     /// Of cgroups, whose records have not come as a whole.
     entrances: VecDeque<OwnedFd>,
@@ -302,7 +306,7 @@ impl Helper {
             set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
             self.is_closed = true;
         }
-        match start(id, command, entrance) {
+        match start(id, command, &self.nothing, entrance) {
             Ok(child) => {
                 let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
                 self.child = Some(child);
@@ -332,7 +336,7 @@ fn damaged() -> io::Error {
 
 /// Starts a process, in a cgroup where one is given. What is used here without one lets the standard
 /// library start it without a fork, which would copy tables as large as this process.
-fn start(id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<Child> {
+fn start(id: u64, command: &Command, stdin: &File, entrance: Option<OwnedFd>) -> io::Result<Child> {
     let environment = command.environment.iter();
     let mut process = std::process::Command::new(OsStr::from_bytes(&command.program));
     process
@@ -342,7 +346,7 @@ fn start(id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<Ch
         .envs(environment.map(|(name, value)| (OsStr::from_bytes(name), OsStr::from_bytes(value))))
         .current_dir(OsStr::from_bytes(&command.folder))
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(stdin.try_clone()?)
         .stdout(append_to(&command.stdout)?)
         .stderr(append_to(&command.stderr)?);
     if let Some(entrance) = entrance {
@@ -354,6 +358,7 @@ fn start(id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<Ch
         // SAFETY: between fork and exec it makes one system call and allocates nothing.
         unsafe { process.pre_exec(enter) };
     }
+    let first = processes::ticks();
     let child = spawn(&mut process)?;
     let pid = Pid::from_child(&child);
     let marked = || {
@@ -363,7 +368,7 @@ fn start(id: u64, command: &Command, entrance: Option<OwnedFd>) -> io::Result<Ch
             .create(true)
             .truncate(false)
             .open(OsStr::from_bytes(&command.mark));
-        mark?.write_all(processes::mark(pid)?.as_bytes())?;
+        mark?.write_all(processes::mark(pid, first).as_bytes())?;
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
     };
     marked().map(|ending| Child { id, pid, ending }).inspect_err(|_: &io::Error| {
@@ -427,7 +432,8 @@ mod tests {
             stderr: place("stderr"),
             mark: place("process"),
         };
-        let refused = |command: &Command| match start(0, command, None) {
+        let nothing = File::open("/dev/null").unwrap();
+        let refused = |command: &Command| match start(0, command, &nothing, None) {
             Ok(child) => panic!("{} runs", child.pid),
             Err(error) => is_of_machine(&error),
         };
@@ -436,7 +442,7 @@ mod tests {
         assert!(!refused(&Command { program: b"/absent".to_vec(), ..whole.clone() }));
         let arguments = vec![vec![b'x'; 1 << 20]];
         assert!(!refused(&Command { arguments, ..whole.clone() }));
-        let child = start(0, &whole, None)
+        let child = start(0, &whole, &nothing, None)
             .map_err(|error| error.to_string())
             .unwrap_or_else(|it| panic!("{it}"));
         child.kill();
