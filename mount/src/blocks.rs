@@ -157,7 +157,7 @@ impl Blocks {
         if state.waiting_count >= WAITING {
             drop(state);
             tracing::warn!("more than {WAITING} readers wait: one more is refused");
-            return then(Err(Refusal::Failed));
+            return then(Err(Refusal::Unavailable));
         }
         state.waiting_count += 1;
         let wanted = state.wanted.entry(name).or_default();
@@ -169,7 +169,7 @@ impl Blocks {
             let blocks = Arc::clone(self);
             if !self.workers.submit(move |begun| blocks.bring(name, begun)) {
                 tracing::warn!(block = %name.block, "too much is fetched at once: one is refused");
-                self.answer(name, &Err(Refusal::Failed));
+                self.answer(name, &Err(Refusal::Unavailable));
             }
         }
     }
@@ -181,7 +181,7 @@ impl Blocks {
             // Who waited is gone only where the process ends.
             let _ = sender.send(fetched);
         });
-        content.recv().unwrap_or(Err(Refusal::Failed))
+        content.recv().unwrap_or(Err(Refusal::Unavailable))
     }
 
     /// Fetches a block that will probably be read, or checks it, where there is nothing better to
@@ -231,12 +231,12 @@ impl Blocks {
         }
         if begun == Begun::Late {
             tracing::warn!(block = %name.block, "a block cannot be read: others took too long");
-            return self.answer(name, &Err(Refusal::Failed));
+            return self.answer(name, &Err(Refusal::Unavailable));
         }
         let brought = catch_unwind(AssertUnwindSafe(|| self.obtain(name)));
         let Ok(brought) = brought else {
             tracing::error!(block = %name.block, "fetching a block panicked");
-            return self.answer(name, &Err(Refusal::Failed));
+            return self.answer(name, &Err(Refusal::Unavailable));
         };
         match brought {
             Ok((content, is_new)) => {
@@ -270,7 +270,7 @@ impl Blocks {
                 if !is_absent {
                     self.counters.failed.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(if is_absent { Refusal::NoEntry } else { Refusal::Failed })
+                Err(if is_absent { Refusal::NoEntry } else { Refusal::Unavailable })
             }
         }
     }

@@ -198,7 +198,7 @@ impl Files {
             OriginError::Absent => Refusal::NoEntry,
             OriginError::Failed(_) => {
                 tracing::warn!(%file, %error, "a file cannot be looked up");
-                Refusal::Failed
+                Refusal::Unavailable
             }
         })
     }
@@ -281,17 +281,19 @@ impl Files {
             return self.read_ahead(file, length, &range);
         }
         let files = Arc::clone(self);
+        let reader = Reader(Some(then));
         self.resolve(move || {
             if let Err(refusal) = files.manifest(file, length) {
-                return then(Err(fault(refusal)));
+                return reader.answer(Err(fault(refusal)));
             }
             match files.known_pieces(file, length, &range) {
                 Some(pieces) => {
+                    let then = move |bytes| reader.answer(bytes);
                     files.read_pieces(pieces, Bytes::new(), Box::new(then));
                     files.read_ahead(file, length, &range);
                 }
                 // It had to make room for others at once.
-                None => then(Err(Refusal::Failed)),
+                None => reader.answer(Err(Refusal::Unavailable)),
             }
         });
     }
@@ -343,6 +345,25 @@ impl Files {
     }
 }
 
+/// Who waits for a part of a file: told that it cannot be had now where nobody gets to it.
+struct Reader<F: FnOnce(Result<Bytes, Refusal>)>(Option<F>);
+
+impl<F: FnOnce(Result<Bytes, Refusal>)> Reader<F> {
+    fn answer(mut self, bytes: Result<Bytes, Refusal>) {
+        if let Some(then) = self.0.take() {
+            then(bytes);
+        }
+    }
+}
+
+impl<F: FnOnce(Result<Bytes, Refusal>)> Drop for Reader<F> {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then(Err(Refusal::Unavailable));
+        }
+    }
+}
+
 /// A tree that is being loaded. Those who wait for it are answered when this is done or dropped.
 struct Loading {
     files: Arc<Files>,
@@ -370,7 +391,7 @@ impl Loading {
 impl Drop for Loading {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.answer(&Err(Refusal::Failed));
+            self.answer(&Err(Refusal::Unavailable));
         }
     }
 }

@@ -185,6 +185,14 @@ impl Mount {
         }
     }
 
+    /// How often a reader of a job's inputs got an error that was no fault of his, since
+    /// [`Mount::add_job`]. What storage does not have, or what does not fit what names it, does not
+    /// count: another attempt would get the same.
+    #[must_use]
+    pub fn failure_count(&self, job: JobId) -> u64 {
+        self.view.failure_count(job)
+    }
+
     /// Where a job's inputs are shown.
     #[must_use]
     pub fn path_of_inputs(&self, job: JobId) -> PathBuf {

@@ -22,7 +22,9 @@ pub(crate) enum Refusal {
     ReadOnly,
     /// The kernel names an inode that it was not told of, or has forgotten.
     Unknown,
-    /// Storage or the masters do not give it, or give something else; the log says what.
+    /// Storage, the masters or this machine do not give it at present; the log says what.
+    Unavailable,
+    /// It is not what it should be, or what names it should not; the log says what.
     Failed,
 }
 
@@ -36,7 +38,7 @@ impl Refusal {
             Refusal::NameTooLong => Errno::ENAMETOOLONG,
             Refusal::ReadOnly => Errno::EROFS,
             Refusal::Unknown => Errno::ESTALE,
-            Refusal::Failed => Errno::EIO,
+            Refusal::Unavailable | Refusal::Failed => Errno::EIO,
         }
     }
 }

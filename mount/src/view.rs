@@ -5,6 +5,7 @@
 //! `logic/tree.rs`; bytes are `files.rs`'s. Links are shown as they stand: the kernel follows them,
 //! also out of the mount.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,6 +95,8 @@ pub(crate) struct View {
     names: Mutex<Listing<Named>>,
     jobs: Mutex<Listing<JobId>>,
     siblings: Mutex<ReadAhead<Inode>>,
+    /// How often a reader did not get what a job that was added has as its input.
+    failures: Mutex<BTreeMap<JobId, u64>>,
     /// To whom everything belongs.
     owner: (u32, u32),
 }
@@ -111,6 +114,7 @@ impl View {
             names: Mutex::default(),
             jobs: Mutex::default(),
             siblings: Mutex::new(ReadAhead::new(AHEAD_FIRST, AHEAD_FILES, AHEAD_FOLDERS)),
+            failures: Mutex::default(),
             owner,
         }
     }
@@ -136,12 +140,33 @@ impl View {
         }
         let part = inodes.enter(origin, || job_part(source));
         inodes.keep(part);
+        lock(&self.failures).entry(job).or_default();
         Ok(is_another)
     }
 
     /// Ends [`View::add_job`]; false where the job was not shown.
     pub(crate) fn remove_job(&self, job: JobId) -> bool {
+        lock(&self.failures).remove(&job);
         lock(&self.inodes).release(&Origin::Job(job)).is_some()
+    }
+
+    /// How often a reader of a job's inputs was refused what another attempt may get, since the job
+    /// was added.
+    pub(crate) fn failure_count(&self, job: JobId) -> u64 {
+        lock(&self.failures).get(&job).copied().unwrap_or(0)
+    }
+
+    /// Counts a refusal for the job whose inputs a part is of, where it is of any.
+    fn count<T>(&self, part: PartId, answer: &Result<T, Refusal>) {
+        if !matches!(answer, Err(Refusal::Unavailable)) {
+            return;
+        }
+        let job = lock(&self.inodes).job_of(part);
+        if let Some(job) = job
+            && let Some(failures) = lock(&self.failures).get_mut(&job)
+        {
+            *failures += 1;
+        }
     }
 
     /// Looks a name up in a folder. What is found counts as told to the kernel.
@@ -412,7 +437,13 @@ impl View {
         match source {
             None => then(Err(Refusal::Unknown)),
             Some(Source::Given(tree)) => then(Ok(tree)),
-            Some(Source::Stored { tree, length }) => self.files.with_tree(tree, length, then),
+            Some(Source::Stored { tree, length }) => {
+                let view = Arc::clone(self);
+                self.files.with_tree(tree, length, move |tree| {
+                    view.count(part, &tree);
+                    then(tree);
+                });
+            }
         }
     }
 
@@ -488,7 +519,11 @@ impl View {
             match tree.item(number).map(|item| &item.what) {
                 Some(What::File { file, length }) => {
                     let range = offset..offset.saturating_add(u64::from(size));
-                    view.files.read(*file, *length, range, then);
+                    let reader = Arc::clone(&view);
+                    view.files.read(*file, *length, range, move |bytes| {
+                        reader.count(part, &bytes);
+                        then(bytes);
+                    });
                     if *length <= SMALL_BYTES && offset == 0 {
                         view.read_siblings(part, &tree, number);
                     }
@@ -730,7 +765,7 @@ fn refused(error: &OriginError, what: &str, which: &str) -> Refusal {
         OriginError::Absent => Refusal::NoEntry,
         OriginError::Failed(_) => {
             tracing::warn!(what, which, %error, "the masters do not tell it");
-            Refusal::Failed
+            Refusal::Unavailable
         }
     }
 }
@@ -745,3 +780,6 @@ fn system_time(modified: ModificationTime) -> SystemTime {
     let nanoseconds = Duration::from_nanos(u64::from(modified.nanoseconds));
     whole.and_then(|whole| whole.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests;

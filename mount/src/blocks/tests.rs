@@ -113,7 +113,7 @@ fn a_failure_is_told_to_all_and_is_not_remembered() {
     let (shelf, names) = Shelf::new(&[b"content"]);
     let blocks = open(place.path(), 1 << 20, &shelf);
     shelf.is_closed.store(true, Ordering::SeqCst);
-    assert_eq!(blocks.fetch_and_wait(names[0]), Err(Refusal::Failed));
+    assert_eq!(blocks.fetch_and_wait(names[0]), Err(Refusal::Unavailable));
     shelf.is_closed.store(false, Ordering::SeqCst);
     assert_eq!(*blocks.fetch_and_wait(names[0]).unwrap(), *b"content");
     let unknown = BlockName::content(proto::ids::BlockId(1));

@@ -136,6 +136,20 @@ impl Inodes {
         self.parts.get(&part).map(|known| &known.part)
     }
 
+    /// The job of whose inputs a part is one, or lies in one; `None` where it is of none.
+    #[must_use]
+    pub fn job_of(&self, part: PartId) -> Option<JobId> {
+        let mut at = part;
+        loop {
+            match self.parts.get(&at)?.origin {
+                Origin::Job(job) => return Some(job),
+                // What it lies in is older, so this ends.
+                Origin::Inside(inode) => at = inode.place()?.0,
+                Origin::File(_) | Origin::Name(..) => return None,
+            }
+        }
+    }
+
     /// The kernel is told of an inode.
     pub fn looked_up(&mut self, inode: Inode) {
         if let Some(known) = inode.place().and_then(|(part, _)| self.parts.get_mut(&part)) {
@@ -253,6 +267,18 @@ mod tests {
         inodes.forget(Inode::of(first, 7), 1);
         inodes.forget(Inode::ROOT, 1);
         assert_eq!(inodes.len(), 1);
+    }
+
+    #[test]
+    fn a_part_is_of_the_job_in_whose_inputs_it_lies() {
+        let mut inodes = Inodes::default();
+        let job = inodes.enter(Origin::Job(JobId(5)), part);
+        let name = inodes.enter(Origin::Name("data".to_owned(), LogIndex(3)), part);
+        let mut inside = |part_of| inodes.enter(Origin::Inside(Inode::of(part_of, 7)), part);
+        let (first, other) = (inside(job), inside(name));
+        let second = inside(first);
+        assert_eq!([job, first, second].map(|it| inodes.job_of(it)), [Some(JobId(5)); 3]);
+        assert_eq!([name, other].map(|it| inodes.job_of(it)), [None; 2]);
     }
 
     #[test]

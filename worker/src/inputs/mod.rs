@@ -215,12 +215,7 @@ impl Inputs {
         self.owner.0.prepare(spec, cancel)
     }
 
-    /// How often a task got an error from the mount that was not its fault, since the start.
-    pub(crate) fn failure_count(&self) -> u64 {
-        self.owner.0.mounted.as_ref().map_or(0, Mounted::failure_count)
-    }
-
-    /// Mends a broken mount, which counts as a failure then.
+    /// Mends a broken mount, which counts as a failure of all jobs then.
     pub(crate) fn mend(&self) {
         self.owner.0.mounted.iter().for_each(Mounted::mend);
     }
@@ -239,7 +234,6 @@ pub(crate) struct Prepared {
     /// `None` where the job needs nothing.
     view: Option<Arc<View>>,
     /// Dropped behind the view.
-    #[expect(dead_code, reason = "is held for what dropping it does")]
     used: Option<Use>,
 }
 
@@ -247,6 +241,13 @@ impl Prepared {
     /// What was fetched; `None` where the job needs nothing.
     pub(crate) fn view(&self) -> Option<&View> {
         self.view.as_deref()
+    }
+
+    /// How often a task of the job got an error from the mount that was not its fault, since the
+    /// job's inputs were brought here.
+    pub(crate) fn failure_count(&self) -> u64 {
+        let Some(used) = &self.used else { return 0 };
+        used.shared.mounted.as_ref().map_or(0, |mounted| mounted.failure_count(used.job))
     }
 
     /// What `{line}` stands for; `None` where the job has no lines.

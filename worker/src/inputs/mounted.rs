@@ -29,10 +29,18 @@ pub(super) struct Mounted {
 struct State {
     /// `None` where it could not be made again, and at the end.
     mount: Option<Mount>,
-    /// The jobs in it, with the number under which each was shown last.
-    jobs: BTreeMap<JobId, (u64, Shown)>,
+    /// The jobs in it.
+    jobs: BTreeMap<JobId, ShownJob>,
     has_ended: bool,
-    /// How often the connection broke, and what mounts before this one could not give.
+}
+
+/// A job in the mount.
+#[derive(Debug)]
+struct ShownJob {
+    /// The number under which it was shown last.
+    number: u64,
+    inputs: Shown,
+    /// How often the connection broke, and what mounts before this one could not give of it.
     failed_before: u64,
 }
 
@@ -45,7 +53,7 @@ impl Mounted {
         client: Arc<Client>,
     ) -> Result<Mounted, MountError> {
         let jobs = BTreeMap::new();
-        let state = Mutex::new(State { mount: None, jobs, has_ended: false, failed_before: 0 });
+        let state = Mutex::new(State { mount: None, jobs, has_ended: false });
         let mounted = Mounted { at, cache, cache_bytes, client, state };
         let mount = mounted.mount()?;
         mounted.state().mount = Some(mount);
@@ -67,14 +75,14 @@ impl Mounted {
         };
         mount.add_job(job, &inputs).map_err(|error| error.to_string())?;
         let path = mount.path_of_inputs(job);
-        state.jobs.insert(job, (number, inputs));
+        state.jobs.insert(job, ShownJob { number, inputs, failed_before: 0 });
         Ok(path)
     }
 
     /// Ends that, unless the job was shown under another number since.
     pub(super) fn hide(&self, job: JobId, number: u64) {
         let mut state = self.state();
-        if state.jobs.get(&job).is_some_and(|(shown, _)| *shown == number) {
+        if state.jobs.get(&job).is_some_and(|shown| shown.number == number) {
             state.jobs.remove(&job);
             if let Some(mount) = &state.mount {
                 mount.remove_job(job);
@@ -89,14 +97,17 @@ impl Mounted {
         if state.has_ended || state.mount.as_ref().is_some_and(Mount::is_alive) {
             return;
         }
+        let broken = state.mount.take();
+        for (job, shown) in &mut state.jobs {
+            shown.failed_before += 1 + broken.as_ref().map_or(0, |it| it.failure_count(*job));
+        }
         // Dropped first, so that the place is free.
-        let failed = state.mount.take().map_or(0, |mount| mount.counters().failed);
-        state.failed_before += failed + 1;
+        drop(broken);
         match self.mount() {
             Ok(mount) => {
                 tracing::warn!(at = %self.at.display(), "the mount was gone and is made again");
-                for (job, (_, inputs)) in &state.jobs {
-                    if let Err(error) = mount.add_job(*job, inputs) {
+                for (job, shown) in &state.jobs {
+                    if let Err(error) = mount.add_job(*job, &shown.inputs) {
                         tracing::warn!(%job, %error, "inputs are not shown any more");
                     }
                 }
@@ -109,11 +120,12 @@ impl Mounted {
         }
     }
 
-    /// How often a reader got an error that was no fault of his, since the start. A connection
-    /// that broke counts once it was mended.
-    pub(super) fn failure_count(&self) -> u64 {
+    /// How often a reader of a job's inputs got an error that was no fault of his, since it was
+    /// shown. A connection that broke counts for all jobs, once it was mended.
+    pub(super) fn failure_count(&self, job: JobId) -> u64 {
         let state = self.state();
-        state.failed_before + state.mount.as_ref().map_or(0, |mount| mount.counters().failed)
+        let Some(shown) = state.jobs.get(&job) else { return 0 };
+        shown.failed_before + state.mount.as_ref().map_or(0, |mount| mount.failure_count(job))
     }
 
     /// Unmounts.
