@@ -4,6 +4,7 @@
 //! itself can tell. So it also works while the masters have no leader, with a roster that may be a
 //! little old then. What the answers mean for the cluster is whoever's who asks.
 
+use proto::ids::{Incarnation, LogIndex, NodeId};
 use proto::messages::file::{StorageCounters, StorageQuery, StorageSpace};
 use proto::messages::node::NodeList;
 use proto::messages::session::Ping;
@@ -69,7 +70,9 @@ pub fn survey(addresses: &[String]) -> Result<Vec<NodeState>, ClientError> {
     let request = encode(&TelemetrySnapshotRequest::default(), &[]);
     let mut statuses: Vec<Option<String>> = vec![None; nodes.len()];
     direct.ask(questions(&nodes, &request), &mut |at, heard| {
-        if let (Heard::Record(record), Some(status)) = (heard, statuses.get_mut(at)) {
+        if let (Heard::Record(record), Some(status)) = (heard, statuses.get_mut(at))
+            && is_of(record, &nodes[at])
+        {
             *status = read_status(record).ok();
         }
         Took::<()>::All
@@ -92,7 +95,9 @@ fn ask_storage(direct: &mut Direct, nodes: &[NodeSummary]) -> Vec<Option<Storage
     let request = encode(&StorageQuery::default(), &[]);
     let mut states: Vec<Option<StorageState>> = vec![None; nodes.len()];
     direct.ask(questions(nodes, &request), &mut |at, heard| {
-        if let (Heard::Record(record), Some(state)) = (heard, states.get_mut(at)) {
+        if let (Heard::Record(record), Some(state)) = (heard, states.get_mut(at))
+            && is_of(record, &nodes[at])
+        {
             *state = read_storage(record).ok();
         }
         Took::<()>::All
@@ -110,12 +115,30 @@ impl Client {
         let mut answering = vec![false; nodes.len()];
         let request = encode(&Ping::default(), &[]);
         Direct::new()?.ask(questions(nodes, &request), &mut |at, heard| {
-            if let (Heard::Record(_), Some(answers)) = (heard, answering.get_mut(at)) {
-                *answers = true;
+            if let (Heard::Record(record), Some(answers)) = (heard, answering.get_mut(at)) {
+                *answers = is_of(record, &nodes[at]);
             }
             Took::<()>::All
         });
         Ok(answering)
+    }
+
+    /// Takes a worker, balancer or storage node that left for good out of the roster, in the
+    /// incarnation that is gone. Whether it still answers is the caller's to ask before, by
+    /// [`Client::answering`]: one that is alive registers again within seconds. Returns the log
+    /// index of the change.
+    ///
+    /// # Errors
+    /// [`ClientError`]; among them that it has a seat, was started again, or is not in the roster.
+    pub fn forget_node(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<LogIndex, ClientError> {
+        match self.begin(Request::ForgetNode { node, incarnation }).wait()?? {
+            Answer::NodeForgotten { index } => Ok(index),
+            _ => Err(ClientError::OtherAnswer),
+        }
     }
 
     /// The storage nodes with what they have; `None` for one that does not answer.
@@ -128,6 +151,12 @@ impl Client {
         let states = ask_storage(&mut Direct::new()?, &nodes);
         Ok(nodes.into_iter().zip(states).collect())
     }
+}
+
+/// True where the node itself answered, and not one that has its address by now. A master that was
+/// replaced has its successor's address: that one speaks for it.
+fn is_of(record: &Record<'_>, node: &NodeSummary) -> bool {
+    record.node() == node.node || node.role == Role::Master
 }
 
 fn questions<'a>(nodes: &'a [NodeSummary], request: &[u8]) -> Vec<(&'a str, Vec<u8>)> {

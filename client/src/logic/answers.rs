@@ -20,7 +20,7 @@ use proto::messages::job::{
     TaskOutcome, TaskOutcomes,
 };
 use proto::messages::keyspace::{KeyEntry, KeyResult};
-use proto::messages::node::{NodeEntry, RingMember, RingReply};
+use proto::messages::node::{NodeEntry, NodeForgotten, RingMember, RingReply};
 use proto::record::{Message, Record, RecordError};
 use proto::ring::{Member, Ring};
 use proto::status::{Cause, JobState, ProgramKind, Role, TaskState};
@@ -213,6 +213,11 @@ pub enum Answer {
     },
     /// The nodes of the cluster.
     Nodes(Vec<NodeSummary>),
+    /// A node is no longer in the roster.
+    NodeForgotten {
+        /// Log index of the entry.
+        index: LogIndex,
+    },
     /// What became of a transaction.
     Transaction {
         /// True where the conditions held and the writes are committed.
@@ -269,6 +274,7 @@ enum Expected {
     Segments(JobId),
     Folded,
     Nodes,
+    NodeForgotten,
     Transaction,
     Keys,
     Ring,
@@ -300,6 +306,7 @@ impl AnswerReader {
             Request::Segments { job, .. } => Expected::Segments(*job),
             Request::Fold { .. } => Expected::Folded,
             Request::Nodes => Expected::Nodes,
+            Request::ForgetNode { .. } => Expected::NodeForgotten,
             Request::Transaction { .. } => Expected::Transaction,
             Request::Keys { .. } => Expected::Keys,
             Request::Ring => Expected::Ring,
@@ -350,6 +357,10 @@ impl AnswerReader {
                 let folded: SegmentFolded = record.read()?;
                 let index = LogIndex(folded.index);
                 (Answer::Folded { is_listed: folded.is_listed == 1, index }, index)
+            }
+            Expected::NodeForgotten => {
+                let index = LogIndex(record.read::<NodeForgotten>()?.index);
+                (Answer::NodeForgotten { index }, index)
             }
             Expected::Transaction => read_transaction(record)?,
             Expected::Ring => (Answer::Ring(read_ring(record)?), LogIndex(0)),

@@ -33,8 +33,16 @@ fn requests() -> Vec<Request> {
         Request::Cancel(JOB),
         Request::Outcomes { job: JOB, first_task: 5, limit: 10 },
         Request::Segments { job: JOB, after: 0, fold: 0 },
-        Request::Fold { job: JOB, fold: 3, segment: FileId(9), segment_count: 2 },
+        Request::Fold {
+            job: JOB,
+            fold: 3,
+            segment: FileId(9),
+            segment_count: 2,
+            worker: NodeId(8),
+            incarnation: Incarnation(4),
+        },
         Request::Nodes,
+        Request::ForgetNode { node: NodeId(8), incarnation: Incarnation(4) },
         Request::Transaction {
             compares: vec![Compare { key: b"name/a".to_vec(), version: LogIndex(0) }],
             writes: vec![

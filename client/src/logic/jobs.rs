@@ -7,14 +7,14 @@
 use std::fmt;
 
 use proto::description::{InputSource, JobDescription, Program, Runtime};
-use proto::ids::{FileId, JobId, LogIndex, TaskIndex};
+use proto::ids::{FileId, Incarnation, JobId, LogIndex, NodeId, TaskIndex};
 use proto::limits;
 use proto::messages::job::{
     JobCancel, JobChange, JobDescribe, JobList, JobQuery, JobSubmit, SegmentFold, SegmentQuery,
     TaskQuery,
 };
 use proto::messages::keyspace::{KeyCompare, KeyRange, KeyTransaction, KeyWrite};
-use proto::messages::node::{NodeList, RingQuery};
+use proto::messages::node::{NodeForget, NodeList, RingQuery};
 use proto::record::encode;
 use proto::status::{JobChangeKind, ProgramKind};
 use proto::wire::{WireUuid, bytes_of};
@@ -206,9 +206,20 @@ pub enum Request {
         segment: FileId,
         /// How many of the fold's segments it holds, the first ones.
         segment_count: u64,
+        /// The worker whose task it is, one of the roster.
+        worker: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
     },
     /// List the nodes of the cluster.
     Nodes,
+    /// Take a node that left for good out of the roster.
+    ForgetNode {
+        /// The node.
+        node: NodeId,
+        /// The incarnation that is gone.
+        incarnation: Incarnation,
+    },
     /// Write keys if all conditions hold.
     Transaction {
         /// The conditions.
@@ -258,11 +269,12 @@ impl Request {
                 | Request::Change { .. }
                 | Request::Transaction { .. }
                 | Request::Fold { .. }
+                | Request::ForgetNode { .. }
         )
     }
 
     /// True where asking a second time under another number is harmless: reading, and what names
-    /// its job.
+    /// its job or node.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
         !matches!(self, Request::Transaction { .. })
@@ -335,16 +347,27 @@ impl Request {
                 };
                 Ok(encode(&query, &[]))
             }
-            Request::Fold { job, fold, segment, segment_count } => {
+            Request::Fold { job, fold, segment, segment_count, worker, incarnation } => {
                 let fold = SegmentFold {
                     job_uuid: job.to_wire(),
                     fold: *fold,
                     session_index: session.0,
                     segment_uuid: segment.to_wire(),
                     segment_count: *segment_count,
+                    worker_uuid: worker.to_wire(),
+                    worker_incarnation: incarnation.0,
                     ..Default::default()
                 };
                 Ok(encode(&fold, &[]))
+            }
+            Request::ForgetNode { node, incarnation } => {
+                let forget = NodeForget {
+                    entry_uuid: node.to_wire(),
+                    incarnation: incarnation.0,
+                    session_index: session.0,
+                    ..Default::default()
+                };
+                Ok(encode(&forget, &[]))
             }
             Request::Nodes => {
                 Ok(encode(&NodeList { seen_index: seen.0, ..Default::default() }, &[]))

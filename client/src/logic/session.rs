@@ -5,27 +5,33 @@
 //! a state older than one seen before. When a socket is silent too long and where to ask next is
 //! [`Calls`]' matter, what requests and answers say is [`super::jobs`]' and
 //! [`super::answers`]'.
+//!
+//! Here stands what it is asked and sends; in `hearing.rs` what it makes of what it hears, in
+//! `scout.rs` the second address beside one that says nothing, in `call.rs` how a call can end.
 
+mod call;
+mod hearing;
 mod scout;
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 
 use node::logic::backoff::Backoff;
-use node::logic::calls::{CallError, CallLimits, CallPolicy, Calls, FailedCall, Handled};
+use node::logic::calls::{CallLimits, CallPolicy, Calls, Handled};
 use node::logic::network::{Link, NetworkEffect, NetworkEvent};
 use proto::ids::{ClusterId, LogIndex, RequestId};
 use proto::limits;
 use proto::messages::session::Ping;
-use proto::record::{Record, encode};
-use proto::status::{ErrorCode, Role};
+use proto::record::encode;
+use proto::status::Role;
 use proto::time::{Duration, Instant};
 
-use super::answers::{Answer, AnswerReader, BadAnswer};
-use super::jobs::{NotSendable, Request};
+use super::answers::AnswerReader;
+use super::jobs::Request;
+use call::Pending;
+pub use call::{CallFailure, CallId, Ended, NotCalled};
 use scout::Scouting;
 
 /// How long one attempt waits. A master that was killed says nothing, so this is what its death
@@ -54,102 +60,6 @@ const MASTERS: usize = 64;
 
 /// How often an answer that cannot be used, or a forgotten session, is met by asking once more.
 const REISSUES: u32 = 5;
-
-/// Names a call within its [`Session`]. Unlike a request id it stays the same when the request has
-/// to be asked under another number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(pub u64);
-
-/// Why a call was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotCalled {
-    /// As many requests are in flight as the masters allow. The request is handed back; there is
-    /// room after the next answer.
-    Full(Box<Request>),
-    /// No master would take it.
-    NotSendable(NotSendable),
-}
-
-impl fmt::Display for NotCalled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NotCalled::Full(_) => f.write_str("too many requests are in flight"),
-            NotCalled::NotSendable(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for NotCalled {}
-
-/// Why a call has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallFailure {
-    /// It was refused, and asking again does not help.
-    Refused {
-        /// The code.
-        code: ErrorCode,
-        /// A sentence for people.
-        text: String,
-    },
-    /// No master answered in the time given. A request that was sent may have had its effect;
-    /// submitting and cancelling may be repeated, a transaction should be looked for first.
-    Unreachable {
-        /// Time since the call.
-        waited: Duration,
-        /// What the last of them said, where one said something.
-        last: Option<String>,
-    },
-    /// The masters no longer remember whether the request had its effect: look before repeating.
-    OutcomeUnknown,
-    /// What came as answer cannot be read.
-    BadAnswer(BadAnswer),
-}
-
-impl fmt::Display for CallFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CallFailure::Refused { code, text } if text.is_empty() => write!(f, "refused: {code}"),
-            CallFailure::Refused { text, .. } => f.write_str(text),
-            CallFailure::Unreachable { waited, last } => {
-                write!(f, "no master answered within {waited}")?;
-                last.as_ref().map_or(Ok(()), |last| write!(f, "; the last one said: {last}"))
-            }
-            CallFailure::OutcomeUnknown => {
-                f.write_str("it is not known whether the request had its effect: look before ")?;
-                f.write_str("repeating it")
-            }
-            CallFailure::BadAnswer(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for CallFailure {}
-
-/// A call that ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// The call.
-    pub call: CallId,
-    /// Its answer.
-    pub result: Result<Answer, CallFailure>,
-}
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-struct Pending {
-    request: Request,
-    reader: AnswerReader,
-    began: Instant,
-    patience: Duration,
-    /// The number under which it is in flight; `None` while it waits for a session.
-    number: Option<RequestId>,
-    /// Position among the changing requests of this session.
-    ordinal: Option<u64>,
-    was_sent: bool,
-    /// How many requests had been sent more than once when this one was sent.
-    repeats_before: u64,
-    reissues: u32,
-}
 
 /// What the masters said when the session was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -591,212 +501,15 @@ impl Session {
             self.scout_later(now);
         }
     }
-
-    fn connected(
-        &mut self,
-        now: Instant,
-        role: Role,
-        applied_index: LogIndex,
-        window: u32,
-        masters: Vec<String>,
-        failed: &mut Vec<FailedCall>,
-    ) {
-        if role != Role::Master {
-            if masters.is_empty() {
-                self.last_refusal = Some(format!("a {role} that does not know its masters yet"));
-                return;
-            }
-            // On to the masters; what was sent here is asked there, under the same numbers.
-            let mut removed = Vec::new();
-            self.calls.remove_line(self.link, &mut self.effects, &mut removed);
-            self.masters = masters;
-            self.calls.set_line(self.link, self.masters.clone());
-            failed.extend(removed);
-            return;
-        }
-        self.resets_before = self.calls.counters().reset;
-        if !masters.is_empty() {
-            self.masters = masters;
-            self.calls.set_line(self.link, self.masters.clone());
-        }
-        // What came before on another connection is repeated on this one.
-        for pending in self.pending.values_mut() {
-            pending.reader.restart();
-        }
-        if self.opened.is_none() {
-            // This node UUID has asked for nothing before, so any index that exists will do; a
-            // master that lags behind may name one from before others were forgotten.
-            let index = applied_index.max(self.seen);
-            let window = window.clamp(2, limits::CLIENT_WINDOW) as usize;
-            self.opened = Some(Opened { index, window, at: now });
-            self.send_pending(now);
-        }
-    }
-
-    fn take_reply(&mut self, now: Instant, number: RequestId, record: &Record<'_>) {
-        self.resets_before = self.calls.counters().reset;
-        if self.probe == Some(number) {
-            self.probe = None;
-            self.last_probe = now;
-            self.calls.answered(number);
-            if self.opened.is_none() {
-                self.pass_over();
-            }
-            return;
-        }
-        if self.scouting.probe == Some(number) {
-            // It lives and knows no masters.
-            self.end_scout(&mut Vec::new());
-        }
-        let Some(&call) = self.numbers.get(&number) else {
-            self.calls.answered(number);
-            return;
-        };
-        let Some(pending) = self.pending.get_mut(&call) else {
-            return;
-        };
-        match pending.reader.take(record) {
-            Ok(None) => {}
-            Ok(Some((answer, index))) => {
-                self.seen = self.seen.max(index);
-                self.end(now, call, |_| Ok(answer));
-            }
-            Err(error) => {
-                // A listing that lost records is asked for again, as another request.
-                let again = error == BadAnswer::Incomplete && pending.reissues < REISSUES;
-                if again {
-                    pending.reissues += 1;
-                    pending.number = None;
-                    self.numbers.remove(&number);
-                    self.calls.answered(number);
-                } else {
-                    self.end(now, call, |_| Err(CallFailure::BadAnswer(error)));
-                }
-            }
-        }
-    }
-
-    fn take_failed(&mut self, now: Instant, failed: Vec<FailedCall>) {
-        for FailedCall { request: number, error } in failed {
-            if self.scouting.probe == Some(number) {
-                // The other line may still be of use.
-                self.end_scout(&mut Vec::new());
-                continue;
-            }
-            if self.probe == Some(number) && self.is_scouting() {
-                // What the other address says counts.
-                self.follow_scout(&mut Vec::new());
-                continue;
-            }
-            if self.probe == Some(number) {
-                self.probe = None;
-                if let CallError::Refused(refusal) = error {
-                    // The nodes there refuse this client for good.
-                    self.refuse_all(now, refusal.code, &refusal.text);
-                }
-                continue;
-            }
-            let Some(call) = self.numbers.get(&number).copied() else {
-                continue;
-            };
-            match error {
-                CallError::Removed | CallError::TooMany | CallError::NoAddress => {
-                    self.numbers.remove(&number);
-                    self.ask_elsewhere(now, number, call);
-                }
-                CallError::GaveUp { last, .. } => {
-                    let last = last.map(|it| it.text).or_else(|| self.last_refusal.clone());
-                    self.end(now, call, |waited| Err(CallFailure::Unreachable { waited, last }));
-                }
-                CallError::Refused(refusal) if refusal.code == ErrorCode::TooOld => {
-                    self.forgotten(now, number, call);
-                }
-                CallError::Refused(refusal) => {
-                    let (code, text) = (refusal.code, refusal.text);
-                    self.end(now, call, |_| Err(CallFailure::Refused { code, text }));
-                }
-            }
-        }
-    }
-
-    /// The same request, under the same number, on the line that leads to the masters now.
-    fn ask_elsewhere(&mut self, now: Instant, number: RequestId, call: CallId) {
-        let (Some(pending), Some(opened)) = (self.pending.get_mut(&call), self.opened) else {
-            return;
-        };
-        let left = (pending.began + pending.patience).since(now);
-        let policy = CallPolicy {
-            timeout: if pending.request.is_parked() { FOR_EVER } else { ATTEMPT },
-            attempts: u32::MAX,
-            patience: if pending.patience == FOR_EVER { FOR_EVER } else { left },
-        };
-        pending.number = None;
-        pending.reader.restart();
-        let Ok(record) = pending.request.encode(opened.index, self.seen) else {
-            return;
-        };
-        let called = self.calls.call(now, number, self.link, record, policy, &mut self.effects);
-        if called.is_ok() {
-            pending.number = Some(number);
-            self.numbers.insert(number, call);
-        }
-    }
-
-    /// The masters no longer remember this client. What may be asked twice is asked as a new one.
-    fn forgotten(&mut self, now: Instant, number: RequestId, call: CallId) {
-        let Some(pending) = self.pending.get_mut(&call) else {
-            return;
-        };
-        // What was sent once and refused had no effect; of several copies another one may have had.
-        let was_sent_once = self.calls.counters().repeated == pending.repeats_before;
-        let is_repeatable = pending.request.is_repeatable() || was_sent_once;
-        if !is_repeatable || pending.reissues >= REISSUES {
-            self.end(now, call, |_| Err(CallFailure::OutcomeUnknown));
-            return;
-        }
-        pending.reissues += 1;
-        pending.number = None;
-        pending.was_sent = false;
-        self.numbers.remove(&number);
-        self.wants_new_node = true;
-    }
-
-    fn refuse_all(&mut self, now: Instant, code: ErrorCode, text: &str) {
-        let calls: Vec<CallId> = self.pending.keys().copied().collect();
-        for call in calls {
-            let text = text.to_owned();
-            self.end(now, call, |_| Err(CallFailure::Refused { code, text }));
-        }
-    }
-
-    fn end(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        result: impl FnOnce(Duration) -> Result<Answer, CallFailure>,
-    ) {
-        let Some(pending) = self.pending.remove(&call) else {
-            return;
-        };
-        if let Some(number) = pending.number {
-            self.numbers.remove(&number);
-            self.calls.answered(number);
-        }
-        if pending.ordinal.is_some() {
-            self.last_change = Some(now);
-        }
-        let result = result(now.since(pending.began));
-        self.ended.push_back(Ended { call, result });
-    }
 }
 
-/// The masters, and behind them the nodes that may know others.
 /// The masters that a node names.
 fn named(masters: &str) -> Vec<String> {
     let masters = masters.split(',').map(str::trim).filter(|it| !it.is_empty());
     masters.take(MASTERS).map(str::to_owned).collect()
 }
 
+/// The masters, and behind them the nodes that may know others.
 fn lines(masters: &[String], addresses: &[String]) -> Vec<String> {
     let others = addresses.iter().filter(|address| !masters.contains(address));
     masters.iter().chain(others).cloned().collect()

@@ -8,10 +8,11 @@ use proto::messages::job::{JobAccepted, JobQuery, JobStatus, JobSubmit, ListEnd}
 use proto::messages::keyspace::KeyResult;
 use proto::messages::session::Pong;
 use proto::record::{Message, Records};
-use proto::status::{JobState, ProgramKind};
+use proto::status::{ErrorCode, JobState, ProgramKind};
 use proto::wire::WireUuid;
 
 use super::*;
+use crate::logic::answers::Answer;
 use crate::logic::jobs::{JobSelector, Submission, Until, Write};
 
 const LINK: Link = Link(3);
@@ -333,6 +334,22 @@ fn nobody_there_is_told_after_the_patience() {
     assert!(matches!(talk.ended(), Err(CallFailure::Unreachable { .. })));
     assert!(talk.now.since(began) <= PATIENCE + Duration::from_secs(1));
     assert!(talk.session.is_idle());
+}
+
+#[test]
+fn a_disk_that_stays_full_is_told_as_that_and_not_as_silence() {
+    let mut talk = Talk::opened(10);
+    let began = talk.now;
+    talk.call(submit());
+    while talk.session.ended.is_empty() {
+        for record in talk.take_sent() {
+            talk.refuse(number(&record), ErrorCode::DiskFull, "");
+        }
+        talk.wait();
+    }
+    let refused = CallFailure::Refused { code: ErrorCode::DiskFull, text: "refused".into() };
+    assert_eq!(talk.ended(), Err(refused));
+    assert!(talk.now.since(began) >= PATIENCE, "there may be room in a moment");
 }
 
 #[test]
