@@ -85,7 +85,8 @@ pub fn run(config: Config, stop: &Stop) -> Result<(), WorkerError> {
     let clock = daemon.clock;
     let inputs = Inputs::open(folder.path(), folder.incarnation(), &worker, clock, client.clone());
     let inputs = inputs.map_err(system("make the folder of inputs"))?;
-    let equipment = Equipment::new(clock, spawner, client, inputs, &masters);
+    let equipment = Equipment::new(clock, spawner, client, inputs, &masters)
+        .of_worker(setting.node, setting.incarnation);
     let (running, inputs) = (equipment.running.clone(), equipment.inputs.clone());
     let slots = Slots::start(setting.slot_count, &equipment, move || waker.wake());
     let slots = slots.map_err(system("start a thread for each slot"))?;
@@ -184,6 +185,9 @@ impl Service {
             }
             if let Some(ended) = self.slots.take() {
                 self.logic.handle(self.daemon.clock.now(), ended, &mut effects);
+            }
+            while let Some(taken_back) = self.slots.take_back() {
+                self.logic.handle(self.daemon.clock.now(), taken_back, &mut effects);
             }
             self.perform(&mut effects)?;
             if let Some(evidence) = self.evidence.take_if(|_| !self.logic.owes_evidence())

@@ -143,6 +143,9 @@ impl Balancer {
         effects: &mut Vec<NetworkEffect>,
     ) {
         let Some(seat) = &mut self.seat else { return };
+        if self.feed.begins_anew(batch) {
+            self.workers.doubt_foreign();
+        }
         if self.feed.begins_anew(batch) && self.tasks.jobs().next().is_some() {
             // What was dealt is learnt from the workers' next inventories.
             self.tasks.clear();
@@ -182,7 +185,7 @@ impl Balancer {
     fn end_job(&mut self, now: Instant, job: JobId, effects: &mut Vec<NetworkEffect>) {
         let mut busy = self.tasks.end_job(job);
         // What another group dealt has nobody else to say so, where that group is gone.
-        busy.extend(self.workers.foreign_of(job));
+        busy.extend(self.workers.end_foreign(job));
         busy.sort_by_key(|(worker, _)| *worker);
         let Some(seat) = self.seat.as_ref().filter(|seat| seat.holds_lease(now)) else {
             return;
@@ -207,11 +210,16 @@ impl Balancer {
     }
 
     fn on_fates(&mut self, request: RequestId, again: &[TaskRun]) {
-        for fate in self.lost.answered(request, again) {
+        let Some((worker, fates)) = self.lost.answered(request, again) else { return };
+        for fate in fates {
             match fate {
-                Fate::Final(run) => self.tasks.settle_final(run.job_uuid.into(), &range_of(&run)),
+                Fate::Final(run) => {
+                    self.tasks.settle_final(run.job_uuid.into(), &range_of(&run));
+                    self.workers.judge(worker, &run, true);
+                }
                 Fate::Unfinished(run) => {
                     let tasks = range_of(&run);
+                    self.workers.judge(worker, &run, false);
                     if self.tasks.unfinished(run.job_uuid.into(), &tasks, run.attempt) {
                         self.requeued(run.task_count);
                     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use node::logic::network::{Inbound, NetworkEffect, Sender};
-use proto::ids::{JobId, NodeId};
+use proto::ids::{Epoch, JobId, NodeId};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{
     TaskFree, TaskReturned, TaskRun, TaskSettled, WorkerHeartbeat, WorkerHeartbeatReply,
@@ -116,6 +116,10 @@ impl Balancer {
             let listed;
             (listed, orders) = self.take_inventory(now, worker, own);
             self.miss(worker, heartbeat.deal_echo, &listed);
+            let is_ours = self.workers.is_ours(worker) && heartbeat.slot_count > 0;
+            if let Some(seat) = self.seat.as_mut().filter(|_| is_ours) {
+                seat.listed(now, worker, Epoch(heartbeat.epoch));
+            }
         }
         let epoch = self.seat.as_ref().filter(|seat| knows_group && seat.holds_lease(now));
         let reply = WorkerHeartbeatReply {
@@ -169,7 +173,13 @@ impl Balancer {
                 }));
             }
         }
-        self.workers.set_foreign(worker, others);
+        let tasks = &self.tasks;
+        let over = self.workers.set_foreign(worker, others, |job| tasks.job(job).is_some());
+        if may_order {
+            let room = ORDERS.saturating_sub(orders.len());
+            let kill = |run: &TaskRun| TaskRun { state: Order::Kill.to_wire(), ..*run };
+            orders.extend(over.iter().take(room).map(kill));
+        }
         self.counters.kill_orders += orders.len() as u64;
         (listed, orders)
     }

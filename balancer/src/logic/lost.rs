@@ -1,8 +1,9 @@
 //! Tasks whose fate only the masters can tell: their worker is silent, or a deal was lost on its
-//! way. One question is under way at a time and is repeated until it is answered.
+//! way; or another group dealt them, of a job that is not known here. One question is under way at a
+//! time and is repeated until it is answered.
 //!
-//! Which tasks those are stands in `tasks.rs`, so none can be forgotten here. Only the primary
-//! asks; an auxiliary keeps its questions for the day on which it becomes one.
+//! Which tasks those are stands in `tasks.rs` and `foreign.rs`, so none can be forgotten here. Only
+//! the primary asks; an auxiliary keeps its questions for the day on which it becomes one.
 
 use proto::ids::{Epoch, JobId, NodeId, RequestId};
 use proto::messages::node::RunsLost;
@@ -12,7 +13,6 @@ use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
 use super::ranges::Ranges;
-use super::tasks::Tasks;
 
 /// Runs of one question: about 64 KiB.
 const RUNS: usize = 1_000;
@@ -62,27 +62,28 @@ impl Lost {
         self.under_way.as_ref().is_some_and(|question| question.request == request)
     }
 
-    /// When there is something to send.
-    pub(super) fn next_deadline(&self, tasks: &Tasks) -> Option<Instant> {
+    /// When there is something to send; `has_questions` says whether there is more to ask.
+    pub(super) fn next_deadline(&self, has_questions: bool) -> Option<Instant> {
         match &self.under_way {
             Some(question) => Some(question.repeat_at),
-            None => tasks.has_questions().then_some(Instant(0)),
+            None => has_questions.then_some(Instant(0)),
         }
     }
 
-    /// The question that is due, as a record: the one under way again, or the next under `request`.
+    /// The question that is due, as a record: the one under way again, or the next under `request`,
+    /// which is that about so many runs at most of one worker.
     pub(super) fn ask(
         &mut self,
         now: Instant,
-        tasks: &Tasks,
         (group, epoch): (u64, Epoch),
         request: RequestId,
+        next: impl FnOnce(usize) -> Option<(NodeId, Vec<TaskRun>)>,
     ) -> Option<Vec<u8>> {
-        if self.next_deadline(tasks).is_none_or(|due| now < due) {
+        if self.under_way.as_ref().is_some_and(|question| now < question.repeat_at) {
             return None;
         }
         if self.under_way.is_none() {
-            let (worker, runs) = tasks.questions(RUNS)?;
+            let (worker, runs) = next(RUNS)?;
             self.under_way = Some(Question { request, worker, runs, repeat_at: now });
         }
         let question = self.under_way.as_mut()?;
@@ -98,15 +99,15 @@ impl Lost {
         Some(record)
     }
 
-    /// What became of the runs of an answered question. `again` are those without outcome, of which
-    /// only what was asked counts; an answer to another question says nothing.
-    pub(super) fn answered(&mut self, request: RequestId, again: &[TaskRun]) -> Vec<Fate> {
-        if !self.is_asked_by(request) {
-            return Vec::new();
-        }
-        let Some(question) = self.under_way.take() else {
-            return Vec::new();
-        };
+    /// What became of the runs of an answered question, and at which worker they were. `again` are
+    /// those without outcome, of which only what was asked counts; an answer to another question
+    /// says nothing.
+    pub(super) fn answered(
+        &mut self,
+        request: RequestId,
+        again: &[TaskRun],
+    ) -> Option<(NodeId, Vec<Fate>)> {
+        let question = self.under_way.take_if(|question| question.request == request)?;
         let mut fates = Vec::new();
         let mut unfinished = std::collections::BTreeMap::<(JobId, u64), Ranges>::new();
         for run in again {
@@ -127,6 +128,6 @@ impl Lost {
             fates.extend(ranges.missing(&tasks).into_iter().map(|piece| Fate::Final(of(piece))));
             fates.extend(ranges.within(&tasks).into_iter().map(|it| Fate::Unfinished(of(it))));
         }
-        fates
+        Some((question.worker, fates))
     }
 }

@@ -8,7 +8,8 @@
 //!   `answers.rs`: what the masters say to them
 //! - [`marks`]: how far tasks may have been dealt; `auxiliary.rs`: what a primary tells its auxiliary
 //!   of it, `followed.rs`: what the auxiliary takes; `moved.rs`: ranges that were another group's
-//! - `workers.rs`, `inventory.rs`: who is there, and what the workers say
+//! - `workers.rs`, `inventory.rs`: who is there, and what the workers say; `foreign.rs`: what they
+//!   execute of other groups
 //! - [`plan`]: who gets what, a pure function; `dealing.rs`: deals and recalls
 //! - [`explain`]: why a task is where it is
 
@@ -18,6 +19,7 @@ mod dealing;
 pub mod explain;
 mod feed;
 mod followed;
+mod foreign;
 mod held;
 mod inventory;
 mod lost;
@@ -39,7 +41,7 @@ use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use node::logic::rotation::Rotation;
 use proto::ids::{Epoch, Incarnation, NodeId, RequestId};
 use proto::messages::job::ExplainQuery;
-use proto::messages::node::{DealMark, DealMarkReply, LeaseRenew, NodeRegister};
+use proto::messages::node::{DealMark, DealMarkReply, LeaseRenew, NodeRegister, WorkersSilent};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::TaskRun;
 use proto::record::{Message, Record, RecordError, encode, set_request_id};
@@ -224,7 +226,8 @@ impl Balancer {
                     deadlines.push(self.seat.as_ref().map(Seat::renew_deadline));
                     deadlines.push(self.feed.next_deadline());
                     if self.was_dealing {
-                        deadlines.push(self.lost.next_deadline(&self.tasks));
+                        let more = self.tasks.has_questions() || self.workers.has_questions();
+                        deadlines.push(self.lost.next_deadline(more));
                     }
                 }
             }
@@ -409,7 +412,8 @@ impl Balancer {
         }
         let feed = &self.feed;
         let is_known = |seat: &Seat| feed.reaches(seat.known_from().max(seat.held_back()));
-        if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now, is_known(seat))) {
+        let known = self.workers.heard_lately(now);
+        if self.seat.as_mut().is_some_and(|seat| seat.end_grace(now, is_known(seat), known)) {
             self.tasks.end_doubt();
             self.replan = Replan::Everyone;
         }
@@ -457,6 +461,9 @@ impl Balancer {
         if seat.renew(now, request) {
             let renewal = self.renewal();
             self.send_master(renewal, request, effects);
+            if may_deal {
+                self.tell_gone(now, effects);
+            }
         }
         let Some(seat) = &self.seat else { return };
         let (group, epoch) = (seat.group, seat.epoch);
@@ -466,10 +473,20 @@ impl Balancer {
             self.masters.send(pull, effects);
         }
         let request = self.next_request();
-        if may_deal && let Some(question) = self.lost.ask(now, &self.tasks, (group, epoch), request)
-        {
+        let (tasks, workers) = (&self.tasks, &self.workers);
+        let next = |limit| tasks.questions(limit).or_else(|| workers.questions(limit));
+        if may_deal && let Some(question) = self.lost.ask(now, (group, epoch), request, next) {
             self.masters.send(question, effects);
         }
+    }
+
+    /// Tells the masters of workers that are gone.
+    fn tell_gone(&mut self, now: Instant, effects: &mut Vec<NetworkEffect>) {
+        let gone = self.workers.take_gone(now);
+        let Some(seat) = self.seat.as_ref().filter(|_| !gone.is_empty()) else { return };
+        let (group, epoch) = (seat.group, seat.epoch.0);
+        let silent = WorkersSilent { group, epoch, ..WorkersSilent::default() };
+        self.masters.send(encode(&silent, &[bytes_of(&gone)]), effects);
     }
 
     fn renewal(&self) -> Vec<u8> {

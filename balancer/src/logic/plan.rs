@@ -1,8 +1,8 @@
 //! Who gets how many tasks of which job: a pure function of a view, with nothing to tune.
 //!
-//! Prefetch is measured in time. A worker gets about [`WINDOW`] of work at the job's measured
-//! rate, so that its slots never wait for a round trip, and no more, so that a late joiner still
-//! finds work. While the rate is unknown it gets one task for each free slot.
+//! Prefetch is measured in time. A worker gets about [`WINDOW`] of work at the job's measured rate, and
+//! as much as the way to it takes, so that its slots never wait for a round trip, and no more, so that a
+//! late joiner still finds work. While the rate is unknown it gets one task for each free slot.
 
 use proto::ids::{JobId, NodeId};
 use proto::time::Duration;
@@ -61,7 +61,8 @@ pub struct WorkerView {
     pub used: Needs,
     /// Tasks that it holds and that keep, or will keep, a slot.
     pub busy_count: u64,
-    /// Time that those will take all its slots together, as far as the jobs' rates are known.
+    /// Time that those will take all its slots together, as far as the jobs' rates are known, less what
+    /// its slots execute during a round trip; it may be negative.
     pub busy_us: f64,
 }
 

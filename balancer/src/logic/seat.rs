@@ -3,9 +3,9 @@
 //! Everything is counted from before it was asked for, on this process's clock. What may be done
 //! under the lease is decided in `mod.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use proto::ids::{Epoch, LogIndex, RequestId};
+use proto::ids::{Epoch, LogIndex, NodeId, RequestId};
 use proto::messages::node::{LeaseReply, NodeRegistered};
 use proto::time::{Duration, Instant};
 
@@ -25,13 +25,18 @@ const RENEW_TIMEOUT: Duration = Duration::from_millis(1_000);
 const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// Tasks that an earlier primary may have dealt are not dealt before the workers had their time to
-/// list them.
-#[derive(Clone, Copy, Debug)]
+/// list them, or all of them did.
+#[derive(Clone, Debug)]
 pub(super) struct Grace {
-    /// When it ends; unknown until all is known that was granted up to `index`.
-    until: Option<Instant>,
+    /// From when it counts; unknown until all is known that was granted up to `index`.
+    known_at: Option<Instant>,
     /// Jobs that were granted up to here are held back.
     index: LogIndex,
+    /// A worker that has seen this epoch takes nothing any more of what is in doubt: somebody else
+    /// dealt it, under lower ones. None where this process may have dealt it itself.
+    barrier: Option<Epoch>,
+    /// Workers that listed what they hold, and had seen that epoch.
+    listed: BTreeSet<NodeId>,
 }
 
 /// What the answer to a renewal changes.
@@ -61,7 +66,12 @@ pub(super) struct Seat {
     /// The epoch of the last lease that was held, and how far the feed went when it began: an
     /// earlier primary cannot have dealt what was granted later.
     held: Option<(Epoch, LogIndex)>,
+    /// The last epoch under which this process held a lease, whatever became of it.
+    last_held: Epoch,
     grace: Option<Grace>,
+    /// The most workers that the group had under this epoch, as the masters told; 0 where they told
+    /// none.
+    worker_count: u64,
     renew_due: Instant,
     /// Renewals without answer, and when they were sent.
     asked: VecDeque<(RequestId, Instant)>,
@@ -81,7 +91,9 @@ impl Seat {
             is_primary,
             until: Instant(0),
             held: None,
+            last_held: before.map_or(Epoch(0), |before| before.last_held),
             grace: None,
+            worker_count: 0,
             renew_due: now,
             asked: VecDeque::new(),
         };
@@ -89,7 +101,8 @@ impl Seat {
             // What was in doubt is not any more where the seat is another one.
             Some(before) if before.number < number => seat,
             Some(before) if before.number == number && is_primary && before.epoch == epoch => {
-                Seat { until: before.until, held: before.held, grace: before.grace, ..seat }
+                let Seat { until, held, worker_count, .. } = *before;
+                Seat { until, held, grace: before.grace.clone(), worker_count, ..seat }
             }
             Some(before) if number < before.number || epoch < before.epoch => {
                 Seat { renew_due: now, asked: VecDeque::new(), ..before.clone() }
@@ -181,15 +194,21 @@ impl Seat {
         let lease = Duration::from_millis(u64::from(reply.lease_ms)) - LEASE_MARGIN;
         self.until = asked_at + lease;
         if self.held.is_some_and(|(held, _)| held == epoch) {
+            self.worker_count = self.worker_count.max(reply.group_worker_count);
             return Renewed::Held;
         }
         let index = LogIndex(reply.feed_index);
         self.held = Some((epoch, index));
+        self.worker_count = reply.group_worker_count;
         self.grace = None;
+        let is_new = epoch > std::mem::replace(&mut self.last_held, epoch);
         if epoch == FIRST_EPOCH {
             return Renewed::Began(None);
         }
         self.begin_grace(index);
+        if let Some(grace) = self.grace.as_mut().filter(|_| is_new) {
+            grace.barrier = Some(epoch);
+        }
         Renewed::Began(Some(Doubt { index, is_all: reply.is_all_dealt == 1 }))
     }
 
@@ -198,26 +217,51 @@ impl Seat {
         self.renew_due = now;
     }
 
-    /// What was granted up to `index` may be held by workers that have not listed it yet.
+    /// What was granted up to `index` may be held by workers that have not listed it yet, also what
+    /// this process dealt.
     pub(super) fn begin_grace(&mut self, index: LogIndex) {
-        self.grace = Some(Grace { until: None, index });
+        let listed = BTreeSet::new();
+        self.grace = Some(Grace { known_at: None, index, barrier: None, listed });
     }
 
-    /// True where the grace ended by now. It is counted from when everything `is_known` that it is
-    /// about: what workers list of jobs that are not known here is lost.
-    pub(super) fn end_grace(&mut self, now: Instant, is_known: bool) -> bool {
+    /// A worker of the group that has seen this epoch listed what it holds.
+    pub(super) fn listed(&mut self, now: Instant, worker: NodeId, epoch: Epoch) {
+        let Some(grace) = &mut self.grace else { return };
+        let is_barred = grace.barrier.is_some_and(|barrier| epoch >= barrier);
+        // What is listed of jobs that are not known yet is lost.
+        if is_barred && grace.known_at.is_some_and(|at| now > at) {
+            grace.listed.insert(worker);
+        }
+    }
+
+    /// True where the grace ended by now: all workers of the group listed, as many as the log has and
+    /// each of `known`, those that were heard of lately; or it took long enough. It is counted from
+    /// when everything `is_known` that it is about: what workers list of jobs that are not known here
+    /// is lost.
+    pub(super) fn end_grace(
+        &mut self,
+        now: Instant,
+        is_known: bool,
+        mut known: impl Iterator<Item = NodeId>,
+    ) -> bool {
+        let worker_count = self.worker_count;
         let Some(grace) = &mut self.grace else { return false };
         if !is_known {
-            grace.until = None;
+            grace.known_at = None;
+            grace.listed.clear();
             return false;
         }
-        let until = *grace.until.get_or_insert(now + WORKER_TIMEOUT);
-        self.grace.take_if(|_| now >= until).is_some()
+        let until = *grace.known_at.get_or_insert(now) + WORKER_TIMEOUT;
+        // One that came just now does not stand in for one that is cut off.
+        let have_all_listed = worker_count > 0
+            && grace.listed.len() as u64 >= worker_count
+            && known.all(|worker| grace.listed.contains(&worker));
+        self.grace.take_if(|_| have_all_listed || now >= until).is_some()
     }
 
     /// Jobs granted up to here are held back.
     pub(super) fn held_back(&self) -> LogIndex {
-        self.grace.map_or(LogIndex(0), |grace| grace.index)
+        self.grace.as_ref().map_or(LogIndex(0), |grace| grace.index)
     }
 
     /// When something is due that needs a master.
@@ -228,6 +272,7 @@ impl Seat {
 
     /// When something is due that needs nobody.
     pub(super) fn grace_deadline(&self) -> Option<Instant> {
-        self.grace.and_then(|grace| grace.until)
+        let known_at = self.grace.as_ref().and_then(|grace| grace.known_at);
+        known_at.map(|at| at + WORKER_TIMEOUT)
     }
 }

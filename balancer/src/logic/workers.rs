@@ -1,17 +1,18 @@
 //! The workers of the group, as their heartbeats show them.
 
-use std::collections::BTreeMap;
+mod gone;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use node::logic::network::{Inbound, Peer};
-use node::logic::ranges::without;
 use proto::description::DEFAULT_CPU_MILLI;
 use proto::ids::{Epoch, Incarnation, JobId, NodeId};
 use proto::messages::task::{TaskRun, WorkerHeartbeat};
 use proto::time::{Duration, Instant};
 
+use super::foreign::Foreign;
 use super::plan::{Needs, WINDOW, WorkerView};
-use super::range_of;
-use super::tasks::{Tasks, run_of};
+use super::tasks::Tasks;
 
 /// How long a worker may be silent before its tasks are dealt again.
 pub const WORKER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -21,6 +22,10 @@ const FORGET: Duration = Duration::from_secs(600);
 
 /// Workers that a balancer knows: as many as the network remembers peers.
 const WORKERS: usize = 20_000;
+
+/// The longest way to a worker and back that its window covers: who says more is not believed, and
+/// whatever it is dealt ahead is nobody else's for as long.
+const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// How long an unanswered recall keeps the next one back.
 const RECALL_PAUSE: Duration = Duration::from_millis(500);
@@ -57,10 +62,12 @@ pub(super) struct Worker {
     epoch: Epoch,
     pub(super) peer: Inbound,
     heard_at: Instant,
+    /// How long a word to it and its answer take.
+    round_trip: Duration,
     slot_count: u32,
     room: Needs,
     /// What it executes that is not of this group: it keeps slots as well.
-    foreign: Vec<TaskRun>,
+    foreign: Foreign,
     pub(super) standing: Standing,
     /// Number of the last deal on this connection.
     pub(super) last_deal: u64,
@@ -87,8 +94,12 @@ pub(super) struct Workers {
     /// The group of this balancer's seat.
     group: u64,
     workers: BTreeMap<NodeId, Worker>,
+    /// Those of whose foreign runs the masters are to be asked.
+    unasked: BTreeSet<NodeId>,
     /// No worker falls silent before.
     check_at: Option<Instant>,
+    /// What the masters are told of those that are gone.
+    telling: gone::Telling,
 }
 
 impl Workers {
@@ -97,8 +108,9 @@ impl Workers {
     pub(super) fn set_group(&mut self, group: u64, is_anew: bool) {
         self.group = group;
         if is_anew {
+            self.unasked.clear();
             self.workers.values_mut().for_each(|worker| {
-                (worker.group, worker.foreign) = (0, Vec::new());
+                (worker.group, worker.foreign) = (0, Foreign::default());
             });
         }
     }
@@ -178,6 +190,7 @@ impl Workers {
             epoch: Epoch(heartbeat.epoch),
             peer,
             heard_at: now,
+            round_trip: Duration(heartbeat.round_trip_us).min(LONGEST_ROUND_TRIP),
             slot_count: heartbeat.slot_count,
             room: Needs { cpu_milli: heartbeat.cpu_milli, memory_bytes: heartbeat.memory_bytes },
             standing: match heartbeat.refusing {
@@ -186,11 +199,12 @@ impl Workers {
                 3 => Standing::Moved,
                 _ => Standing::Leaves,
             },
-            foreign: Vec::new(),
+            foreign: before.map_or_else(Foreign::default, |before| before.foreign.judged()),
             last_deal: before.map_or(0, |before| before.last_deal),
             recall_until: before.map_or(Instant(0), |before| before.recall_until),
         };
         self.workers.insert(node, worker);
+        self.unasked.remove(&node);
         let silent_at = now + WORKER_TIMEOUT;
         self.check_at = Some(self.check_at.map_or(silent_at, |at| at.min(silent_at)));
         heard
@@ -206,36 +220,67 @@ impl Workers {
         }
     }
 
-    /// What a worker executes that is not of this group.
-    pub(super) fn set_foreign(&mut self, worker: NodeId, runs: Vec<TaskRun>) {
-        if let Some(worker) = self.workers.get_mut(&worker) {
-            worker.foreign = runs;
+    /// What a worker executes that is not of this group. Returns what of it the worker must kill.
+    pub(super) fn set_foreign(
+        &mut self,
+        node: NodeId,
+        runs: Vec<TaskRun>,
+        is_known: impl Fn(JobId) -> bool,
+    ) -> Vec<TaskRun> {
+        let Some(worker) = self.workers.get_mut(&node) else { return Vec::new() };
+        // What one that was moved away is dealt there is asked about there.
+        let is_moved = worker.standing == Standing::Moved;
+        let over = worker.foreign.list(runs, |job| is_moved || is_known(job));
+        if worker.foreign.has_questions() {
+            self.unasked.insert(node);
         }
+        over
     }
 
     /// Tasks of a worker ended; they are not of this group.
-    pub(super) fn foreign_ended(&mut self, worker: NodeId, run: &TaskRun) {
-        let Some(worker) = self.workers.get_mut(&worker) else { return };
-        let is_it =
-            |known: &TaskRun| (known.job_uuid, known.attempt) == (run.job_uuid, run.attempt);
-        let cut = |known: TaskRun| match is_it(&known) {
-            false => vec![known],
-            true => {
-                let rest = without(range_of(&known), &[range_of(run)]);
-                let piece = |tasks| run_of(run.job_uuid.into(), tasks, run.attempt);
-                rest.iter().map(piece).collect()
-            }
-        };
-        worker.foreign = std::mem::take(&mut worker.foreign).into_iter().flat_map(cut).collect();
+    pub(super) fn foreign_ended(&mut self, node: NodeId, run: &TaskRun) {
+        self.change_foreign(node, |foreign| foreign.ended(run));
     }
 
-    /// What workers execute of a job without being of this group.
-    pub(super) fn foreign_of(&self, job: JobId) -> Vec<(NodeId, TaskRun)> {
-        let runs = self
-            .workers
-            .iter()
-            .flat_map(|(&node, worker)| worker.foreign.iter().map(move |run| (node, *run)));
-        runs.filter(|(_, run)| JobId::from(run.job_uuid) == job).collect()
+    fn change_foreign(&mut self, node: NodeId, change: impl FnOnce(&mut Foreign)) {
+        let Some(worker) = self.workers.get_mut(&node) else { return };
+        change(&mut worker.foreign);
+        if !worker.foreign.has_questions() {
+            self.unasked.remove(&node);
+        }
+    }
+
+    /// A job ended. Returns what workers execute of it without being of this group.
+    pub(super) fn end_foreign(&mut self, job: JobId) -> Vec<(NodeId, TaskRun)> {
+        let mut ended = Vec::new();
+        for (&node, worker) in &mut self.workers {
+            ended.extend(worker.foreign.end_job(job).into_iter().map(|run| (node, run)));
+            if !worker.foreign.has_questions() {
+                self.unasked.remove(&node);
+            }
+        }
+        ended
+    }
+
+    /// Foreign runs of one worker that the masters are to be asked about, at most `limit`.
+    pub(super) fn questions(&self, limit: usize) -> Option<(NodeId, Vec<TaskRun>)> {
+        let node = *self.unasked.first()?;
+        Some((node, self.workers.get(&node)?.foreign.questions(limit)))
+    }
+
+    /// True where the masters are to be asked about foreign runs.
+    pub(super) fn has_questions(&self) -> bool {
+        !self.unasked.is_empty()
+    }
+
+    /// The masters said what became of a run of a worker.
+    pub(super) fn judge(&mut self, node: NodeId, run: &TaskRun, is_over: bool) {
+        self.change_foreign(node, |foreign| foreign.judge(run, is_over));
+    }
+
+    /// The feed is read anew: what the masters said of foreign runs may be old.
+    pub(super) fn doubt_foreign(&mut self) {
+        self.workers.values_mut().for_each(|worker| worker.foreign.doubt());
     }
 
     /// The worker gets nothing before its next heartbeat.
@@ -282,6 +327,8 @@ impl Workers {
                     worker.group = 0;
                 }
                 worker.standing = Standing::Silent;
+                worker.foreign.drop_questions();
+                self.unasked.remove(&node);
                 silent.push(node);
             }
             let next = match worker.standing {
@@ -351,7 +398,7 @@ impl Workers {
 impl Worker {
     fn view(&self, node: NodeId, tasks: &Tasks) -> WorkerView {
         let (mut busy_count, mut used, mut busy_us) = tasks.load_of(node);
-        let foreign = self.foreign.iter().fold(0u64, |sum, run| sum.saturating_add(run.task_count));
+        let foreign = self.foreign.task_count();
         if foreign > 0 {
             // What they use is known to the worker alone: as much as most tasks do.
             let one = Needs { cpu_milli: u64::from(DEFAULT_CPU_MILLI), memory_bytes: 0 };
@@ -359,6 +406,10 @@ impl Worker {
             used = used.plus(&one.times(foreign));
             busy_us += foreign as f64 * WINDOW.as_micros() as f64;
         }
+        // What it executes until a deal of now is there, and did since it last said so, does not fill
+        // its window: the farther away it is, the more it is dealt ahead. Less than nothing means that
+        // its slots will have waited by then.
+        busy_us -= self.round_trip.as_micros() as f64 * f64::from(self.slot_count);
         WorkerView {
             worker: node,
             slot_count: u64::from(self.slot_count),
@@ -367,5 +418,109 @@ impl Worker {
             busy_count,
             busy_us,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use node::logic::network::{
+        Identity, Link, NetworkEffect, NetworkEvent, NetworkLimits, RoutingId, Sender,
+    };
+    use node::logic::sessions::{Sessions, Source};
+    use proto::ids::ClusterId;
+    use proto::status::Role;
+
+    use super::super::plan::{JobView, plan};
+    use super::*;
+
+    const WORKER: NodeId = NodeId(5);
+
+    fn sessions(node: NodeId, role: Role) -> Sessions {
+        let identity = Identity {
+            node,
+            role,
+            cluster: ClusterId(9),
+            incarnation: Incarnation(1),
+            version: "1".into(),
+            address: String::new(),
+        };
+        Sessions::new(identity, NetworkLimits::NODE)
+    }
+
+    /// A real handle of an inbound connection: it cannot be made up.
+    pub(super) fn inbound() -> Inbound {
+        let (mut here, mut there) =
+            (sessions(NodeId(1), Role::Balancer), sessions(WORKER, Role::Worker));
+        let open = NetworkEffect::Open { link: Link(1), address: "tcp://10.0.0.9:1".into() };
+        let _ = there.perform(Instant(1), open);
+        let mut joined = None;
+        while let Some((_, frame)) = there.take_frame() {
+            let id = RoutingId::of(WORKER);
+            here.receive(Instant(1), Source::Bound(id.as_bytes()), &frame, &mut |event| {
+                if let NetworkEvent::Joined { sender: Sender { peer, .. }, .. } = event {
+                    joined = Some(peer);
+                }
+            });
+        }
+        let Some(Peer::Inbound(inbound)) = joined else { panic!("a hello that is accepted") };
+        inbound
+    }
+
+    /// A worker with two slots that measured this way to the balancer, and holds nothing.
+    fn away(round_trip: Duration) -> WorkerView {
+        let mut workers = Workers::default();
+        workers.set_group(1, true);
+        let heartbeat = WorkerHeartbeat {
+            worker_incarnation: 1,
+            epoch: 1,
+            slot_count: 2,
+            cpu_milli: 2_000,
+            memory_bytes: 1 << 30,
+            group: 1,
+            round_trip_us: round_trip.as_micros(),
+            ..WorkerHeartbeat::default()
+        };
+        let heard = workers.take_heartbeat(Instant(1), WORKER, inbound(), &heartbeat);
+        assert_eq!(heard, Heard::NewConnection);
+        workers.view(WORKER, Epoch(1), &Tasks::default()).unwrap()
+    }
+
+    /// How many tasks of a millisecond it is dealt.
+    fn dealt(worker: WorkerView) -> u64 {
+        let job = JobView {
+            job: JobId(7),
+            priority: 0,
+            needs: Needs { cpu_milli: 1_000, memory_bytes: 0 },
+            pending_count: 1_000_000,
+            busy_count: 0,
+            served: 0,
+            mean_us: Some(1_000.0),
+        };
+        plan(&[worker], &[job]).iter().map(|deal| deal.task_count).sum()
+    }
+
+    #[test]
+    fn a_worker_is_dealt_as_much_more_ahead_as_it_is_farther_away() {
+        let ms = Duration::from_millis;
+        for (way, tasks) in [(ms(0), 100), (ms(100), 300), (ms(2_000), 4_100)] {
+            assert_eq!(dealt(away(way)), tasks, "{way}");
+        }
+        for way in [ms(2_001), Duration(u64::MAX)] {
+            assert_eq!(dealt(away(way)), 4_100, "{way} is not believed");
+        }
+    }
+
+    #[test]
+    fn a_worker_far_away_is_dealt_to_before_what_it_holds_is_less_than_the_way() {
+        let holds = |round_trip, count: u64| {
+            let view = away(round_trip);
+            let busy_us = view.busy_us + 1_000.0 * count as f64;
+            let used = Needs { cpu_milli: 1_000 * count, memory_bytes: 0 };
+            dealt(WorkerView { busy_count: count, busy_us, used, ..view })
+        };
+        // Two slots: half a window is 50 tasks, and 100 ms are 200.
+        assert_eq!([holds(Duration::ZERO, 40), holds(Duration::ZERO, 60)], [60, 0]);
+        let way = Duration::from_millis(100);
+        assert_eq!([holds(way, 240), holds(way, 260)], [60, 0]);
     }
 }

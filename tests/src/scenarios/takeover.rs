@@ -62,6 +62,30 @@ pub fn a_balancer_is_killed_and_back_within_its_own_lease() -> Told {
     )
 }
 
+/// The primary of a job that needs no marks dies while tasks run. All workers reach the other one.
+#[must_use]
+pub fn a_primary_dies_whose_job_is_small() -> Told {
+    let world = stage(cast(&[2, 2], vec![job(20, ms(400))]));
+    let (mut group, mut died_at) = (Group::default(), None);
+    tell(
+        world,
+        Box::new(move |scene, turn| {
+            if group.sees(scene, turn) {
+                let (process, death) = (scene.named(&group.primary()), Death::Killed);
+                let down = Duration::from_secs(25);
+                turn.begin_after(ms(700), Fault::Crash { process, death, down });
+                died_at = Some(scene.now + ms(700));
+            }
+            if let Some((from, _)) = arrives::<WorkerRequest>(scene)
+                && from != group.primary()
+                && died_at.is_some_and(|at| scene.now.since(at) < Duration::from_secs(3))
+            {
+                turn.fact("the other balancer dealt before the workers' time was over");
+            }
+        }),
+    )
+}
+
 /// The primary is cut off from all workers, and from nobody else.
 #[must_use]
 pub fn a_balancer_renews_its_lease_and_reaches_no_worker() -> Told {

@@ -12,6 +12,7 @@ use proto::time::{Duration, Instant};
 use proto::wire::bytes_of;
 
 use super::held::Held;
+use super::round_trip::RoundTrip;
 
 /// How often a balancer hears of a worker that has nothing else to say.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -79,6 +80,8 @@ struct Balancer {
     silent_at: Instant,
     /// The last deal that it says it sent on this connection.
     last_deal: u64,
+    /// How far away it is: it deals that much more ahead.
+    round_trip: RoundTrip,
 }
 
 /// The balancers of the group.
@@ -169,6 +172,7 @@ impl Balancers {
                 heartbeat_due: now,
                 silent_at: now + SILENCE,
                 last_deal: 0,
+                round_trip: RoundTrip::default(),
             });
         }
     }
@@ -195,6 +199,7 @@ impl Balancers {
         if let Some(balancer) = self.of(link) {
             balancer.is_connected = true;
             balancer.last_deal = 0;
+            balancer.round_trip.connected();
             balancer.heartbeat_due = now;
             balancer.silent_at = now + SILENCE;
         }
@@ -216,6 +221,7 @@ impl Balancers {
         if let Some(balancer) = self.of(link) {
             balancer.silent_at = now + SILENCE;
             balancer.last_deal = last_deal;
+            balancer.round_trip.answered(now);
         }
     }
 
@@ -268,6 +274,7 @@ impl Balancers {
             }
             if balancer.is_connected && now >= balancer.heartbeat_due {
                 balancer.heartbeat_due = now + HEARTBEAT;
+                balancer.round_trip.asked(now);
                 let record = heartbeat.record(balancer, held);
                 network.push(NetworkEffect::Send { to: Peer::Link(balancer.link), record });
             }
@@ -309,6 +316,7 @@ impl Heartbeat {
             None => (self.membership, self.refusing),
         };
         let (runs, foreign_count) = held.inventory_for(membership.assignment);
+        let round_trip = balancer.round_trip.mean().unwrap_or_default();
         let message = WorkerHeartbeat {
             worker_incarnation: self.incarnation.0,
             assignment: membership.assignment,
@@ -321,6 +329,7 @@ impl Heartbeat {
             refusing,
             group: membership.group,
             foreign_count,
+            round_trip_us: round_trip.as_micros(),
             ..WorkerHeartbeat::default()
         };
         encode(&message, &[bytes_of(&runs)])

@@ -4,6 +4,7 @@
 //! - `execution.rs`: which slot gets what, and what its ends mean
 //! - `explain.rs`: why tasks are where they are, for whoever asks
 //! - `reports.rs`: status frames to the masters, registration; `storing.rs`: segments to the ring
+//! - `balancers.rs`: heartbeats to the balancers; `round_trip.rs`: how far away each of them is
 //! - [`held`], [`job`], [`results`], [`accounting`], [`packing`]: what is remembered
 //!
 //! Pure: no sockets, clock, threads or randomness of its own. It does not know how a task is
@@ -19,6 +20,7 @@ pub mod job;
 pub mod packing;
 mod reports;
 pub mod results;
+mod round_trip;
 mod storing;
 #[cfg(test)]
 mod tests;
@@ -47,7 +49,7 @@ use self::accounting::Accounting;
 pub use self::balancers::HEARTBEAT;
 use self::balancers::{Balancers, Heartbeat, Membership};
 pub use self::deals::EXIT_NOT_STARTED;
-pub use self::execution::PIECE;
+pub use self::execution::{PIECE, STALL};
 pub use self::explain::RunningStage;
 use self::held::Held;
 use self::job::JobSpec;
@@ -141,6 +143,14 @@ pub enum Event<'a> {
         ends: Vec<TaskEnd>,
         /// Slots that were cancelled and do not begin what they have left beside these.
         given_up: Vec<u32>,
+    },
+    /// A task of a piece takes much longer than those before it: what stands behind it was taken out
+    /// of its slot and will not begin there.
+    TakenBack {
+        /// The slot, which goes on with the one task.
+        slot: u32,
+        /// The tasks.
+        tasks: Range<u64>,
     },
     /// What an earlier incarnation left is known: evidence of which tasks it died with.
     Crashed {
@@ -293,6 +303,7 @@ impl Worker {
                 ends.into_iter().for_each(|end| self.on_end(end));
                 given_up.iter().for_each(|&slot| self.on_given_up(slot, &mut network));
             }
+            Event::TakenBack { slot, tasks } => self.on_taken_back(slot, tasks, &mut network),
             Event::Crashed { tasks } => tasks.into_iter().for_each(|task| self.on_crash(task)),
             Event::Room { is_short } => self.on_room(is_short, effects, &mut network),
             Event::Tick => {}

@@ -1,5 +1,6 @@
 //! A worker among scripted masters, balancers and storage nodes.
 
+mod bench;
 mod explaining;
 mod groups;
 mod room;
@@ -11,282 +12,18 @@ use node::logic::network::Sender;
 use node::logic::refusal::Refusal;
 use proptest::prelude::*;
 use proto::description::{JobDescription, Noop, Runtime};
-use proto::ids::{FileId, LogIndex};
+use proto::ids::FileId;
 use proto::messages::node::NodeRegister;
 use proto::messages::task::{TaskFree, TaskReturned, TaskSettled, WorkerHeartbeat, WorkerStatus};
 use proto::record::{Records, encode};
-use proto::segment::{AccountingEntry, OutputContent, Segment};
-use proto::status::{ErrorCode, Order, OutputKind, ProgramKind, Role, Verdict};
+use proto::segment::Segment;
+use proto::status::{ErrorCode, Order, Verdict};
 use proto::wire::bytes_of;
 
 use super::held::{WaitingRun, task_run, tasks_of};
 use super::reports::FRAME_PAUSE;
-use super::results::Outcome;
 use super::*;
-
-const JOB: JobId = JobId(0x70);
-const PRIMARY: Link = Link(1);
-const AUXILIARY: Link = Link(2);
-const ASSIGNMENT: u64 = 40;
-const EPOCH: u64 = 3;
-
-/// A deal, with what a good one says.
-#[derive(Clone, Debug)]
-struct Deal {
-    tasks: Range<u64>,
-    attempt: u64,
-    epoch: u64,
-    assignment: u64,
-    group: u64,
-    incarnation: u64,
-    cpu_milli: u32,
-}
-
-fn deal(tasks: Range<u64>) -> Deal {
-    let (attempt, epoch, assignment) = (EPOCH << 32 | 1, EPOCH, ASSIGNMENT);
-    Deal { tasks, attempt, epoch, assignment, group: 1, incarnation: 7, cpu_milli: 1_000 }
-}
-
-impl Deal {
-    fn record(&self) -> Vec<u8> {
-        let mut description = JobDescription::new(Runtime::Noop(Noop::default()));
-        description.cpu_milli = self.cpu_milli;
-        let request = WorkerRequest {
-            job_uuid: JOB.to_wire(),
-            first_task: self.tasks.start,
-            task_count: self.tasks.end - self.tasks.start,
-            job_task_count: 1_000_000,
-            attempt: self.attempt,
-            epoch: self.epoch,
-            worker_incarnation: self.incarnation,
-            assignment: self.assignment,
-            group: self.group,
-            program_kind: ProgramKind::Described.to_wire(),
-            ..WorkerRequest::default()
-        };
-        encode(&request, &[b"", b"", &description.encode().unwrap()])
-    }
-}
-
-/// A worker with two slots, and everything that it wanted so far.
-struct Bench {
-    worker: Worker,
-    now: Instant,
-    effects: Vec<Effect>,
-}
-
-impl Bench {
-    /// Gives the worker as many results without acknowledgement as it may have.
-    fn fill_results(&mut self) {
-        let count = (RESULT_BYTES / size_of::<AccountingEntry>()) as u64;
-        let entry = |task_index| AccountingEntry { task_index, ..AccountingEntry::default() };
-        self.worker.results.add(Outcome {
-            job: JOB,
-            tasks: 0..count,
-            attempt: 1,
-            state: TaskState::Done,
-            exit_code: 0,
-            cause: Cause::None,
-            segment: FileId(0),
-            entries: (0..count).map(entry).collect(),
-        });
-    }
-
-    fn new() -> Bench {
-        let setting = Setting {
-            node: NodeId(0xa),
-            incarnation: Incarnation(7),
-            cluster: ClusterId(0),
-            masters: vec!["m1".into(), "m2".into()],
-            address: "w".into(),
-            telemetry_address: String::new(),
-            zone: String::new(),
-            slot_count: 2,
-            cpu_milli: 2_000,
-            memory_bytes: 1 << 30,
-        };
-        let worker = Worker::new(setting, fastrand::Rng::with_seed(5));
-        Bench { worker, now: Instant(1_000), effects: Vec::new() }
-    }
-
-    /// Registered in a group of two balancers that know it.
-    fn registered() -> Bench {
-        let mut bench = Bench::new();
-        bench.tick();
-        bench.connect(MASTER_LINK, "m1,m2");
-        let registered = NodeRegistered {
-            index: ASSIGNMENT,
-            group: 1,
-            epoch: EPOCH,
-            ..NodeRegistered::default()
-        };
-        bench.hear(MASTER_LINK, &encode(&registered, &[b"b1,b2"]));
-        bench.connect(PRIMARY, "");
-        bench.connect(AUXILIARY, "");
-        bench
-    }
-
-    fn handle(&mut self, event: Event<'_>) {
-        self.worker.handle(self.now, event, &mut self.effects);
-        self.worker.check_invariants();
-        let deadline = self.worker.next_deadline(self.now);
-        assert!(deadline.is_none_or(|due| due > self.now), "a deadline that is over");
-    }
-
-    fn tick(&mut self) {
-        self.handle(Event::Tick);
-    }
-
-    /// Lets time pass until a moment, deadline by deadline.
-    fn pass(&mut self, span: Duration) {
-        let until = self.now + span;
-        while let Some(due) = self.worker.next_deadline(self.now).filter(|&due| due <= until) {
-            self.now = due;
-            self.tick();
-        }
-        self.now = until;
-        self.tick();
-    }
-
-    fn sender(link: Link) -> Sender {
-        let node = NodeId(0x100 + u128::from(link.0));
-        Sender { peer: Peer::Link(link), node, role: Role::Master, incarnation: Incarnation(1) }
-    }
-
-    fn connect(&mut self, link: Link, masters: &str) {
-        let sender = match link.0 {
-            number if number >= balancers::LINKS_END => {
-                Sender { node: NodeId(1), ..Bench::sender(link) }
-            }
-            _ => Bench::sender(link),
-        };
-        self.handle(Event::Network(NetworkEvent::Connected {
-            link,
-            sender,
-            cluster: ClusterId(9),
-            applied_index: LogIndex(1),
-            window: 64,
-            masters: masters.into(),
-            again: false,
-        }));
-    }
-
-    fn hear(&mut self, link: Link, record: &[u8]) {
-        let record = Records::of(record).next().unwrap().unwrap();
-        let sender = Bench::sender(link);
-        self.handle(Event::Network(NetworkEvent::Record { sender, record }));
-    }
-
-    fn end(&mut self, slot: u32, count: u64, state: TaskState) {
-        self.end_with(slot, count, state, 0);
-    }
-
-    /// Ends tasks of a slot that printed so many bytes each.
-    fn end_with(&mut self, slot: u32, count: u64, state: TaskState, printed: usize) {
-        let content = OutputContent::Packed(vec![b'x'; printed]);
-        let kind = OutputKind::Stdout;
-        let output = Output { kind, name: Vec::new(), mode: 0, is_cut: false, content };
-        let outputs = if printed == 0 { Vec::new() } else { vec![output] };
-        let first = self.worker.held.started(slot).unwrap().tasks.start;
-        let end = |task| TaskEnd {
-            slot,
-            task: TaskIndex(task),
-            state,
-            exit_code: i32::from(state == TaskState::Failed),
-            cause: Cause::None,
-            start_unix_us: 1,
-            wall: Duration(10),
-            cpu: Duration(3),
-            peak_memory_bytes: 0,
-            outputs: outputs.clone(),
-        };
-        let ends = (first..first + count).map(end).collect();
-        self.handle(Event::Ended { ends, given_up: Vec::new() });
-    }
-
-    /// The records that were sent over a link since the last call, of one type.
-    fn sent<T: Message>(&mut self, link: Link) -> Vec<Vec<u8>> {
-        let mut sent = Vec::new();
-        self.effects.retain(|effect| match effect {
-            Effect::Network(NetworkEffect::Send { to: Peer::Link(to), record })
-                if *to == link && record.first() == Some(&T::TYPE) =>
-            {
-                sent.push(record.clone());
-                false
-            }
-            _ => true,
-        });
-        sent
-    }
-
-    /// Runs of all records of one type that were sent over a link since the last call.
-    fn runs<T: Message>(&mut self, link: Link) -> Vec<(Range<u64>, u64, u8)> {
-        let records = self.sent::<T>(link);
-        let parts = records.iter().flat_map(|record| {
-            let record = Records::of(record).next().unwrap().unwrap();
-            let [runs] = record.parts::<1>().unwrap();
-            items_of::<TaskRun>(runs).unwrap().to_vec()
-        });
-        parts.map(|run| (tasks_of(&run), run.attempt, run.state)).collect()
-    }
-
-    /// The status frame that was sent last: its number and what became of which tasks.
-    fn frame(&mut self) -> (u64, Vec<(Range<u64>, u8)>) {
-        let records = self.sent::<WorkerStatus>(MASTER_LINK);
-        let mut number = 0;
-        let mut runs = Vec::new();
-        for record in &records {
-            let record = Records::of(record).next().unwrap().unwrap();
-            let status: WorkerStatus = record.read().unwrap();
-            if status.frame_position == 0 {
-                runs.clear();
-            }
-            number = status.frame;
-            runs.push((status.first_task..status.first_task + status.task_count, status.state));
-        }
-        (number, runs)
-    }
-
-    fn acknowledge(&mut self, frame: u64, refused: &[TaskRun]) {
-        let reply =
-            WorkerStatusReply { worker_incarnation: 7, frame, ..WorkerStatusReply::default() };
-        self.hear(MASTER_LINK, &encode(&reply, &[bytes_of(refused)]));
-    }
-
-    fn heartbeat_reply(&mut self, link: Link, epoch: u64, last_deal: u64, orders: &[TaskRun]) {
-        let reply = WorkerHeartbeatReply {
-            epoch,
-            last_deal,
-            assignment: ASSIGNMENT,
-            ..WorkerHeartbeatReply::default()
-        };
-        self.hear(link, &encode(&reply, &[bytes_of(orders)]));
-    }
-
-    fn started(&mut self) -> Vec<(u32, Range<u64>)> {
-        let mut started = Vec::new();
-        self.effects.retain(|effect| match effect {
-            Effect::Start { slot, tasks, .. } => {
-                started.push((*slot, tasks.clone()));
-                false
-            }
-            _ => true,
-        });
-        started
-    }
-
-    fn cancelled(&self) -> Vec<u32> {
-        let slot = |effect: &Effect| match effect {
-            Effect::Cancel { slot } => Some(*slot),
-            _ => None,
-        };
-        self.effects.iter().filter_map(slot).collect()
-    }
-}
-
-fn heartbeats(records: &[Vec<u8>]) -> Vec<WorkerHeartbeat> {
-    records.iter().map(|it| Records::of(it).next().unwrap().unwrap().read().unwrap()).collect()
-}
+use bench::{ASSIGNMENT, AUXILIARY, Bench, Deal, EPOCH, JOB, PRIMARY, deal, heartbeats};
 
 #[test]
 fn it_registers_joins_its_cluster_and_tells_both_balancers_what_it_holds() {
@@ -309,6 +46,27 @@ fn it_registers_joins_its_cluster_and_tells_both_balancers_what_it_holds() {
     let [runs] = record.parts::<1>().unwrap();
     let held: u64 = items_of::<TaskRun>(runs).unwrap().iter().map(|run| run.task_count).sum();
     assert_eq!(held, 5);
+}
+
+#[test]
+fn each_balancer_is_told_how_far_away_it_is() {
+    let mut bench = Bench::registered();
+    let told = |bench: &mut Bench| {
+        [PRIMARY, AUXILIARY].map(|link| {
+            let beats = heartbeats(&bench.sent::<WorkerHeartbeat>(link));
+            beats.iter().map(|beat| beat.round_trip_us).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(told(&mut bench), [[0], [0]], "nothing was measured yet");
+    bench.pass(Duration::from_millis(40));
+    bench.heartbeat_reply(PRIMARY, EPOCH, 0, &[]);
+    bench.pass(HEARTBEAT - Duration::from_millis(40));
+    assert_eq!(told(&mut bench), [[40_000], [0]]);
+    bench.pass(Duration::from_millis(80));
+    bench.heartbeat_reply(PRIMARY, EPOCH, 0, &[]);
+    // The connection is new, and a heartbeat goes out at once.
+    bench.connect(PRIMARY, "");
+    assert_eq!(told(&mut bench), [vec![50_000], vec![]], "the way is the same");
 }
 
 #[test]
@@ -443,6 +201,36 @@ fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
     assert_eq!(bench.started(), [(0, 105..110)]);
     bench.end(0, 5, TaskState::Done);
     assert_eq!(bench.started(), [(0, 115..120)]);
+}
+
+#[test]
+fn what_stands_behind_a_long_task_runs_in_another_slot_or_is_given_back() {
+    let mut bench = Bench::registered();
+    bench.hear(PRIMARY, &deal(0..2).record());
+    bench.end(0, 1, TaskState::Done);
+    bench.end(1, 1, TaskState::Done);
+    bench.started();
+    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(100..140) }.record());
+    assert_eq!(bench.started(), [(0, 100..120), (1, 120..140)]);
+    bench.handle(Event::TakenBack { slot: 0, tasks: 103..120 });
+    assert!(bench.started().is_empty(), "both slots have tasks");
+    assert_eq!(bench.worker.held.waiting_count(), 17);
+    // What ended before it was taken back is told later.
+    bench.end(0, 2, TaskState::Done);
+    bench.end(1, 20, TaskState::Done);
+    assert_eq!(bench.started(), [(1, 103..120)]);
+    let recall = TaskRecall { epoch: EPOCH, ..TaskRecall::default() };
+    bench.handle(Event::TakenBack { slot: 1, tasks: 104..120 });
+    bench.hear(PRIMARY, &encode(&recall, &[bytes_of(&[task_run(JOB, &(110..120), 9, 0)])]));
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(110..120, 9, 0)]);
+    // Nothing of a slot that has something else by now.
+    bench.handle(Event::TakenBack { slot: 1, tasks: 200..210 });
+    bench.end(1, 1, TaskState::Done);
+    assert_eq!(bench.started(), [(1, 104..110)]);
+    bench.handle(Event::Stop);
+    bench.runs::<TaskReturned>(PRIMARY);
+    bench.handle(Event::TakenBack { slot: 1, tasks: 105..110 });
+    assert_eq!(bench.runs::<TaskReturned>(PRIMARY), [(105..110, 9, 0)], "it stops");
 }
 
 #[test]
@@ -655,6 +443,7 @@ enum Step {
     End { slot: u32, count: u64, state: TaskState, printed: usize },
     Store,
     GiveUp { slot: u32 },
+    TakeBack { slot: u32 },
     Acknowledge { refused: Range<u64> },
     Recall { tasks: Range<u64> },
     Kill { tasks: Range<u64> },
@@ -673,6 +462,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, count, state, printed)| Step::End { slot, count, state, printed }),
         4 => Just(Step::Store),
         1 => (0u32..2).prop_map(|slot| Step::GiveUp { slot }),
+        2 => (0u32..2).prop_map(|slot| Step::TakeBack { slot }),
         5 => range.clone().prop_map(|refused| Step::Acknowledge { refused }),
         1 => range.clone().prop_map(|tasks| Step::Recall { tasks }),
         1 => range.prop_map(|tasks| Step::Kill { tasks }),
@@ -717,6 +507,14 @@ fn live(steps: Vec<Step>) {
             Step::GiveUp { slot } => {
                 if known.busy.remove(&slot).is_some() {
                     bench.handle(Event::Ended { ends: Vec::new(), given_up: vec![slot] });
+                }
+            }
+            Step::TakeBack { slot } => {
+                let Some((tasks, _)) = known.busy.get_mut(&slot) else { continue };
+                let rest = tasks.start + 1..tasks.end;
+                if !rest.is_empty() {
+                    tasks.end = rest.start;
+                    bench.handle(Event::TakenBack { slot, tasks: rest });
                 }
             }
             Step::Acknowledge { refused } => {
@@ -809,7 +607,7 @@ fn ends_are_told_together_while_enough_waits_and_at_once_where_it_does_not() {
     bench.end(0, 1, TaskState::Done);
     assert_eq!(freed(&mut bench), 0, "hundreds wait");
     bench.end(1, 1, TaskState::Done);
-    bench.pass(Duration::from_millis(4));
+    bench.pass(Duration::from_millis(19));
     assert_eq!(freed(&mut bench), 0);
     bench.pass(Duration::from_millis(1));
     assert_eq!(freed(&mut bench), 2, "what is gathered does not wait for more");

@@ -19,7 +19,7 @@ use client::logic::jobs::Request;
 use client::logic::session::CallFailure;
 use client::{Begun, Client, ClientError, owned_output};
 use proto::description::Runtime as RuntimeKind;
-use proto::ids::{FileId, JobId};
+use proto::ids::{FileId, Incarnation, JobId, NodeId};
 use proto::limits::{FOLDED_SECTION_BYTES, FOLDED_SEGMENT_BYTES, SEGMENT_INDEX_BYTES};
 use proto::segment::{
     AccountingEntry, ENTRY_BYTES, MAGIC, NewSection, Output, SegmentError, SegmentSection,
@@ -45,6 +45,8 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct FoldRuntime {
     client: Arc<Client>,
+    /// The worker, in whose name the masters are told: they take it from no other client.
+    worker: (NodeId, Incarnation),
     /// A folder of the worker's own, on its disk.
     place: PathBuf,
 }
@@ -67,8 +69,18 @@ enum NotFolded {
 }
 
 impl FoldRuntime {
-    pub(super) fn new(client: Arc<Client>, place: PathBuf) -> FoldRuntime {
-        FoldRuntime { client, place }
+    pub(super) fn new(
+        client: Arc<Client>,
+        worker: (NodeId, Incarnation),
+        place: PathBuf,
+    ) -> FoldRuntime {
+        FoldRuntime { client, worker, place }
+    }
+
+    /// What the masters are told of a fold.
+    fn request(&self, job: JobId, fold: u64, segment: FileId, segment_count: u64) -> Request {
+        let (worker, incarnation) = self.worker;
+        Request::Fold { job, fold, segment, segment_count, worker, incarnation }
     }
 
     fn fold(&self, job: JobId, fold: u64, cancel: &Cancel) -> Result<(), NotFolded> {
@@ -98,7 +110,7 @@ impl FoldRuntime {
             wait(begun, cancel)?;
             segment
         };
-        let request = Request::Fold { job, fold, segment, segment_count };
+        let request = self.request(job, fold, segment, segment_count);
         let answer = wait(self.client.begin(request), cancel)?;
         let Answer::Folded { is_listed, .. } = answer else {
             return Err(ClientError::OtherAnswer.into());
@@ -110,7 +122,7 @@ impl FoldRuntime {
     /// Tells the masters that they need not wait for a fold. The task's outcome says the same, but
     /// may stand behind a status frame that waits for this very fold to make room.
     fn came_to_nothing(&self, job: JobId, fold: u64, cancel: &Cancel) {
-        let request = Request::Fold { job, fold, segment: FileId(0), segment_count: 0 };
+        let request = self.request(job, fold, FileId(0), 0);
         if let Err(error) = wait(self.client.begin(request), cancel) {
             let error = node::log::chain(&error);
             tracing::debug!(%job, fold, %error, "nobody was told that a fold came to nothing");

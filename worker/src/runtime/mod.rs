@@ -23,7 +23,7 @@ use std::thread::Thread;
 use client::Client;
 use node::clock::Clock;
 use proto::description::Runtime as RuntimeKind;
-use proto::ids::TaskIndex;
+use proto::ids::{Incarnation, NodeId, TaskIndex};
 use proto::segment::Output;
 use proto::status::{Cause, TaskState};
 use proto::time::{Duration, Instant};
@@ -173,6 +173,8 @@ pub struct Equipment {
     pub inputs: Inputs,
     /// Addresses of masters, as tasks that are clients too are told them.
     pub cluster: String,
+    /// The worker and its incarnation; zero where nobody asks the masters in its name.
+    pub worker: (NodeId, Incarnation),
 }
 
 impl Equipment {
@@ -186,7 +188,14 @@ impl Equipment {
         masters: &[String],
     ) -> Equipment {
         let (running, cluster) = (Running::default(), masters.join(","));
-        Equipment { clock, spawner, client, running, inputs, cluster }
+        let worker = (NodeId(0), Incarnation(0));
+        Equipment { clock, spawner, client, running, inputs, cluster, worker }
+    }
+
+    /// The same for a worker of the roster, in whose name segments are folded.
+    #[must_use]
+    pub fn of_worker(self, node: NodeId, incarnation: Incarnation) -> Equipment {
+        Equipment { worker: (node, incarnation), ..self }
     }
 }
 
@@ -205,7 +214,7 @@ impl Runtimes {
     pub fn new(equipment: Equipment) -> Runtimes {
         let clock = equipment.clock;
         let place = equipment.spawner.folder().to_owned();
-        let fold = FoldRuntime::new(equipment.client.clone(), place);
+        let fold = FoldRuntime::new(equipment.client.clone(), equipment.worker, place);
         let command = CommandRuntime::new(equipment);
         Runtimes { clock, command, noop: NoopRuntime::new(clock), fold }
     }

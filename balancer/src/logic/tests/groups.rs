@@ -1,7 +1,7 @@
 //! Several groups: ranges and workers that were another group's, seats in other groups.
 
 use node::logic::network::Sender;
-use proto::ids::JobId;
+use proto::ids::{JobId, RequestId};
 use proto::messages::node::{FeedItem, FeedPull, LeaseRenew, NodeRegister, RunsLost};
 use proto::messages::task::{TaskRun, WorkerHeartbeat};
 use proto::record::encode;
@@ -238,6 +238,8 @@ fn runs_of_other_groups_keep_slots_and_are_left_alone() {
     let foreign = [run(JOB, 7..9, OLD), run(OTHER, 0..1, OLD)];
     let beat = scene.beat(&worker, 4);
     scene.heartbeat_with(&worker, beat, &[], &foreign);
+    let (request, _, runs) = scene.asked_with_runs::<RunsLost>().expect("both jobs are unknown");
+    scene.fates(request, &runs);
     scene.feed(10, &[grant(JOB, 6, 0..5)], &[job_record(100)]);
     let beat = scene.beat(&worker, 4);
     scene.heartbeat_with(&worker, beat, &[], &foreign);
@@ -267,6 +269,93 @@ fn runs_of_another_group_are_killed_when_their_job_ended() {
     let orders = scene.orders(&worker);
     let kill = Order::Kill.to_wire();
     assert_eq!(orders.iter().map(|it| (it.first_task, it.state)).collect::<Vec<_>>(), [(7, kill)]);
+}
+
+impl Scene {
+    /// A worker lists runs of another group. Returns the jobs of what it must kill.
+    fn kills(&mut self, worker: &Sender, foreign: &[TaskRun]) -> Vec<JobId> {
+        let beat = self.beat(worker, 4);
+        self.heartbeat_with(worker, beat, &[], foreign);
+        self.orders(worker).iter().map(|order| order.job_uuid.into()).collect()
+    }
+
+    /// What the masters are asked, by first task and number.
+    fn questions(&mut self) -> Option<(RequestId, Vec<(u64, u64)>)> {
+        let (request, _, runs) = self.asked_with_runs::<RunsLost>()?;
+        assert!(runs.iter().all(|run| run.state == TaskState::Returned.to_wire()));
+        Some((request, runs.iter().map(|run| (run.first_task, run.task_count)).collect()))
+    }
+}
+
+#[test]
+fn runs_of_a_job_that_ended_before_this_balancer_knew_of_them_are_killed() {
+    let mut scene = Scene::primary(1);
+    let worker = scene.worker(1, 1);
+    // The group that dealt them is gone; one job ended while it was.
+    scene.feed(10, &[ended(JOB, 10)], &[]);
+    let foreign = [run(JOB, 7..9, OLD), run(OTHER, 0..3, OLD)];
+    assert_eq!(scene.kills(&worker, &foreign), []);
+    let (request, asked) = scene.questions().expect("nobody else could say it");
+    assert_eq!(asked, [(7, 2), (0, 3)]);
+    // A task of the other job has its outcome, elsewhere.
+    scene.fates(request, &[run(OTHER, 1..3, OLD)]);
+    for _ in 0..2 {
+        assert_eq!(scene.kills(&worker, &foreign), [JOB, OTHER], "until it lists them no more");
+    }
+    let foreign = [run(OTHER, 1..3, OLD)];
+    assert_eq!(scene.kills(&worker, &foreign), []);
+    assert_eq!(scene.questions(), None, "it was asked once");
+    // The other job ends; the order is lost on its way.
+    scene.feed(11, &[ended(OTHER, 11)], &[]);
+    assert_eq!(scene.orders(&worker).len(), 1);
+    assert_eq!(scene.kills(&worker, &foreign), [OTHER]);
+    assert_eq!(scene.questions(), None);
+}
+
+#[test]
+fn a_feed_that_is_read_anew_may_have_left_out_the_end_of_a_job() {
+    let mut scene = Scene::primary(1);
+    let worker = scene.worker(1, 1);
+    let foreign = [run(JOB, 7..9, OLD)];
+    scene.kills(&worker, &foreign);
+    let (request, _) = scene.questions().expect("a question");
+    scene.fates(request, &foreign);
+    assert_eq!(scene.kills(&worker, &foreign), []);
+    assert_eq!(scene.questions(), None);
+    let (request, _) = scene.pull();
+    scene.batch(request, 20, 1, None, &[], &[]);
+    assert_eq!(scene.kills(&worker, &foreign), []);
+    let (request, _) = scene.questions().expect("the same question");
+    scene.fates(request, &[]);
+    assert_eq!(scene.kills(&worker, &foreign), [JOB]);
+}
+
+#[test]
+fn an_auxiliary_asks_about_runs_of_other_groups_when_it_is_the_primary() {
+    let mut scene = Scene::new();
+    scene.connect();
+    scene.register(1, 0);
+    scene.lease(1, 0, 5);
+    let request = scene.pull().0;
+    scene.batch(request, 5, 1, None, &[], &[]);
+    let worker = scene.worker(1, 1);
+    let foreign = [run(JOB, 7..9, OLD)];
+    scene.kills(&worker, &foreign);
+    assert_eq!(scene.questions(), None);
+    (scene.is_primary, scene.epoch) = (1, 5);
+    scene.wait_renewing(Duration::from_millis(300));
+    let (request, _) = scene.questions().expect("a question");
+    scene.fates(request, &[]);
+    assert_eq!(scene.kills(&worker, &foreign), [JOB]);
+}
+
+#[test]
+fn what_a_worker_that_was_moved_away_is_dealt_there_is_not_asked_about() {
+    let mut scene = Scene::primary(1);
+    let worker = scene.worker(1, 1);
+    let beat = WorkerHeartbeat { refusing: 3, ..scene.beat(&worker, 2) };
+    scene.heartbeat_with(&worker, beat, &[], &[run(JOB, 7..9, OLD)]);
+    assert_eq!(scene.questions(), None);
 }
 
 #[test]

@@ -201,6 +201,8 @@ pub(super) struct Scene {
     pub(super) is_all_dealt: u8,
     /// The auxiliary as the leader names it: how it stands, and its incarnation; 0 for none.
     pub(super) auxiliary: (AuxiliaryState, u64),
+    /// Workers of the group as the log has them; 0 where the leader says nothing.
+    pub(super) worker_count: u64,
     door: Door,
 }
 
@@ -215,6 +217,7 @@ impl Scene {
             feed_index: 5,
             is_all_dealt: 0,
             auxiliary: (AuxiliaryState::Unknown, 0),
+            worker_count: 0,
             door: Door::new(),
         }
     }
@@ -341,6 +344,7 @@ impl Scene {
             auxiliary: state.to_wire(),
             auxiliary_uuid: node.to_wire(),
             auxiliary_incarnation: incarnation,
+            group_worker_count: self.worker_count,
             ..LeaseReply::default()
         };
         self.master_says(encode(&reply, &[address.as_bytes()]), request);

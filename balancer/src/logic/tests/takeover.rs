@@ -4,9 +4,11 @@
 use node::logic::network::Sender;
 use proto::ids::{JobId, NodeId};
 use proto::messages::node::{DealMark, LeaseRenew, RunsLost};
-use proto::messages::task::TaskRun;
+use proto::messages::task::{TaskRun, WorkerHeartbeat};
+use proto::record::encode;
 use proto::status::{AuxiliaryState, FeedKind, Verdict};
 use proto::time::Duration;
+use proto::wire::bytes_of;
 
 use super::super::explain::Explanation;
 use super::super::marks::MARK_TASKS;
@@ -321,6 +323,110 @@ fn the_promoted_one_deals_what_is_above_the_mark_at_once_and_asks_for_the_rest_l
     assert_eq!(tasks_of(&deals)[0], (77, 78));
     assert!(deals.iter().all(|deal| deal.attempt >> 32 == 2));
     assert_eq!(scene.explain(JOB, 100), Explanation::Settled);
+}
+
+impl Scene {
+    /// A worker that has seen this epoch lists what it holds, a moment later.
+    fn lists(&mut self, worker: &Sender, epoch: u64, runs: &[TaskRun]) {
+        self.wait(Duration::from_millis(1));
+        let beat = WorkerHeartbeat { epoch, ..self.beat(worker, 2) };
+        self.worker_says(worker, &encode(&beat, &[bytes_of(runs)]));
+    }
+
+    /// What the masters are asked of, by first task and number.
+    fn doubted(&mut self) -> Option<Vec<(u64, u64)>> {
+        let (_, _, runs) = self.asked_with_runs::<RunsLost>()?;
+        Some(runs.iter().map(|run| (run.first_task, run.task_count)).collect())
+    }
+}
+
+#[test]
+fn doubts_end_when_all_workers_of_the_group_have_listed_what_they_hold() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+    let (one, other) = (scene.worker(1, 1), scene.worker(2, 1));
+    let held = [run(JOB, 3..5, (1 << 32) | 1)];
+    scene.lists(&one, 1, &held);
+    scene.lists(&other, 1, &[]);
+    (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+    scene.worker_count = 2;
+    scene.wait_renewing(Duration::from_millis(300));
+    assert!(scene.balancer.is_primary(scene.now));
+    scene.lists(&one, 2, &held);
+    // A deal of the primary before may still come to one that does not know the epoch.
+    scene.lists(&other, 1, &[]);
+    scene.lists(&one, 2, &held);
+    assert_eq!(scene.doubted(), None);
+    scene.lists(&other, 2, &[]);
+    assert_eq!(scene.doubted().expect("a question"), [(0, 3), (5, MARK_TASKS - 5)]);
+    assert!(matches!(scene.explain(JOB, 3), Explanation::Dealt { .. }), "it is listed");
+}
+
+#[test]
+fn doubts_do_not_end_early_where_a_worker_is_missing() {
+    for worker_count in [0, 2] {
+        let (mut scene, primary) = auxiliary();
+        assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+        let one = scene.worker(1, 1);
+        (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+        scene.worker_count = worker_count;
+        for _ in 0..5 {
+            scene.wait_renewing(Duration::from_millis(500));
+            scene.lists(&one, 2, &[]);
+            // One that is given to another group is not missed less.
+            scene.worker_count = worker_count.min(1);
+        }
+        assert_eq!(scene.doubted(), None);
+        scene.wait_renewing(Duration::from_millis(1_000));
+        assert_eq!(scene.doubted().expect("a question"), [(0, MARK_TASKS)]);
+    }
+}
+
+#[test]
+fn a_newcomer_does_not_stand_in_for_a_worker_that_is_missing() {
+    let (mut scene, primary) = auxiliary();
+    assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+    let (one, cut_off) = (scene.worker(1, 1), scene.worker(2, 1));
+    scene.lists(&one, 1, &[]);
+    scene.lists(&cut_off, 1, &[]);
+    (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+    scene.worker_count = 2;
+    scene.wait_renewing(Duration::from_millis(300));
+    scene.lists(&one, 2, &[]);
+    // The masters gave it to the group, and have not said so here.
+    let newcomer = scene.worker(3, 1);
+    scene.lists(&newcomer, 2, &[]);
+    scene.lists(&one, 2, &[]);
+    assert_eq!(scene.doubted(), None);
+    scene.lists(&cut_off, 2, &[]);
+    assert_eq!(scene.doubted().expect("a question"), [(0, MARK_TASKS)]);
+}
+
+#[test]
+fn doubts_about_what_it_dealt_itself_do_not_end_early() {
+    for is_read_anew in [false, true] {
+        let (mut scene, primary) = auxiliary();
+        assert_eq!(scene.told(&primary, mark_of(1, 1), &[]), Some(1));
+        let one = scene.worker(1, 1);
+        (scene.is_primary, scene.epoch, scene.feed_index) = (1, 2, 10);
+        scene.worker_count = 1;
+        scene.wait_renewing(Duration::from_millis(300));
+        if is_read_anew {
+            let request = scene.pull().0;
+            let record = [job_record(TASKS)];
+            scene.batch(request, 12, 1, None, &[grant(JOB, 6, 0..TASKS)], &record);
+        } else {
+            for is_primary in [0, 1] {
+                scene.is_primary = is_primary;
+                scene.wait_renewing(Duration::from_millis(300));
+            }
+        }
+        assert!(scene.balancer.is_primary(scene.now));
+        // A deal of a moment ago may not have come to the worker yet.
+        scene.lists(&one, 2, &[]);
+        scene.lists(&one, 2, &[]);
+        assert_eq!(scene.doubted(), None);
+    }
 }
 
 #[test]
