@@ -184,10 +184,34 @@ pub(crate) struct Listing {
 
 /// `remuda nodes`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Nodes {
+    #[command(subcommand)]
+    pub(crate) command: Option<NodesCommand>,
     /// Go on with what the nodes say of themselves, until interrupted: state and alerts
     #[arg(long)]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
+}
+
+/// What is done with nodes of the roster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesCommand {
+    /// Take nodes that left for good out of the listing, and their slots out of the count
+    Forget(ForgetNodes),
+}
+
+/// `remuda nodes forget`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Refused are a node that answers, a balancer that has a seat, and a storage \
+                        node with a place in the ring. A node that comes back registers again."
+)]
+pub(crate) struct ForgetNodes {
+    /// The nodes: of each its UUID, an unambiguous beginning of it, or its address
+    #[arg(required = true, value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
     #[command(flatten)]
     pub(crate) listing: Listing,
 }

@@ -6,24 +6,27 @@ use std::sync::Arc;
 
 use consensus::{Disk, Identity, Member, MemberId};
 use master::logic::cluster::Cluster;
+use master::logic::folds::{FOLD_AT_KEY, LISTED_KEY};
 use master::logic::{Effect, Event, Master, Setting};
 use node::files::{Files, RealFiles};
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer, Sender};
 use proto::description::{JobDescription, Noop, Runtime};
 use proto::ids::{ClusterId, Incarnation, JobId, NodeId, RequestId};
 use proto::messages::job::{
-    JobAccepted, JobCancel, JobDescribe, JobDescribed, JobQuery, JobStatus, JobSubmit,
+    JobAccepted, JobCancel, JobDescribe, JobDescribed, JobQuery, JobStatus, JobSubmit, SegmentFold,
+    SegmentFolded,
 };
+use proto::messages::keyspace::{KeyResult, KeyTransaction, KeyWrite};
 use proto::messages::node::{
-    FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeRegister, NodeRegistered, RunsLost,
-    RunsUnfinished,
+    FeedBatch, FeedItem, FeedPull, LeaseRenew, LeaseReply, NodeForget, NodeForgotten, NodeRegister,
+    NodeRegistered, RunsLost, RunsUnfinished, SilentWorker, WorkersSilent,
 };
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerStatus, WorkerStatusReply};
 use proto::record::{Message, Record, Records, encode, set_request_id, stamp};
 use proto::status::{AuxiliaryState, ErrorCode, FeedKind, JobState, ProgramKind, Role, TaskState};
 use proto::time::{Duration, Instant};
-use proto::wire::{bytes_of, items_of};
+use proto::wire::{WireUuid, bytes_of, items_of};
 
 const CLUSTER: ClusterId = ClusterId(1 << 70);
 const CLIENT: Link = Link(101);
@@ -133,19 +136,21 @@ impl Driven {
     /// Sends a record as one of the peers.
     fn say(&mut self, link: Link, mut record: Vec<u8>) {
         self.last_request += 1;
-        let (node, role) = match link {
-            CLIENT => (NodeId(500), Role::Client),
-            BALANCER => (NodeId(600), Role::Balancer),
-            AUXILIARY => (NodeId(601), Role::Balancer),
-            OTHER_GROUP => (NodeId(602), Role::Balancer),
-            _ => (NodeId(700), Role::Worker),
-        };
+        let (node, role) = who(link);
         set_request_id(&mut record, RequestId(self.last_request));
         stamp(&mut record, node, 1, self.last_request);
         let incarnation = Incarnation(u64::from(role != Role::Client));
         let sender = Sender { peer: Peer::Link(link), node, role, incarnation };
         let record = Records::of(&record).next().expect("one").expect("a record");
         self.handle(Event::Network(NetworkEvent::Record { sender, record }));
+    }
+
+    /// Registers peers one after the other; what each of them is told.
+    fn register<const N: usize>(&mut self, links: [Link; N]) -> [NodeRegistered; N] {
+        links.map(|link| {
+            self.say(link, registration(who(link).1));
+            self.heard(link, |_, registered: NodeRegistered| registered)
+        })
     }
 
     /// The last record of a type that a peer was sent, read by `read`.
@@ -159,6 +164,17 @@ impl Driven {
 
     fn names(&self) -> Vec<&'static str> {
         self.sent.iter().map(|(_, record)| proto::catalogue::name(record[0])).collect()
+    }
+}
+
+/// The node at the other end of a link.
+fn who(link: Link) -> (NodeId, Role) {
+    match link {
+        CLIENT => (NodeId(500), Role::Client),
+        BALANCER => (NodeId(600), Role::Balancer),
+        AUXILIARY => (NodeId(601), Role::Balancer),
+        OTHER_GROUP => (NodeId(602), Role::Balancer),
+        _ => (NodeId(700), Role::Worker),
     }
 }
 
@@ -203,9 +219,8 @@ fn a_job_goes_from_submission_to_its_end_and_survives_a_restart() {
             assert_eq!((registered.is_primary, { registered.epoch }), (1, 1));
             registered.group
         });
-        driven.say(WORKER, registration(Role::Worker));
-        driven
-            .heard(WORKER, |_, registered: NodeRegistered| assert_eq!({ registered.group }, group));
+        let [worker] = driven.register([WORKER]);
+        assert_eq!({ worker.group }, group);
 
         driven.say(BALANCER, encode(&FeedPull { group, ..FeedPull::default() }, &[]));
         let after = driven.heard(BALANCER, |_, batch: FeedBatch| {
@@ -350,10 +365,7 @@ fn an_auxiliary_learns_of_its_promotion_with_its_next_renewal() {
     let path = folder.path().join("consensus");
     Driven::bootstrap(&path);
     let mut driven = Driven::start(&path, 1);
-    for link in [BALANCER, AUXILIARY] {
-        driven.say(link, registration(Role::Balancer));
-        driven.heard(link, |_, _: NodeRegistered| ());
-    }
+    driven.register([BALANCER, AUXILIARY]);
     let renewal = |epoch: u64, state: AuxiliaryState| {
         let renew = LeaseRenew {
             group: 1,
@@ -402,10 +414,7 @@ fn a_primary_whose_renewal_was_refused_when_it_came_is_not_granted_it_a_moment_l
     Driven::bootstrap(&path);
     {
         let mut driven = Driven::start(&path, 1);
-        for link in [BALANCER, AUXILIARY] {
-            driven.say(link, registration(Role::Balancer));
-            driven.heard(link, |_, _: NodeRegistered| ());
-        }
+        driven.register([BALANCER, AUXILIARY]);
     }
     let mut driven = Driven::begin(&path, 2);
     driven.run(|driven| driven.master.leads());
@@ -440,8 +449,7 @@ fn a_master_that_may_lag_does_not_tell_a_node_its_place_from_what_it_knows() {
     Driven::bootstrap(&path);
     {
         let mut driven = Driven::start(&path, 1);
-        driven.say(BALANCER, registration(Role::Balancer));
-        driven.heard(BALANCER, |_, _: NodeRegistered| ());
+        driven.register([BALANCER]);
     }
     let mut driven = Driven::begin(&path, 2);
     driven.is_disk_slow = true;
@@ -471,10 +479,7 @@ fn a_lease_is_renewed_by_a_registered_balancer_and_its_counts_told_by_the_primar
     assert_eq!(code(&mut driven, WORKER), ErrorCode::NotAllowed.to_wire());
     renew(&mut driven, BALANCER, 1, 1, 7);
     assert_eq!(code(&mut driven, BALANCER), ErrorCode::OldEpoch.to_wire(), "it never registered");
-    for link in [BALANCER, AUXILIARY] {
-        driven.say(link, registration(Role::Balancer));
-        driven.heard(link, |_, _: NodeRegistered| ());
-    }
+    driven.register([BALANCER, AUXILIARY]);
     driven.say(CLIENT, submission(job, 100));
     driven.heard(CLIENT, |_, _: JobAccepted| ());
     let said =
@@ -494,10 +499,8 @@ fn a_group_that_is_gone_is_another_groups_and_whoever_was_in_it_is_told() {
     let path = folder.path().join("consensus");
     Driven::bootstrap(&path);
     let mut driven = Driven::start(&path, 1);
-    for (link, group) in [(BALANCER, 1), (AUXILIARY, 1), (OTHER_GROUP, 2)] {
-        driven.say(link, registration(Role::Balancer));
-        driven.heard(link, |_, it: NodeRegistered| assert_eq!({ it.group }, group));
-    }
+    let groups = driven.register([BALANCER, AUXILIARY, OTHER_GROUP]).map(|it| it.group);
+    assert_eq!(groups, [1, 1, 2]);
     let sender = Sender {
         peer: Peer::Link(WORKER),
         node: NodeId(700),
@@ -506,9 +509,8 @@ fn a_group_that_is_gone_is_another_groups_and_whoever_was_in_it_is_told() {
     };
     let (address, version) = (String::new(), String::new());
     driven.handle(Event::Network(NetworkEvent::Joined { sender, address, version }));
-    driven.say(WORKER, registration(Role::Worker));
-    let before = driven.heard(WORKER, |_, it: NodeRegistered| (it.group, it.index));
-    assert_eq!(before.0, 1);
+    let [before] = driven.register([WORKER]);
+    assert_eq!({ before.group }, 1);
     driven.say(CLIENT, submission(JobId(77), 100));
     // Only the other group's balancer is alive.
     let renew = |group, epoch| {
@@ -522,7 +524,7 @@ fn a_group_that_is_gone_is_another_groups_and_whoever_was_in_it_is_told() {
     }
     driven.heard(WORKER, |record, it: NodeRegistered| {
         assert_eq!((record.request_id(), { it.group }), (RequestId(0), 2), "unasked");
-        assert!(it.index > before.1);
+        assert!(it.index > before.index);
     });
     driven.heard(OTHER_GROUP, |_, it: LeaseReply| assert_eq!(it.is_primary, 1));
     driven.say(OTHER_GROUP, encode(&FeedPull { group: 2, ..FeedPull::default() }, &[]));
@@ -545,9 +547,106 @@ fn a_group_that_is_gone_is_another_groups_and_whoever_was_in_it_is_told() {
     driven.say(BALANCER, encode(&newer, &[b""]));
     assert_eq!(code(&mut driven), ErrorCode::NotLeader.to_wire(), "this master would lag");
     // In the same incarnation, it gets the seat that is free.
-    driven.say(BALANCER, registration(Role::Balancer));
-    driven.heard(BALANCER, |_, it: NodeRegistered| {
-        assert_eq!((it.group, it.is_primary), (2, 0));
-        assert!(it.index > before.1, "a seat has a number of its own");
+    let [seat] = driven.register([BALANCER]);
+    assert_eq!((seat.group, seat.is_primary), (2, 0));
+    assert!(seat.index > before.index, "a seat has a number of its own");
+}
+
+#[test]
+fn a_worker_is_told_busy_where_too_many_segments_are_listed_until_some_are_folded() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    driven.register([BALANCER, WORKER]);
+    let job = JobId(77);
+    driven.say(CLIENT, submission(job, 100));
+    driven.heard(CLIENT, |_, _: JobAccepted| ());
+    for (key, value) in [(FOLD_AT_KEY, b"2"), (LISTED_KEY, b"4")] {
+        let writes = [KeyWrite { key_length: key.len() as u64, value_length: 1, is_delete: 0 }];
+        let bytes = [key, &value[..]].concat();
+        let parts: [&[u8]; 3] = [b"", bytes_of(&writes), &bytes];
+        driven.say(CLIENT, encode(&KeyTransaction::default(), &parts));
+        driven.heard(CLIENT, |_, result: KeyResult| assert_eq!(result.is_applied, 1));
+    }
+    // Ten tasks, and what they wrote in a segment.
+    let report = |driven: &mut Driven, frame: u64| {
+        let status = WorkerStatus {
+            job_uuid: job.to_wire(),
+            state: TaskState::Done.to_wire(),
+            first_task: frame * 10,
+            task_count: 10,
+            attempt: (1 << 32) | 1,
+            worker_incarnation: 1,
+            frame,
+            frame_count: 1,
+            segment_uuid: WireUuid::new(u128::from(frame)),
+            ..WorkerStatus::default()
+        };
+        driven.say(WORKER, encode(&status, &[]));
+    };
+    for frame in 1..=4 {
+        report(&mut driven, frame);
+        driven.heard(WORKER, |_, reply: WorkerStatusReply| assert_eq!({ reply.frame }, frame));
+    }
+    for _ in 0..2 {
+        report(&mut driven, 5);
+        driven.heard(WORKER, |_, error: ErrorReply| {
+            assert_eq!({ error.code }, ErrorCode::Busy.to_wire());
+            assert!(error.retry_after_ms >= 1_000, "a fold takes its time");
+        });
+    }
+    // The first fold has the first two segments; it is taken in the name of a worker only.
+    let fold = SegmentFold {
+        job_uuid: job.to_wire(),
+        fold: 1,
+        segment_uuid: WireUuid::new(99),
+        segment_count: 2,
+        ..SegmentFold::default()
+    };
+    driven.say(CLIENT, encode(&fold, &[]));
+    driven.heard(CLIENT, |_, error: ErrorReply| {
+        assert_eq!({ error.code }, ErrorCode::NotAllowed.to_wire());
     });
+    let worker = NodeId(700).to_wire();
+    let fold = SegmentFold { worker_uuid: worker, worker_incarnation: 1, ..fold };
+    driven.say(CLIENT, encode(&fold, &[]));
+    driven.heard(CLIENT, |_, folded: SegmentFolded| assert_eq!(folded.is_listed, 1));
+    report(&mut driven, 5);
+    driven.heard(WORKER, |_, reply: WorkerStatusReply| assert_eq!({ reply.frame }, 5));
+}
+
+#[test]
+fn a_worker_that_is_silent_or_forgotten_counts_again_when_it_asks_for_its_place() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("consensus");
+    Driven::bootstrap(&path);
+    let mut driven = Driven::start(&path, 1);
+    driven.register([BALANCER, WORKER]);
+    let slots = |driven: &Driven| driven.master.cluster().nodes.groups[&1].slot_count;
+    assert_eq!(slots(&driven), 2);
+    let worker_uuid = who(WORKER).0.to_wire();
+    let silent = |epoch| {
+        let worker = SilentWorker { worker_uuid, incarnation: 1 };
+        let silent = WorkersSilent { group: 1, epoch, ..WorkersSilent::default() };
+        encode(&silent, &[bytes_of(&[worker])])
+    };
+    driven.say(CLIENT, silent(1));
+    driven.heard(CLIENT, |_, error: ErrorReply| {
+        assert_eq!({ error.code }, ErrorCode::NotAllowed.to_wire());
+    });
+    driven.say(BALANCER, silent(2));
+    assert_eq!(slots(&driven), 2, "of another epoch");
+    driven.say(BALANCER, silent(1));
+    assert_eq!(slots(&driven), 0);
+    driven.register([WORKER]);
+    assert_eq!(slots(&driven), 2);
+    driven.say(BALANCER, silent(1));
+    assert_eq!(slots(&driven), 2, "it said otherwise just now");
+    let forget = NodeForget { entry_uuid: worker_uuid, incarnation: 1, ..NodeForget::default() };
+    driven.say(CLIENT, encode(&forget, &[]));
+    driven.heard(CLIENT, |_, forgotten: NodeForgotten| assert!({ forgotten.index } > 0));
+    assert_eq!(slots(&driven), 0);
+    driven.register([WORKER]);
+    assert_eq!(slots(&driven), 2);
 }

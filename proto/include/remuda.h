@@ -101,6 +101,13 @@ struct segment_range {
     uint64_t task_count;
 };
 
+/* A worker that was not heard of for long. */
+struct silent_worker {
+    uint64_t worker_uuid_upper;
+    uint64_t worker_uuid_lower;
+    uint64_t incarnation;
+};
+
 /* Counters of a storage node since it started. */
 struct storage_counters {
     uint64_t block_count;
@@ -536,6 +543,9 @@ struct segment_fold {
     uint64_t segment_uuid_upper;
     uint64_t segment_uuid_lower;
     uint64_t segment_count;
+    uint64_t worker_uuid_upper;
+    uint64_t worker_uuid_lower;
+    uint64_t worker_incarnation;
 };
 
 /* Answers `segment_fold`. */
@@ -544,6 +554,24 @@ struct segment_folded {
     struct envelope envelope;
     uint64_t index;
     uint8_t is_listed;
+};
+
+/* Takes a node that left for good out of the roster. Answered by `node_forgotten`; one that
+ * comes back registers as a new one. */
+struct node_forget {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t entry_uuid_upper;
+    uint64_t entry_uuid_lower;
+    uint64_t incarnation;
+    uint64_t session_index;
+};
+
+/* The node is no longer in the roster. */
+struct node_forgotten {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t index;
 };
 
 /* A node of another tier says that it is there. Committed to the log once for each incarnation
@@ -621,6 +649,16 @@ struct ring_reply {
     uint64_t addresses_length;
 };
 
+/* A primary has not heard of workers of its group for a minute: their slots do not count until
+ * they register again. Not answered; the primary says so again every ten seconds. */
+struct workers_silent {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t group;
+    uint64_t epoch;
+    uint64_t worker_count;
+};
+
 /* A balancer renews its lease, every 0.25 s. */
 struct lease_renew {
     struct generic_message header;
@@ -651,6 +689,7 @@ struct lease_reply {
     uint64_t auxiliary_uuid_lower;
     uint64_t auxiliary_incarnation;
     uint64_t auxiliary_address_length;
+    uint64_t group_worker_count;
 };
 
 /* Asks the leader for what a balancer group must know. Parked until there is something newer
@@ -752,6 +791,7 @@ struct worker_heartbeat {
     uint64_t run_count;
     uint64_t group;
     uint64_t foreign_count;
+    uint64_t round_trip_us;
 };
 
 /* Answers `worker_heartbeat`. */
@@ -1035,12 +1075,15 @@ enum remuda_message_type {
     REMUDA_KEY_ENTRY = 0x23,
     REMUDA_SEGMENT_FOLD = 0x24,
     REMUDA_SEGMENT_FOLDED = 0x25,
+    REMUDA_NODE_FORGET = 0x26,
+    REMUDA_NODE_FORGOTTEN = 0x27,
     REMUDA_NODE_REGISTER = 0x30,
     REMUDA_NODE_REGISTERED = 0x31,
     REMUDA_NODE_LIST = 0x32,
     REMUDA_NODE_ENTRY = 0x33,
     REMUDA_RING_QUERY = 0x34,
     REMUDA_RING_REPLY = 0x35,
+    REMUDA_WORKERS_SILENT = 0x36,
     REMUDA_LEASE_RENEW = 0x38,
     REMUDA_LEASE_REPLY = 0x39,
     REMUDA_FEED_PULL = 0x3a,
@@ -1338,6 +1381,7 @@ static_assert(sizeof(struct key_compare) == 16, "packed");
 static_assert(sizeof(struct key_write) == 17, "packed");
 static_assert(sizeof(struct ring_member) == 48, "packed");
 static_assert(sizeof(struct segment_range) == 32, "packed");
+static_assert(sizeof(struct silent_worker) == 24, "packed");
 static_assert(sizeof(struct storage_counters) == 56, "packed");
 static_assert(sizeof(struct task_activity) == 44, "packed");
 static_assert(sizeof(struct task_outcome) == 26, "packed");
@@ -1375,16 +1419,19 @@ static_assert(sizeof(struct key_transaction) == 105, "packed");
 static_assert(sizeof(struct key_result) == 66, "packed");
 static_assert(sizeof(struct key_range) == 85, "packed");
 static_assert(sizeof(struct key_entry) == 81, "packed");
-static_assert(sizeof(struct segment_fold) == 113, "packed");
+static_assert(sizeof(struct segment_fold) == 137, "packed");
 static_assert(sizeof(struct segment_folded) == 66, "packed");
+static_assert(sizeof(struct node_forget) == 89, "packed");
+static_assert(sizeof(struct node_forgotten) == 65, "packed");
 static_assert(sizeof(struct node_register) == 130, "packed");
 static_assert(sizeof(struct node_registered) == 98, "packed");
 static_assert(sizeof(struct node_list) == 65, "packed");
 static_assert(sizeof(struct node_entry) == 127, "packed");
 static_assert(sizeof(struct ring_query) == 65, "packed");
 static_assert(sizeof(struct ring_reply) == 93, "packed");
+static_assert(sizeof(struct workers_silent) == 81, "packed");
 static_assert(sizeof(struct lease_renew) == 118, "packed");
-static_assert(sizeof(struct lease_reply) == 112, "packed");
+static_assert(sizeof(struct lease_reply) == 120, "packed");
 static_assert(sizeof(struct feed_pull) == 105, "packed");
 static_assert(sizeof(struct feed_batch) == 114, "packed");
 static_assert(sizeof(struct runs_lost) == 97, "packed");
@@ -1392,7 +1439,7 @@ static_assert(sizeof(struct runs_unfinished) == 73, "packed");
 static_assert(sizeof(struct deal_mark) == 106, "packed");
 static_assert(sizeof(struct deal_mark_reply) == 89, "packed");
 static_assert(sizeof(struct worker_status_reply) == 89, "packed");
-static_assert(sizeof(struct worker_heartbeat) == 138, "packed");
+static_assert(sizeof(struct worker_heartbeat) == 146, "packed");
 static_assert(sizeof(struct worker_heartbeat_reply) == 89, "packed");
 static_assert(sizeof(struct task_free) == 81, "packed");
 static_assert(sizeof(struct task_settled) == 73, "packed");

@@ -12,8 +12,9 @@ use crate::messages::job::{
 };
 use crate::messages::keyspace::{KeyEntry, KeyRange, KeyResult, KeyTransaction};
 use crate::messages::node::{
-    DealMark, DealMarkReply, FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeList,
-    NodeRegister, NodeRegistered, RingQuery, RingReply, RunsLost, RunsUnfinished,
+    DealMark, DealMarkReply, FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeForget,
+    NodeForgotten, NodeList, NodeRegister, NodeRegistered, RingQuery, RingReply, RunsLost,
+    RunsUnfinished, WorkersSilent,
 };
 use crate::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use crate::messages::session::{ErrorReply, Hello, HelloReply, Ping, Pong};
@@ -96,6 +97,8 @@ catalogue! {
     0x23 key_entry                  KeyEntry                 master   -> client;
     0x24 segment_fold               SegmentFold              worker   -> master;
     0x25 segment_folded             SegmentFolded            master   -> worker;
+    0x26 node_forget                NodeForget               client   -> master;
+    0x27 node_forgotten             NodeForgotten            master   -> client;
     // Membership, leases and grants.
     0x30 node_register              NodeRegister             any      -> master;
     0x31 node_registered            NodeRegistered           master   -> any;
@@ -103,6 +106,7 @@ catalogue! {
     0x33 node_entry                 NodeEntry                master   -> any;
     0x34 ring_query                 RingQuery                any      -> master;
     0x35 ring_reply                 RingReply                master   -> any;
+    0x36 workers_silent             WorkersSilent            balancer -> master;
     0x38 lease_renew                LeaseRenew               balancer -> master;
     0x39 lease_reply                LeaseReply               master   -> balancer;
     0x3a feed_pull                  FeedPull                 balancer -> master;

@@ -28,7 +28,7 @@ mod submit;
 use crate::bench;
 use crate::dev;
 use crate::failure::Failure;
-use crate::flags::{Command, DevCommand, Flags};
+use crate::flags::{Command, DevCommand, Flags, NodesCommand};
 
 /// Does what the command line asks for.
 pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
@@ -54,8 +54,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Ls(flags) => names::list(&flags),
         Command::Rm(flags) => names::remove(&flags),
         Command::Mount(flags) => mount::run(&flags),
-        Command::Nodes(flags) if flags.follow => follow::follow(&flags.listing),
-        Command::Nodes(flags) => nodes::list(&flags.listing),
+        Command::Nodes(flags) => match flags.command {
+            Some(NodesCommand::Forget(flags)) => nodes::forget(&flags),
+            None if flags.follow => follow::follow(&flags.listing),
+            None => nodes::list(&flags.listing),
+        },
         Command::Health(flags) => health::run(&flags),
         Command::Df(flags) => df::run(&flags),
         Command::Dev(flags) => match flags.command {

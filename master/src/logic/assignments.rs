@@ -106,7 +106,7 @@ mod tests {
         running.told(2, &nodes, counts(4));
         assert_eq!(running.count(JobId(5), &nodes), 7);
         let epoch = nodes.groups[&1].epoch;
-        assert!(nodes.lose_group(1, epoch, &[2], LogIndex(20)).is_some());
+        assert!(nodes.lose_group(1, epoch, 2, LogIndex(20)).is_some());
         assert_eq!(running.count(JobId(5), &nodes), 4);
     }
 

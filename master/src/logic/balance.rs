@@ -4,7 +4,7 @@
 //! A move makes the sum of the squares of the groups' slots smaller, so plans come to an end, and
 //! where none is made nothing is logged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::ids::NodeId;
 
@@ -37,12 +37,14 @@ struct Side {
     workers: Vec<(u64, NodeId)>,
 }
 
-/// Workers with their new groups, those of `counts` only. A group whose slots are busy gives
-/// workers only to one that has work for them: granted tasks stay where they are.
+/// Workers with their new groups, those of `counts` only, and none for a group beside `receivers`. A
+/// group whose slots are busy gives workers only to one that has work for them: granted tasks stay
+/// where they are.
 pub(super) fn moves(
     nodes: &Nodes,
     grants: &Grants,
     counts: impl Fn(&Node) -> bool,
+    receivers: &BTreeSet<u64>,
 ) -> Vec<(NodeId, u64)> {
     let mut sides: BTreeMap<u64, Side> =
         nodes.groups.keys().map(|&number| (number, Side::default())).collect();
@@ -55,7 +57,8 @@ pub(super) fn moves(
     let mut moves: BTreeMap<NodeId, u64> = BTreeMap::new();
     while moves.len() < MOVES {
         let slots = |(&number, side): (&u64, &Side)| (side.slots, number);
-        let Some((lightest, to)) = sides.iter().map(slots).min() else { break };
+        let received = sides.iter().filter(|(number, _)| receivers.contains(number));
+        let Some((lightest, to)) = received.map(slots).min() else { break };
         let Some((heaviest, from)) = sides.iter().map(slots).max() else { break };
         let has_work = |group| grants.outstanding(group) >= sides[&group].slots;
         let is_useful = lightest == 0 || !has_work(from) || has_work(to) || grants.has_ungranted();

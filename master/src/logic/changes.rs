@@ -68,9 +68,17 @@ impl Cluster {
         {
             let job = Arc::make_mut(job);
             self.changed.remove(&(job.changed, id));
-            (job.priority, job.is_held, job.changed) = (priority, is_held, index);
+            let was_held = std::mem::replace(&mut job.is_held, is_held);
+            (job.priority, job.changed) = (priority, index);
+            if was_held != is_held {
+                self.grants.note_held(id, job);
+            }
             self.changed.insert((index, id), ());
             self.feed_index = index;
+            if was_held && !is_held {
+                // Groups that have slots since were granted nothing of it.
+                self.grant_more(id, index);
+            }
         }
         Output::Changed { job: id }
     }

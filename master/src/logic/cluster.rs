@@ -113,8 +113,13 @@ impl Cluster {
                 self.nodes.vacate_seat(group, epoch, (node, incarnation));
                 Output::Noted
             }
-            Command::GroupLost { group, epoch, heirs } => {
-                self.lose_group(group, epoch, &heirs, index);
+            Command::GroupLost { group, epoch, heir } => {
+                self.lose_group(group, epoch, heir, index);
+                Output::Noted
+            }
+            Command::WorkersSilent { group, epoch, workers } => {
+                self.nodes.silence(group, epoch, &workers);
+                self.grant_more_of_all(index);
                 Output::Noted
             }
             Command::WorkersMoved { moves } => {
@@ -158,9 +163,20 @@ impl Cluster {
                 ClientChange::Transaction { compares, writes } => {
                     self.keyspace.transact(&compares, writes, index)
                 }
-                ClientChange::Fold { job, fold, file, segment_count } => {
+                ClientChange::Fold { worker, incarnation, .. }
+                    if !self.nodes.is_worker(worker, incarnation) =>
+                {
+                    let text = "segments are folded by registered workers only";
+                    Output::refused(ErrorCode::NotAllowed, text)
+                }
+                ClientChange::Fold { job, fold, file, segment_count, .. } => {
                     let output = self.end_fold(job, fold, file, segment_count, index, log_time_us);
                     self.begin_folds(&[job], index, log_time_us);
+                    output
+                }
+                ClientChange::ForgetNode { node, incarnation } => {
+                    let output = self.nodes.forget(node, incarnation, index);
+                    self.grant_more_of_all(index);
                     output
                 }
             },
@@ -242,17 +258,17 @@ impl Cluster {
         let (mut again, mut refused) = (Vec::new(), Vec::new());
         for run in runs {
             let answer = |tasks| AnsweredRun { job: run.job, tasks, attempt: run.attempt };
-            let is_open = self.jobs.get(&run.job).is_some_and(|job| !job.state.is_final());
-            if !is_open {
+            let open = self.jobs.get(&run.job).filter(|job| !job.state.is_final());
+            let Some(is_held) = open.map(|job| job.is_held) else {
                 refused.push(answer(run.tasks.clone()));
                 continue;
-            }
+            };
             let (recorded, is_settled) = self.with_segments(run.job, |job| {
                 let recorded = job.record(run);
                 (recorded, job.settle(log_time_us))
             });
             for (group, count) in recorded.finished {
-                self.grants.subtract(group, count);
+                self.grants.subtract(group, count, is_held);
             }
             refused.extend(recorded.refused.into_iter().map(answer));
             if is_settled {

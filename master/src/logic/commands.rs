@@ -81,6 +81,17 @@ pub enum ClientChange {
         file: proto::ids::FileId,
         /// How many of the fold's segments it holds, the first ones.
         segment_count: u64,
+        /// The worker whose task it is.
+        worker: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Take a node that left for good out of the roster.
+    ForgetNode {
+        /// The node.
+        node: NodeId,
+        /// The incarnation that is gone.
+        incarnation: Incarnation,
     },
 }
 
@@ -158,14 +169,23 @@ pub enum Command {
         incarnation: Incarnation,
     },
     /// The leader found that nobody deals for a group, or that those who do reach no worker: what it
-    /// has goes to other groups.
+    /// has goes to another group.
     GroupLost {
         /// The group.
         group: u64,
         /// The epoch that is over.
         epoch: Epoch,
-        /// The groups that can go on with it.
-        heirs: Vec<u64>,
+        /// The group that goes on with it.
+        heir: u64,
+    },
+    /// The primary of a group has not heard of workers for long.
+    WorkersSilent {
+        /// The group.
+        group: u64,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The workers, each with its incarnation.
+        workers: Vec<(NodeId, Incarnation)>,
     },
     /// The leader balances the groups: workers go to others.
     WorkersMoved {
@@ -244,6 +264,11 @@ pub enum Output {
         again: Vec<AnsweredRun>,
         /// Those that had their outcome before, so that what was reported now is dropped.
         refused: Vec<AnsweredRun>,
+    },
+    /// The node is no longer in the roster.
+    NodeForgotten {
+        /// Log index of the entry.
+        index: LogIndex,
     },
     /// What became of a fold.
     Folded {

@@ -117,7 +117,7 @@ fn explain_groups(
     whys
 }
 
-/// Whether a worker of the roster, alive or not, could execute one of the tasks.
+/// Whether a worker of the roster that is not silent could execute one of the tasks.
 fn explain_size(cluster: &Cluster, job: &Job, unfinished: &[Range<u64>]) -> Option<Why> {
     let needs = needs_of(job);
     let room = |node: &Node| Room {
@@ -126,7 +126,7 @@ fn explain_size(cluster: &Cluster, job: &Job, unfinished: &[Range<u64>]) -> Opti
     };
     let holds =
         |room: &Room| needs.cpu_milli <= room.cpu_milli && needs.memory_bytes <= room.memory_bytes;
-    let workers = || cluster.nodes.workers();
+    let workers = || cluster.nodes.workers().filter(|node| !node.is_silent);
     if workers().any(|node| holds(&room(node))) {
         return None;
     }

@@ -154,44 +154,70 @@ pub struct Grants {
     active: OrdMap<Place, (u64, Epoch)>,
     /// Tasks granted to each group without an outcome; none where there is no task.
     outstanding: OrdMap<u64, u64>,
-    /// Jobs of which some tasks are not granted yet.
+    /// Those of them whose job is held.
+    held: OrdMap<u64, u64>,
+    /// Jobs of which some tasks are not granted yet, but for those that are held.
     unfinished: OrdMap<JobId, ()>,
 }
 
 impl Grants {
-    /// Tasks that a group was granted and that have no outcome.
+    /// Tasks that a group was granted, that have no outcome, and that it may deal: none of a job that
+    /// is held.
     #[must_use]
     pub fn outstanding(&self, group: u64) -> u64 {
+        self.granted(group).saturating_sub(self.held.get(&group).copied().unwrap_or(0))
+    }
+
+    /// Tasks that a group was granted and that have no outcome.
+    fn granted(&self, group: u64) -> u64 {
         self.outstanding.get(&group).copied().unwrap_or(0)
     }
 
-    /// True where tasks of some job wait to be granted.
+    /// True where tasks of some job wait to be granted, and the job is not held.
     #[must_use]
     pub fn has_ungranted(&self) -> bool {
         !self.unfinished.is_empty()
     }
 
-    fn add(&mut self, id: JobId, grant: &Grant, count: u64) {
+    fn add(&mut self, id: JobId, grant: &Grant, count: u64, is_held: bool) {
         let place = (grant.group, grant.index, id, grant.tasks.start);
         self.active.insert(place, (grant.tasks.end, grant.move_number));
-        if count > 0 {
-            *self.outstanding.entry(grant.group).or_insert(0) += count;
+        count_in(&mut self.outstanding, grant.group, count);
+        if is_held {
+            count_in(&mut self.held, grant.group, count);
         }
     }
 
-    /// So many tasks of a group are no longer its matter.
-    pub(super) fn subtract(&mut self, group: u64, count: u64) {
-        if let Some(known) = self.outstanding.get_mut(&group) {
-            *known = known.saturating_sub(count);
-            if *known == 0 {
-                self.outstanding.remove(&group);
-            }
+    /// So many tasks of a group are no longer its matter; their job was held, or not.
+    pub(super) fn subtract(&mut self, group: u64, count: u64, is_held: bool) {
+        count_out(&mut self.outstanding, group, count);
+        if is_held {
+            count_out(&mut self.held, group, count);
         }
     }
 
-    /// The heir that has the fewest tasks for its slots.
-    fn lightest(&self, receivers: &[(u64, u64)]) -> u64 {
-        let load = |&&(group, slots): &&(u64, u64)| (self.outstanding(group), slots.max(1));
+    /// A job is held from now on, and was not, or the other way round.
+    pub(super) fn note_held(&mut self, id: JobId, job: &Job) {
+        let count = if job.is_held { count_in } else { count_out };
+        for (&group, share) in &job.shares {
+            count(&mut self.held, group, share.outstanding);
+        }
+        self.note_ungranted(id, job);
+    }
+
+    /// Notes whether tasks of a job wait to be granted.
+    fn note_ungranted(&mut self, id: JobId, job: &Job) {
+        match job.has_ungranted() && !job.is_held {
+            true => self.unfinished.insert(id, ()),
+            false => self.unfinished.remove(&id),
+        };
+    }
+
+    /// The receiver that has the fewest tasks for its slots: of those that it may deal; for a part
+    /// of a job that is held, of all, so that what is held for long is not one group's.
+    fn lightest(&self, receivers: &[(u64, u64)], is_held: bool) -> u64 {
+        let count = |group| if is_held { self.granted(group) } else { self.outstanding(group) };
+        let load = |&&(group, slots): &&(u64, u64)| (count(group), slots.max(1));
         let lightest = receivers.iter().min_by(|one, other| {
             let ((some, of), (more, than)) = (load(one), load(other));
             (u128::from(some) * u128::from(than)).cmp(&(u128::from(more) * u128::from(of)))
@@ -201,12 +227,21 @@ impl Grants {
 
     /// To which group the next part of a job goes, and how many tasks; `None` where no group has so
     /// little left of the job that it is due.
-    fn next_part(&self, job: &Job, receivers: &[(u64, u64)]) -> Option<(u64, u64)> {
+    fn next_part(
+        &self,
+        job: &Job,
+        receivers: &[(u64, u64)],
+        is_one_group: bool,
+    ) -> Option<(u64, u64)> {
         let left = job.task_count - job.next_grant;
         if left == 0 {
             return None;
         }
-        if let [(group, _)] = *receivers {
+        // Where others only lost sight of their workers, they will have slots again, and what is
+        // granted is not taken back.
+        if let [(group, slots)] = *receivers
+            && (is_one_group || slots == 0)
+        {
             let is_due = job.share(group).outstanding <= GRANT_TASKS / 2;
             return is_due.then_some((group, GRANT_TASKS));
         }
@@ -215,11 +250,28 @@ impl Grants {
             share.outstanding <= (share.last / 2).max(slots)
         };
         let due: Vec<(u64, u64)> = receivers.iter().filter(is_due).copied().collect();
-        let group = (!due.is_empty()).then(|| self.lightest(&due))?;
+        let group = (!due.is_empty()).then(|| self.lightest(&due, job.is_held))?;
         let slots = due.iter().find(|(it, _)| *it == group).map_or(1, |(_, slots)| *slots);
         let all: u64 = receivers.iter().map(|(_, slots)| slots).sum();
         let part = left.saturating_mul(slots) / (2 * all).max(1);
         Some((group, part.max(slots).clamp(1, GRANT_TASKS)))
+    }
+}
+
+/// Adds to the count of a group; none is kept where there is nothing to count.
+fn count_in(counts: &mut OrdMap<u64, u64>, group: u64, count: u64) {
+    if count > 0 {
+        *counts.entry(group).or_insert(0) += count;
+    }
+}
+
+/// Takes from the count of a group.
+fn count_out(counts: &mut OrdMap<u64, u64>, group: u64, count: u64) {
+    if let Some(known) = counts.get_mut(&group) {
+        *known = known.saturating_sub(count);
+        if *known == 0 {
+            counts.remove(&group);
+        }
     }
 }
 
@@ -288,20 +340,17 @@ impl Cluster {
         if !self.jobs.get(&id).is_some_and(|job| job.has_ungranted()) {
             return;
         }
-        let receivers = receivers(&self.nodes);
+        let (receivers, is_one_group) = (receivers(&self.nodes), self.nodes.groups.len() <= 1);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        while let Some((group, count)) = self.grants.next_part(job, &receivers) {
+        while let Some((group, count)) = self.grants.next_part(job, &receivers, is_one_group) {
             let job = Arc::make_mut(job);
             let added = job.grant(group, count, index);
             if let Some(grant) = job.grants.last() {
-                self.grants.add(id, grant, added);
+                self.grants.add(id, grant, added, job.is_held);
             }
             self.feed_index = index;
         }
-        match job.has_ungranted() {
-            true => self.grants.unfinished.insert(id, ()),
-            false => self.grants.unfinished.remove(&id),
-        };
+        self.grants.note_ungranted(id, job);
     }
 
     /// Grants more of all jobs: groups have other slots than before.
@@ -311,11 +360,11 @@ impl Cluster {
     }
 
     /// A group that has nobody to deal, or nobody to deal to, is given up: its workers and its
-    /// unfinished ranges go to one other group. Changes nothing where the epoch is over, or none of
-    /// the heirs is left.
-    pub(super) fn lose_group(&mut self, group: u64, epoch: Epoch, heirs: &[u64], index: LogIndex) {
-        let lost = self.nodes.lose_group(group, epoch, heirs, index);
-        let Some((heir, move_number)) = lost else { return };
+    /// unfinished ranges go to one other group. Changes nothing where the epoch is over, or the heir
+    /// is gone.
+    pub(super) fn lose_group(&mut self, group: u64, epoch: Epoch, heir: u64, index: LogIndex) {
+        let lost = self.nodes.lose_group(group, epoch, heir, index);
+        let Some(move_number) = lost else { return };
         let first = (group, LogIndex(0), JobId(0), 0);
         let last = (group, LogIndex(u64::MAX), JobId(u128::MAX), u64::MAX);
         let of_group = self.grants.active.range(first..=last);
@@ -327,17 +376,19 @@ impl Cluster {
             self.grants.active.remove(place);
         }
         self.grants.outstanding.remove(&group);
+        self.grants.held.remove(&group);
         for id in jobs {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
+            let is_held = job.is_held;
             for (grant, count) in Arc::make_mut(job).hand_over(group, heir, index, move_number) {
-                self.grants.add(id, &grant, count);
+                self.grants.add(id, &grant, count, is_held);
             }
         }
         self.feed_index = index;
         self.grant_more_of_all(index);
     }
 
-    /// Replaces a job's grants and changes in the feed by the news that it ended.
+    /// Replaces a job's grants and changes in the feed by the news that it ended. It is held no more.
     pub(super) fn leave_feed(&mut self, id: JobId, index: LogIndex) {
         if let Some(job) = self.jobs.get_mut(&id) {
             let job = Arc::make_mut(job);
@@ -345,8 +396,9 @@ impl Cluster {
                 let place = (grant.group, grant.index, id, grant.tasks.start);
                 self.grants.active.remove(&place);
             }
+            let was_held = std::mem::take(&mut job.is_held);
             for (group, share) in std::mem::take(&mut job.shares) {
-                self.grants.subtract(group, share.outstanding);
+                self.grants.subtract(group, share.outstanding, was_held);
             }
             self.grants.unfinished.remove(&id);
             self.changed.remove(&(job.changed, id));
@@ -442,11 +494,13 @@ impl Cluster {
         let grants = &self.grants;
         let (mut active, mut waiting) = (0, 0);
         let mut sums: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut held: BTreeMap<u64, u64> = BTreeMap::new();
         for (id, job) in &self.jobs {
             job.check_grants();
             active += job.grants.len();
-            waiting += usize::from(job.has_ungranted());
-            assert_eq!(job.has_ungranted(), grants.unfinished.contains_key(id), "job {id} waits");
+            let waits = job.has_ungranted() && !job.is_held;
+            waiting += usize::from(waits);
+            assert_eq!(waits, grants.unfinished.contains_key(id), "job {id} waits");
             for grant in &job.grants {
                 let place = (grant.group, grant.index, *id, grant.tasks.start);
                 let kept = (grant.tasks.end, grant.move_number);
@@ -457,13 +511,18 @@ impl Cluster {
             }
             for (&group, share) in &job.shares {
                 *sums.entry(group).or_default() += share.outstanding;
+                *held.entry(group).or_default() += if job.is_held { share.outstanding } else { 0 };
             }
         }
         assert_eq!(active, grants.active.len(), "no grant in the feed without its job");
         assert_eq!(waiting, grants.unfinished.len(), "no job waits for grants that is not there");
-        sums.retain(|_, sum| *sum > 0);
-        let kept: BTreeMap<u64, u64> = grants.outstanding.iter().map(|(&k, &v)| (k, v)).collect();
-        assert_eq!(sums, kept, "the sums of unfinished tasks");
+        let kept = |counts: &OrdMap<u64, u64>| -> BTreeMap<u64, u64> {
+            counts.iter().map(|(&group, &count)| (group, count)).collect()
+        };
+        for (mut counted, kept) in [(sums, kept(&grants.outstanding)), (held, kept(&grants.held))] {
+            counted.retain(|_, sum| *sum > 0);
+            assert_eq!(counted, kept, "the sums of unfinished tasks, and of those that are held");
+        }
     }
 }
 

@@ -29,8 +29,10 @@ pub struct Group {
     pub is_all_dealt: bool,
     /// The incarnation of the auxiliary that knows how far the primary may have dealt.
     in_step: Option<Incarnation>,
-    /// Slots of its workers, alive or not.
+    /// Slots of its workers but for those that are silent.
     pub slot_count: u64,
+    /// Number of those workers.
+    pub worker_count: u64,
 }
 
 impl Nodes {
@@ -63,8 +65,9 @@ impl Nodes {
         let number = self.last_group;
         // Workers that came before any balancer belong to the first group.
         let of_group = self.workers().filter(|node| node.group == number);
-        let slot_count = of_group.map(Node::slot_count).sum();
-        (number, Group { slot_count, ..Group::default() })
+        let slots: Vec<u64> = of_group.map(Node::slot_count).filter(|slots| *slots > 0).collect();
+        let (slot_count, worker_count) = (slots.iter().sum(), slots.len() as u64);
+        (number, Group { slot_count, worker_count, ..Group::default() })
     }
 
     /// The group with the fewest slots.
@@ -82,12 +85,14 @@ impl Nodes {
     pub(super) fn join_group(&mut self, node: &Node) {
         if let Some(group) = self.groups.get_mut(&node.group).filter(|_| node.slot_count() > 0) {
             group.slot_count += node.slot_count();
+            group.worker_count += 1;
         }
     }
 
     pub(super) fn leave_group(&mut self, node: &Node) {
         if let Some(group) = self.groups.get_mut(&node.group).filter(|_| node.slot_count() > 0) {
             group.slot_count = group.slot_count.saturating_sub(node.slot_count());
+            group.worker_count = group.worker_count.saturating_sub(1);
         }
     }
 
@@ -110,22 +115,21 @@ impl Nodes {
         }
     }
 
-    /// A group is given up: its balancers must register again, its workers all go to the lightest of
-    /// the heirs that has workers. One heir for all, and for the ranges as well: what a worker runs
-    /// then stays with whoever deals its range; the workers are balanced later. Returns the heir, and
-    /// the number from which attempts of its tasks count now; `None` where nothing was changed,
-    /// because the epoch is another one by now, or none of the heirs is left.
+    /// A group is given up: its balancers must register again, its workers all go to the heir, and
+    /// the ranges as well: what a worker runs then stays with whoever deals its range; the workers
+    /// are balanced later. Returns the number from which attempts of its tasks count now; `None`
+    /// where nothing was changed, because the epoch is another one by now, or the heir is gone.
     pub(super) fn lose_group(
         &mut self,
         number: u64,
         epoch: Epoch,
-        heirs: &[u64],
+        heir: u64,
         index: LogIndex,
-    ) -> Option<(u64, Epoch)> {
+    ) -> Option<Epoch> {
         let group = self.groups.get(&number).filter(|group| group.epoch == epoch)?.clone();
-        let slots = |heir: u64| self.groups.get(&heir).map(|group| (heir, group.slot_count));
-        let heirs = heirs.iter().filter(|heir| **heir != number).filter_map(|&heir| slots(heir));
-        let (heir, _) = heirs.min_by_key(|&(_, slots)| (slots == 0, slots))?;
+        if heir == number || !self.groups.contains_key(&heir) {
+            return None;
+        }
         let workers = self.workers().filter(|node| node.group == number);
         let moves: Vec<(NodeId, u64)> =
             workers.map(|node| (node.registration.node, heir)).collect();
@@ -135,7 +139,7 @@ impl Nodes {
             self.unseat(balancer);
         }
         self.last_epoch = self.last_epoch.next();
-        Some((heir, self.last_epoch))
+        Some(self.last_epoch)
     }
 
     /// Gives workers to other groups, under the number of this entry. What is no worker, or no
@@ -158,15 +162,19 @@ impl Nodes {
     /// Walks the groups and panics on a broken invariant.
     pub(super) fn check_groups(&self) {
         let mut slots: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut workers: BTreeMap<u64, u64> = BTreeMap::new();
         let mut seats: BTreeMap<NodeId, u64> = BTreeMap::new();
         for node in self.workers() {
             *slots.entry(node.group).or_default() += node.slot_count();
+            *workers.entry(node.group).or_default() += u64::from(node.slot_count() > 0);
         }
         for (&number, group) in &self.groups {
             assert!((FIRST_GROUP..=self.last_group).contains(&number), "groups are counted from 1");
             assert!(group.epoch <= self.last_epoch, "an epoch that was never given");
             assert!(group.primary.is_some(), "a group begins with its primary");
             assert_eq!(group.slot_count, slots.get(&number).copied().unwrap_or(0), "its slots");
+            let counted = workers.get(&number).copied().unwrap_or(0);
+            assert_eq!(group.worker_count, counted, "its workers");
             for balancer in [group.primary, group.auxiliary].into_iter().flatten() {
                 assert_eq!(seats.insert(balancer, number), None, "a balancer has one seat");
                 let node = self.nodes.get(&balancer).expect("a seat is that of a node");

@@ -309,11 +309,10 @@ impl Job {
     }
 
     /// Puts the job into a final state and keeps only what is still asked for. Its grants are taken
-    /// out of the feed by the caller.
+    /// out of the feed by the caller, and whether it is held with them.
     pub fn end(&mut self, state: JobState, log_time_us: u64) {
         self.state = state;
         self.finished_us = log_time_us;
-        self.is_held = false;
         for (tasks, attempts) in std::mem::take(&mut self.attempts).iter() {
             remember(&mut self.earlier, tasks, attempts.ended());
         }

@@ -4,8 +4,10 @@
 //! Renewals are no log entries, so a new leader knows none: it gives every lease a full term. What
 //! becomes of a group whose lease is over is a log entry (`groups.rs`); from the moment when it is
 //! proposed no renewal of that epoch is answered. A renewal that is answered was waited for: the
-//! leader does not end a lease before its holder takes it for over. Where all groups are led, their
-//! workers are balanced (`balance.rs`).
+//! leader does not end a lease before its holder takes it for over. To whom a lost group goes, and
+//! which workers are moved, stands in `losing.rs`.
+
+mod losing;
 
 use std::collections::BTreeMap;
 
@@ -14,10 +16,10 @@ use proto::ids::{Epoch, Incarnation, NodeId};
 use proto::status::{AuxiliaryState, Role};
 use proto::time::{Duration, Instant};
 
-use super::balance;
+use self::losing::BackOff;
 use super::commands::Command;
 use super::grants::Grants;
-use super::nodes::{Group, Node, Nodes};
+use super::nodes::{Group, Nodes};
 
 /// How long a balancer's lease lasts from the moment when it asked.
 pub const LEASE: Duration = Duration::from_millis(900);
@@ -32,10 +34,6 @@ const UNREACHABLE: Duration = Duration::from_secs(2);
 /// How long a group may have nobody who holds its lease, or nobody who reaches a worker, before it
 /// is given up, and an auxiliary be silent before its seat is free. Longer than a restart.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long all leases must have been held before workers are moved, and the time between two
-/// entries that move some.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// The number under which what concerns all groups is proposed.
 const ALL_GROUPS: u64 = 0;
@@ -172,6 +170,8 @@ pub(super) struct Leases {
     /// Workers that nobody of their group reached when it was given up, in which incarnation: they
     /// are not moved again, so that no group is made of the dead.
     suspects: BTreeMap<NodeId, Incarnation>,
+    /// Balancers whose group was given up because they reached no worker.
+    back_offs: BTreeMap<NodeId, BackOff>,
 }
 
 impl Leases {
@@ -293,7 +293,7 @@ impl Leases {
             && is_there
             && reached_beside == 0
             && grants.outstanding(number) > 0
-            && self.heirs(now, number, nodes).any(|(_, reaches)| reaches);
+            && self.is_other_reaching(now, number, nodes);
         let lease = self.leases.get_mut(&number)?;
         let since = |is_so: bool, since: Option<Instant>| is_so.then(|| since.unwrap_or(now));
         lease.alone_since = since(is_alone, lease.alone_since);
@@ -305,11 +305,13 @@ impl Leases {
         let is_left = auxiliary.is_none() && now >= lease.until + GROUP_TIMEOUT;
         let epoch = group.epoch;
         let command = if is_given_up || is_left {
-            let heirs = self.best_heirs(now, number, is_left, nodes)?;
+            let heir = self.heir(now, number, is_left, nodes)?;
             if is_given_up {
                 self.suspect(number, nodes);
+                let balancers = [Some(primary), auxiliary.map(|(node, _)| node)];
+                self.leave_out(now, balancers.into_iter().flatten(), nodes);
             }
-            Command::GroupLost { group: number, epoch, heirs }
+            Command::GroupLost { group: number, epoch, heir }
         } else {
             let (successor, heard) = auxiliary?;
             let incarnation = heard.incarnation;
@@ -319,79 +321,6 @@ impl Leases {
         let lease = self.leases.get_mut(&number)?;
         lease.ending = Some(Proposed::new(command.clone(), serial));
         Some((number, serial, command))
-    }
-
-    /// Other groups that somebody leads, and whether that one reaches a worker.
-    fn heirs(&self, now: Instant, lost: u64, nodes: &Nodes) -> impl Iterator<Item = (u64, bool)> {
-        let others = nodes.groups.iter().filter(move |(number, _)| **number != lost);
-        others.filter_map(move |(number, group)| {
-            let lease = self.leases.get(number)?;
-            let heard = self.heard.get(&group.primary?);
-            let reaches = heard.is_some_and(|heard| heard.reachable_count > 0);
-            lease.is_held(now, Duration::ZERO).then_some((*number, reaches))
-        })
-    }
-
-    /// Who goes on with what a lost group has: those that reach workers. Where none does and nobody
-    /// leads the group, any that is led: its workers come with it. `None` where there is none.
-    fn best_heirs(
-        &self,
-        now: Instant,
-        lost: u64,
-        is_left: bool,
-        nodes: &Nodes,
-    ) -> Option<Vec<u64>> {
-        let reaching = self.heirs(now, lost, nodes).filter(|(_, reaches)| *reaches);
-        let mut heirs: Vec<u64> = reaching.map(|(number, _)| number).collect();
-        if heirs.is_empty() && is_left {
-            heirs.extend(self.heirs(now, lost, nodes).map(|(number, _)| number));
-        }
-        (!heirs.is_empty()).then_some(heirs)
-    }
-
-    fn suspect(&mut self, group: u64, nodes: &Nodes) {
-        let of_group = nodes.workers().filter(|node| node.group == group);
-        let known = of_group.map(|node| (node.registration.node, node.registration.incarnation));
-        self.suspects.extend(known);
-    }
-
-    /// Balances the groups' workers where all are led.
-    fn balance(&mut self, now: Instant, nodes: &Nodes, grants: &Grants) -> Option<Proposal> {
-        let is_due = nodes.groups.len() > 1 && now >= self.move_due && self.moving.is_none();
-        if !is_due || !balance::is_uneven(nodes) && self.suspects.is_empty() {
-            return None;
-        }
-        if !self.leases.values().all(|lease| lease.is_held(now, SETTLED)) {
-            return None;
-        }
-        self.move_due = now + SETTLED;
-        self.clear_suspects(nodes);
-        let is_trusted = |node: &Node| {
-            self.suspects.get(&node.registration.node) != Some(&node.registration.incarnation)
-        };
-        let moves = balance::moves(nodes, grants, is_trusted);
-        if moves.is_empty() {
-            return None;
-        }
-        let command = Command::WorkersMoved { moves };
-        let serial = self.last_serial.give_next();
-        self.moving = Some(Proposed::new(command.clone(), serial));
-        Some((ALL_GROUPS, serial, command))
-    }
-
-    /// Suspects nobody any more where all workers of all groups are reached.
-    fn clear_suspects(&mut self, nodes: &Nodes) {
-        if self.suspects.is_empty() {
-            return;
-        }
-        let are_reached = nodes.groups.iter().all(|(&number, group)| {
-            let heard = group.primary.and_then(|primary| self.heard.get(&primary));
-            let reached = heard.map_or(0, |heard| heard.reachable_count as usize);
-            reached >= nodes.workers().filter(|node| node.group == number).count()
-        });
-        if are_reached {
-            self.suspects.clear();
-        }
     }
 
     /// False where this master leads and knows that nobody holds a group's lease.
@@ -411,6 +340,9 @@ impl Leases {
     ) -> Option<(Serial, Command)> {
         let Renewal { node, incarnation, reachable_count, .. } = *renewal;
         self.heard.insert(node, Heard { incarnation, at: now, reachable_count });
+        if reachable_count > 0 {
+            self.back_offs.remove(&node);
+        }
         let group = nodes.groups.get(&number)?;
         let is_primary = group.primary == Some(node)
             && nodes.incarnation_of(node) == Some(incarnation)

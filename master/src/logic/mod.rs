@@ -11,6 +11,7 @@ mod balance;
 mod changes;
 pub mod cluster;
 pub mod commands;
+mod departures;
 pub mod explain;
 mod feeds;
 pub mod folds;
@@ -28,6 +29,7 @@ mod requests;
 pub mod retention;
 pub mod segments;
 pub mod sessions;
+mod silence;
 mod state;
 pub mod submissions;
 pub mod tasks;
@@ -56,6 +58,7 @@ use self::members::Members;
 use self::nodes::Registration;
 use self::queries::{Asked, Surroundings};
 use self::replies::{Waiting, send};
+use self::silence::Silences;
 use self::windows::Windows;
 
 /// Questions that wait for a newer state or a final job; more are answered busy.
@@ -142,6 +145,8 @@ pub struct Master {
     running: Running,
     /// Workers that are told when they belong to another group.
     assignments: Assignments,
+    /// As leader: workers that were logged as silent lately.
+    silences: Silences,
     is_registered: bool,
     register_due: Instant,
     /// Addresses of the masters as newcomers are told them, the leader's first.
@@ -180,6 +185,7 @@ impl Master {
             retention_due: Instant(0),
             running: Running::default(),
             assignments: Assignments::default(),
+            silences: Silences::default(),
             is_registered: false,
             register_due: Instant(0),
             addresses: String::new(),

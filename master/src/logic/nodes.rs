@@ -71,6 +71,8 @@ pub struct Node {
     pub last_frame: u64,
     /// See `last_frame`.
     pub frame_reply: Option<Output>,
+    /// A worker of which its primary has not heard for long, nor the masters since.
+    pub is_silent: bool,
 }
 
 impl Node {
@@ -84,7 +86,7 @@ impl Node {
     #[must_use]
     pub fn slot_count(&self) -> u64 {
         match self.registration.role {
-            Role::Worker => u64::from(self.registration.slot_count),
+            Role::Worker if !self.is_silent => u64::from(self.registration.slot_count),
             _ => 0,
         }
     }
@@ -110,7 +112,7 @@ pub struct Nodes {
 
 impl Nodes {
     /// Puts a node into the roster and gives it its place. Registering the same incarnation again
-    /// changes nothing, but for a balancer that lost its seat.
+    /// changes nothing, but for a balancer that lost its seat and a worker that was silent.
     pub fn register(&mut self, registration: Registration, index: LogIndex) -> Output {
         let known = self.nodes.get(&registration.node).cloned();
         if let Some(node) = &known
@@ -128,6 +130,7 @@ impl Nodes {
             && registration.incarnation == node.registration.incarnation
             && !node.has_lost_seat()
         {
+            self.end_silence(registration.node);
             return Output::Registered { index: node.index };
         }
         let role = registration.role;
@@ -149,7 +152,8 @@ impl Nodes {
         if changes_ring {
             self.ring_version = self.ring_version.next();
         }
-        let node = Node { registration, index, group, last_frame: 0, frame_reply: None };
+        let node =
+            Node { registration, index, group, last_frame: 0, frame_reply: None, is_silent: false };
         if let Some(before) = &known {
             self.leave_group(before);
         }

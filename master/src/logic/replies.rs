@@ -6,7 +6,9 @@ use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
 use proto::limits;
 use proto::messages::job::{JobAccepted, SegmentFolded};
 use proto::messages::keyspace::KeyResult;
-use proto::messages::node::{LeaseRenew, LeaseReply, NodeRegistered, RunsUnfinished};
+use proto::messages::node::{
+    LeaseRenew, LeaseReply, NodeForgotten, NodeRegistered, RunsUnfinished,
+};
 use proto::messages::raft::{MemberJoin, MemberJoined};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerStatusReply};
@@ -29,7 +31,7 @@ const RETRY_MS: u32 = 50;
 const SEGMENTS_RETRY_MS: u32 = 1_000;
 
 /// What is said where the disk is full and no other master has room.
-const NO_ROOM: &str = "the disk of the leading master is full: free space on it, or forget \
+const NO_ROOM: &str = "the masters' disk is full: free space on the leading master's, or forget \
                        finished jobs (remuda forget)";
 
 /// Who waits for a command or a read.
@@ -45,6 +47,8 @@ pub(super) enum Waiting {
     Group(u64, Serial),
     /// This master, for jobs that are due to be forgotten.
     Retention,
+    /// This master, for workers that are silent.
+    Silence,
 }
 
 /// A peer that waits for an answer.
@@ -108,7 +112,7 @@ impl Master {
                 self.is_registered = true;
                 return;
             }
-            Waiting::Promotion => return,
+            Waiting::Promotion | Waiting::Silence => return,
             Waiting::Group(group, serial) => {
                 return self.leases.settled(group, serial, Fate::Applied);
             }
@@ -160,6 +164,10 @@ impl Master {
                 };
                 send(peer, request, encode(&folded, &[]), effects);
             }
+            (_, Output::NodeForgotten { index }) => {
+                let forgotten = NodeForgotten { index: index.0, ..NodeForgotten::default() };
+                send(peer, request, encode(&forgotten, &[]), effects);
+            }
             (Wanted::Registration { node, .. }, Output::Registered { .. }) => {
                 self.reply_registered(peer, request, node, effects);
             }
@@ -195,7 +203,10 @@ impl Master {
                 send(*peer, *request, encode(&joined, &[]), effects);
             }
             Waiting::Promotion => self.members.promotion_ended(),
-            Waiting::OwnRegistration | Waiting::Retention | Waiting::Group(..) => {}
+            Waiting::OwnRegistration
+            | Waiting::Retention
+            | Waiting::Silence
+            | Waiting::Group(..) => {}
         }
     }
 
@@ -214,6 +225,7 @@ impl Master {
                 return;
             }
             Waiting::Promotion => return self.members.promotion_ended(),
+            Waiting::Silence => return,
             Waiting::Group(group, serial) => {
                 let is_over = failure.is_without_effect();
                 let fate = if is_over { Fate::Nothing } else { Fate::Unknown };
@@ -252,9 +264,10 @@ impl Master {
             }
             Wanted::Registration { node, incarnation } => {
                 let known = self.cluster().nodes.nodes.get(&node);
-                if known.is_some_and(|known| known.has_lost_seat()) {
+                if known.is_none_or(|known| known.has_lost_seat()) {
                     // This master lagged when it was asked. The next question makes a log entry.
-                    let text = "its group was given up, or its seat: register again";
+                    let text = "its group was given up, or its seat, or it was forgotten: register \
+                                again";
                     let refusal = Output::refused(ErrorCode::Busy, text);
                     return self.send_refusal(peer, request, 0, &refusal, effects);
                 }
@@ -313,6 +326,7 @@ impl Master {
             auxiliary: state.to_wire(),
             auxiliary_uuid: auxiliary_uuid.to_wire(),
             auxiliary_incarnation: auxiliary_incarnation.0,
+            group_worker_count: group.worker_count,
             ..LeaseReply::default()
         };
         send(peer, request, encode(&reply, &[address.as_bytes()]), effects);

@@ -7,7 +7,9 @@ use node::logic::network::Sender;
 use proto::ids::{ClusterId, Epoch, Incarnation, JobId, LogIndex};
 use proto::messages::job::{JobCancel, JobChange, JobSubmit, SegmentFold};
 use proto::messages::keyspace::{KeyCompare, KeyTransaction, KeyWrite};
-use proto::messages::node::{FeedPull, LeaseRenew, NodeRegister, RunsLost};
+use proto::messages::node::{
+    FeedPull, LeaseRenew, NodeForget, NodeRegister, RunsLost, SilentWorker, WorkersSilent,
+};
 use proto::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use proto::messages::session::ErrorReply;
 use proto::messages::task::{TaskRun, WorkerSegment, WorkerStatus};
@@ -102,9 +104,20 @@ impl Master {
                     fold: fold.fold,
                     file: fold.segment_uuid.into(),
                     segment_count: fold.segment_count,
+                    worker: fold.worker_uuid.into(),
+                    incarnation: Incarnation(fold.worker_incarnation),
                 };
                 let who = Waiting::peer(sender, record, Wanted::Change { job });
                 let asker = asker(sender, record, fold.session_index);
+                self.invoke(now, &Command::Client(asker, change), who, effects);
+            }
+            NodeForget::TYPE => {
+                let forget = record.read::<NodeForget>()?;
+                let (node, incarnation) =
+                    (forget.entry_uuid.into(), Incarnation(forget.incarnation));
+                let who = Waiting::peer(sender, record, Wanted::Change { job: JobId(0) });
+                let asker = asker(sender, record, forget.session_index);
+                let change = ClientChange::ForgetNode { node, incarnation };
                 self.invoke(now, &Command::Client(asker, change), who, effects);
             }
             NodeRegister::TYPE => self.on_register(now, sender, record, effects)?,
@@ -115,6 +128,7 @@ impl Master {
                 self.answer_feeds(effects);
             }
             RunsLost::TYPE => self.on_lost(now, sender, record, effects)?,
+            WorkersSilent::TYPE => self.on_silent(now, sender, record, effects)?,
             WorkerStatus::TYPE | WorkerSegment::TYPE => {
                 if record.is_given_form() || sender.role != Role::Worker {
                     let refusal = Output::refused(
@@ -219,7 +233,9 @@ impl Master {
         let (node, incarnation) = (sender.node, sender.incarnation);
         let who = Waiting::peer(sender, record, Wanted::Registration { node, incarnation });
         let known = self.cluster().nodes.nodes.get(&node);
-        let is_same = |known: &Node| known.registration == registration && !known.has_lost_seat();
+        let is_same = |known: &Node| {
+            known.registration == registration && !known.has_lost_seat() && !known.is_silent
+        };
         if known.is_some_and(is_same) {
             // Asked again, for instance after a reconnect: no log entry is owed. But this master
             // may lag, and whoever asks is to hear of its seat and its balancers as they are.
@@ -324,6 +340,36 @@ impl Master {
         };
         let who = Waiting::peer(sender, record, Wanted::Unfinished);
         self.invoke(now, &Command::RunsLost { runs }, who, effects);
+        Ok(())
+    }
+
+    /// A balancer has not heard of workers for long. It waits for no answer: it says so again.
+    fn on_silent(
+        &mut self,
+        now: Instant,
+        sender: &Sender,
+        record: &Record<'_>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RecordError> {
+        let (silent, [workers]) = record.open::<WorkersSilent, 1>()?;
+        if sender.role != Role::Balancer {
+            let text = "who is silent is told by the primary of a group";
+            let refusal = Output::refused(ErrorCode::NotAllowed, text);
+            self.refuse(sender, record, &refusal, effects);
+            return Ok(());
+        }
+        let nodes = &self.member.state().nodes;
+        let (number, epoch) = (silent.group, Epoch(silent.epoch));
+        let is_primary = |it: &Group| it.epoch == epoch && it.primary == Some(sender.node);
+        if !self.leads() || !nodes.groups.get(&number).is_some_and(is_primary) {
+            return Ok(());
+        }
+        let said = items_of::<SilentWorker>(workers).unwrap_or_default();
+        let workers = self.silences.news(now, number, said, nodes);
+        if !workers.is_empty() {
+            let command = Command::WorkersSilent { group: number, epoch, workers };
+            self.invoke(now, &command, Waiting::Silence, effects);
+        }
         Ok(())
     }
 

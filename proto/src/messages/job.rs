@@ -344,6 +344,10 @@ message! {
         /// that is not all of them, the next one would have made it too large; those behind stay
         /// listed. 0, with no segment, where the fold came to nothing: it is tried again later.
         segment_count: u64,
+        /// The worker whose task it is. Only one of the roster folds segments.
+        worker_uuid: WireUuid,
+        /// Its incarnation.
+        worker_incarnation: u64,
     }
 }
 

@@ -117,6 +117,8 @@ message! {
         auxiliary_incarnation: u64,
         /// Bytes of `auxiliary_address`.
         auxiliary_address_length: u64,
+        /// Workers of the group that have slots, as the log has them.
+        group_worker_count: u64,
     }
     parts {
         /// Where the auxiliary is reached.
@@ -278,6 +280,33 @@ message! {
     }
 }
 
+item! {
+    /// A worker that was not heard of for long.
+    "silent_worker" SilentWorker {
+        /// The worker.
+        worker_uuid: WireUuid,
+        /// Its incarnation that was heard of last.
+        incarnation: u64,
+    }
+}
+
+message! {
+    /// A primary has not heard of workers of its group for a minute: their slots do not count until
+    /// they register again. Not answered; the primary says so again every ten seconds.
+    WorkersSilent {
+        /// The group.
+        group: u64,
+        /// The primary's epoch.
+        epoch: u64,
+        /// Number of `workers`.
+        worker_count: u64,
+    }
+    parts {
+        /// The workers, at most 64.
+        workers: [SilentWorker; "silent_worker"] by worker_count,
+    }
+}
+
 message! {
     /// Which of the runs of `runs_lost` have no outcome yet and are to be dealt again.
     RunsUnfinished {
@@ -332,6 +361,27 @@ message! {
         telemetry_address: [u8; "UTF-8"] by telemetry_address_length,
         /// Its failure zone.
         zone: [u8; "UTF-8"] by zone_length,
+    }
+}
+
+message! {
+    /// Takes a node that left for good out of the roster. Answered by `node_forgotten`; one that
+    /// comes back registers as a new one.
+    NodeForget {
+        /// The node.
+        entry_uuid: WireUuid,
+        /// The incarnation that is gone, as `node_entry` named it.
+        incarnation: u64,
+        /// `applied_index` of the session's `hello_reply`.
+        session_index: u64,
+    }
+}
+
+message! {
+    /// The node is no longer in the roster.
+    NodeForgotten {
+        /// Log index of the entry.
+        index: u64,
     }
 }
 

@@ -179,6 +179,9 @@ message! {
         group: u64,
         /// The last so many of `runs` were dealt under another assignment.
         foreign_count: u64,
+        /// How long the answer to a heartbeat takes on this link in the mean, in microseconds; 0 where
+        /// it was not measured.
+        round_trip_us: u64,
     }
     parts {
         /// What it holds: queued, running, or ended and not settled; `state` is from the list of

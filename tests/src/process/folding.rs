@@ -17,7 +17,7 @@ use ::client::owned_output;
 use ::worker::logic::{CrashedTask, TaskEnd};
 use fastrand::Rng;
 use node::logic::network::{NetworkEffect, NetworkLimits};
-use proto::ids::{FileId, JobId, NodeId};
+use proto::ids::{FileId, Incarnation, JobId, NodeId};
 use proto::segment::{self, AccountingEntry, NewSection, Output, Segment, TaskOutputs};
 use proto::status::{Cause, ErrorCode, TaskState};
 use proto::time::{Duration, Instant};
@@ -60,6 +60,8 @@ struct Fold {
     is_cancelled: bool,
     job: JobId,
     number: u64,
+    /// In whose name the masters are told.
+    worker: (NodeId, Incarnation),
     /// Where the list goes on.
     after: u64,
     /// Its segments and what counts of each.
@@ -77,6 +79,7 @@ pub(super) struct Folder {
     logic: Client,
     rng: Rng,
     node: NodeId,
+    worker: (NodeId, Incarnation),
     place: usize,
     limits: NetworkLimits,
     /// Nodes that this process has been.
@@ -96,6 +99,7 @@ impl Folder {
             logic,
             rng,
             node,
+            worker: (node_id(b'w', place, 0), Incarnation(start.life)),
             place,
             limits: start.limits,
             nodes: 1,
@@ -117,6 +121,7 @@ impl Folder {
             is_cancelled: false,
             job,
             number,
+            worker: self.worker,
             after: 0,
             listed: Vec::new(),
             read_count: 0,
@@ -377,7 +382,9 @@ impl Fold {
             }
             Step::Tell(asked, segment, segment_count, _) => {
                 let (segment, segment_count) = (*segment, *segment_count);
-                let question = Question::Fold { job, fold, segment, segment_count };
+                let (worker, incarnation) = self.worker;
+                let question =
+                    Question::Fold { job, fold, segment, segment_count, worker, incarnation };
                 *asked = logic.call(now, question, PATIENCE, effects).ok();
                 asked.is_some()
             }

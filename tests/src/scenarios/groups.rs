@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::messages::task::WorkerRequest;
+use proto::messages::task::{WorkerHeartbeatReply, WorkerRequest};
 use proto::time::{Duration, Instant};
 
 use super::stage::{SECOND_JOB, Told, arrives, begins, cast_with, job, ms, stage, tell};
@@ -31,6 +31,12 @@ impl Dealers {
         });
     }
 
+    /// The workers that a group dealt to last.
+    fn workers_of(&self, number: u64) -> Vec<String> {
+        let of_group = self.last.iter().filter(|(_, (_, group, _))| *group == number);
+        of_group.map(|(name, _)| name.clone()).collect()
+    }
+
     /// A balancer that dealt for a group.
     fn of_group(&self, number: u64) -> Option<String> {
         let dealers = self.last.values();
@@ -56,6 +62,36 @@ pub fn a_worker_is_moved_to_a_group_whose_epoch_is_lower() -> Told {
                 turn.fact("the only balancer of a group died");
                 let (process, death) = (scene.named(&balancer), Death::ForGood);
                 turn.begin_after(ms(300), Fault::Crash { process, death, down: Duration::ZERO });
+            }
+        }),
+    )
+}
+
+/// The only balancer of the second group dies for good while tasks run, and their job is cancelled
+/// before the group is given up: no range of it comes to the heir, which its worker is moved to.
+#[must_use]
+pub fn a_job_is_cancelled_while_its_group_has_nobody() -> Told {
+    let plan = JobPlan { cancel_after: Some(ms(3_000)), ..job(12, Duration::from_secs(60)) };
+    let world = stage(cast_with(3, &[2, 2], vec![plan]));
+    let (mut dealers, mut left) = (Dealers::default(), Vec::new());
+    tell(
+        world,
+        Box::new(move |scene, turn| {
+            dealers.sees(scene, turn);
+            if begins(scene)
+                && left.is_empty()
+                && let Some(balancer) = dealers.of_group(2)
+            {
+                left = dealers.workers_of(2);
+                turn.fact("the only balancer of a group died");
+                let (process, death) = (scene.named(&balancer), Death::ForGood);
+                turn.begin_after(ms(300), Fault::Crash { process, death, down: Duration::ZERO });
+            }
+            if let Some((_, reply)) = arrives::<WorkerHeartbeatReply>(scene)
+                && reply.run_count > 0
+                && left.iter().any(|name| name == scene.at)
+            {
+                turn.fact("a worker that was left was told what to kill");
             }
         }),
     )

@@ -36,7 +36,7 @@ fn groups(cluster: &Cluster, tier: &str) -> BTreeMap<u64, BTreeSet<String>> {
 
 /// Waits until each of the groups has so many balancers, and so many workers.
 #[track_caller]
-fn until_shared(cluster: &Cluster, expected: &[(u64, usize, usize)]) {
+pub(crate) fn until_shared(cluster: &Cluster, expected: &[(u64, usize, usize)]) {
     let counts = |tier: &str| -> Vec<(u64, usize)> {
         groups(cluster, tier).into_iter().map(|(group, nodes)| (group, nodes.len())).collect()
     };

@@ -152,6 +152,14 @@ fn a_balancer_back_within_its_own_lease_deals_nothing_twice() {
 }
 
 #[test]
+fn a_small_job_waits_for_the_workers_lists_only() {
+    let told = takeover::a_primary_dies_whose_job_is_small();
+    happened(&told, &["the other balancer dealt before the workers' time was over"]);
+    assert_eq!(told.job(JOB).state, JobState::Done);
+    assert_eq!(told.notes.attempts(JOB), [1; 20], "{}", told.notes);
+}
+
+#[test]
 fn a_primary_that_reaches_no_worker_is_replaced() {
     let told = takeover::a_balancer_renews_its_lease_and_reaches_no_worker();
     happened(&told, &["the other balancer dealt under a higher epoch"]);
@@ -183,6 +191,15 @@ fn a_worker_of_a_lost_group_obeys_a_lower_epoch_and_keeps_what_it_runs() {
     happened(&told, &["the only balancer of a group died", moved]);
     assert_eq!(told.job(JOB).state, JobState::Done);
     assert_eq!(told.notes.attempts(JOB), [1; 12], "{}", told.notes);
+}
+
+#[test]
+fn what_runs_of_a_job_that_was_cancelled_while_its_group_had_nobody_is_killed() {
+    let told = groups::a_job_is_cancelled_while_its_group_has_nobody();
+    let killed = "a worker that was left was told what to kill";
+    happened(&told, &["the only balancer of a group died", killed]);
+    assert_eq!(told.job(JOB).state, JobState::Cancelled);
+    assert_eq!(told.end().nodes.groups.len(), 1, "the group was given up");
 }
 
 #[test]

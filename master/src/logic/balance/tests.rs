@@ -28,8 +28,18 @@ fn slots(nodes: &Nodes) -> Vec<u64> {
     nodes.groups.values().map(|group| group.slot_count).collect()
 }
 
+/// All groups.
+fn all(nodes: &Nodes) -> BTreeSet<u64> {
+    nodes.groups.keys().copied().collect()
+}
+
+/// The moves where these groups have so much to do.
+fn with(nodes: &Nodes, outstanding: &[(u64, u64)]) -> Vec<(NodeId, u64)> {
+    moves(nodes, &Grants::of(outstanding), |_| true, &all(nodes))
+}
+
 fn plan(nodes: &Nodes) -> Vec<(NodeId, u64)> {
-    moves(nodes, &Grants::default(), |_| true)
+    with(nodes, &[])
 }
 
 #[test]
@@ -54,23 +64,37 @@ fn a_single_worker_stays_and_so_does_what_is_even_enough() {
 #[test]
 fn a_group_whose_slots_are_busy_gives_one_worker_and_no_more_to_an_idle_one() {
     let mut nodes = groups(2, &[(1, 4), (1, 4), (1, 4), (1, 4)]);
-    let busy = Grants::of(&[(1, 100)]);
-    let first = moves(&nodes, &busy, |_| true);
+    let first = with(&nodes, &[(1, 100)]);
     assert_eq!(first.len(), 1, "so that the new group is granted tasks at all");
     nodes.move_workers(&first, LogIndex(200));
-    assert!(moves(&nodes, &busy, |_| true).is_empty(), "what is granted stays where it is");
+    assert!(with(&nodes, &[(1, 100)]).is_empty(), "what is granted stays where it is");
     // The new group has work for more; or the old one less than it has slots.
-    assert_eq!(moves(&nodes, &Grants::of(&[(1, 100), (2, 4)]), |_| true).len(), 1);
-    assert_eq!(moves(&nodes, &Grants::of(&[(1, 11)]), |_| true).len(), 1);
+    assert_eq!(with(&nodes, &[(1, 100), (2, 4)]).len(), 1);
+    assert_eq!(with(&nodes, &[(1, 11)]).len(), 1);
 }
 
 #[test]
 fn workers_that_do_not_count_are_not_moved() {
     let nodes = groups(2, &[(1, 4), (1, 4), (1, 4), (1, 4)]);
     let is_alive = |node: &Node| node.registration.node.0 >= 1002;
-    let moves = moves(&nodes, &Grants::default(), is_alive);
+    let moves = moves(&nodes, &Grants::default(), is_alive, &all(&nodes));
     assert_eq!(moves.len(), 1);
     assert!(moves.iter().all(|(worker, _)| worker.0 >= 1002));
+}
+
+#[test]
+fn a_group_that_receives_none_is_given_none_and_may_give() {
+    let nodes = groups(3, &[(1, 4), (1, 4), (1, 4), (1, 4), (2, 4)]);
+    let moves = |receivers: &[u64]| {
+        let receivers = receivers.iter().copied().collect();
+        let plan = moves(&nodes, &Grants::default(), |_| true, &receivers);
+        let mut groups: Vec<u64> = plan.into_iter().map(|(_, group)| group).collect();
+        groups.sort_unstable();
+        groups
+    };
+    assert_eq!(moves(&[1, 2]), [2]);
+    assert_eq!(moves(&[2, 3]), [2, 3]);
+    assert_eq!(moves(&[]), [0; 0]);
 }
 
 proptest! {

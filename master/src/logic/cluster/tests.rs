@@ -16,6 +16,7 @@ use crate::logic::commands::Write;
 use crate::logic::nodes::Registration;
 
 mod changes;
+mod departures;
 mod explaining;
 mod groups;
 

@@ -89,7 +89,20 @@ impl Driven {
     }
 
     fn fold(&mut self, job: JobId, fold: u64, file: u128, segment_count: u64) -> Output {
-        self.change(ClientChange::Fold { job, fold, file: FileId(file), segment_count })
+        self.fold_as((WORKER, Incarnation(1)), job, fold, file, segment_count)
+    }
+
+    /// The same in the name of some node.
+    fn fold_as(
+        &mut self,
+        (worker, incarnation): (NodeId, Incarnation),
+        job: JobId,
+        fold: u64,
+        file: u128,
+        segment_count: u64,
+    ) -> Output {
+        let file = FileId(file);
+        self.change(ClientChange::Fold { job, fold, file, segment_count, worker, incarnation })
     }
 
     /// The internal jobs that balancers have been told of, with the fold of each.
@@ -125,6 +138,31 @@ fn is_listed(output: &Output) -> bool {
         Output::Folded { is_listed, .. } => *is_listed,
         other => panic!("a fold is answered by what became of it, not {other:?}"),
     }
+}
+
+#[test]
+fn segments_are_folded_by_a_worker_of_the_roster_and_nobody_else() {
+    let mut driven = Driven::new();
+    let balancer = NodeId(11);
+    driven.apply(&Command::Register(Registration::bare(balancer, Role::Balancer)));
+    for number in 0..4 {
+        driven.segment(JOB, number);
+    }
+    let [(_, _, fold)] = driven.tasks()[..] else { panic!("one fold has begun") };
+    let before = driven.numbers(JOB);
+    let strangers = [(NodeId(0), 0), (NodeId(9), 1), (balancer, 1), (WORKER, 0), (WORKER, 2)];
+    for (node, incarnation) in strangers {
+        for (file, segment_count) in [(99, 4), (0, 0)] {
+            let who = (node, Incarnation(incarnation));
+            let refused = driven.fold_as(who, JOB, fold, file, segment_count);
+            let code = ErrorCode::NotAllowed;
+            assert!(matches!(refused, Output::Refused { code: it, .. } if it == code), "{who:?}");
+        }
+    }
+    assert_eq!(driven.numbers(JOB), before);
+    assert!(driven.cluster.folds.get(JOB, fold).is_some_and(|it| it.task.is_some()));
+    assert!(is_listed(&driven.fold(JOB, fold, 99, 4)));
+    assert_ne!(driven.numbers(JOB), before);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The command line as a whole: what every command prints and how it ends, held by reviewed files;
 //! JSON as it is documented; signals, pipes and colours.
 
+mod departures;
 mod documented;
+mod groups;
 mod session;
 
 use std::collections::BTreeSet;
@@ -111,6 +113,8 @@ fn what_is_wrong_is_said_in_the_reviewed_words() {
         "jobs --limit 0",
         "mount there --cache-size 1x",
         "bench noop --tasks 0",
+        "nodes forget",
+        "nodes --follow forget 7",
         // Nothing says which cluster, none is there, nobody listens.
         "jobs",
         "submit -- true",
@@ -330,6 +334,7 @@ fn clusters_are_made_in_the_reviewed_words() {
 fn nodes(cluster: &Cluster) {
     let mut session = Session::new(cluster, "nodes");
     session.run("nodes");
+    session.run("nodes forget nobody");
     for line in ["dev status", "health", "df"] {
         session.run_numbers(line);
     }
@@ -369,6 +374,7 @@ const JSON: &[(&str, &[&str])] = &[
 const NOT_RUN: &[(&str, &str)] = &[
     ("remuda bench", "it starts clusters of its own and measures for a long time"),
     ("remuda nodes --follow", "it does not end; another test reads what it prints"),
+    ("remuda nodes forget", "a node has to leave for it; another test reads what it prints"),
 ];
 
 #[test]

@@ -48,6 +48,12 @@ fn a_job_waits_for_a_balancer_then_for_a_worker_then_for_a_large_one() {
     assert_eq!(why(&driven, Some(2)).0, [(Reason::NoWorker, 2, 1, 0)]);
     register(&mut driven, Role::Worker);
     assert_eq!(why(&driven, None).0, [(Reason::TooLarge, 0, 3, 2_000)]);
+    // One that left is none.
+    let worker = NodeId(u128::from(Role::Worker.to_wire()) + 70);
+    let incarnation = driven.cluster.nodes.incarnation_of(worker).expect("it registered");
+    let (epoch, workers) = (driven.cluster.nodes.groups[&1].epoch, vec![(worker, incarnation)]);
+    driven.apply(Command::WorkersSilent { group: 1, epoch, workers });
+    assert_eq!(why(&driven, None).0, [(Reason::NoWorker, 0, 3, 0)]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Seats that become free, groups that are given up, workers that are moved.
 
+use super::super::losing::FIRST_REST;
 use super::*;
 
 const TIMEOUT_MS: u64 = 5_000;
@@ -56,8 +57,8 @@ impl Scene {
                 self.nodes.vacate_seat(group, epoch, (node, incarnation));
                 group
             }
-            Command::GroupLost { group, epoch, heirs } => {
-                assert!(self.nodes.lose_group(group, epoch, &heirs, LogIndex(50)).is_some());
+            Command::GroupLost { group, epoch, heir } => {
+                assert!(self.nodes.lose_group(group, epoch, heir, LogIndex(50)).is_some());
                 group
             }
             Command::WorkersMoved { moves } => {
@@ -76,8 +77,8 @@ impl Scene {
     }
 }
 
-fn lost(group: u64, epoch: u64, heirs: &[u64]) -> Command {
-    Command::GroupLost { group, epoch: Epoch(epoch), heirs: heirs.to_vec() }
+fn lost(group: u64, epoch: u64, heir: u64) -> Command {
+    Command::GroupLost { group, epoch: Epoch(epoch), heir }
 }
 
 fn vacated(group: u64, epoch: u64, node: u128) -> Command {
@@ -93,14 +94,14 @@ fn a_group_that_nobody_leads_is_lost_after_five_seconds_and_not_before() {
     scene.pass(TIMEOUT_MS, &[(1, 2), (2, 2)]);
     assert!(scene.proposed.is_empty() && scene.may_renew(2) && !scene.leases.is_led(2));
     scene.pass(1_000, &[(1, 2), (2, 2)]);
-    assert_eq!(scene.proposed, [lost(2, 2, &[1])]);
+    assert_eq!(scene.proposed, [lost(2, 2, 1)]);
     // Whoever comes now is too late, also while it is unknown what became of the entry.
     scene.pass(1_000, &[(1, 2), (2, 2), (3, 2)]);
     assert!(!scene.may_renew(2) && scene.proposed.len() == 1);
     let serial = *scene.serials.last().unwrap();
     scene.leases.settled(2, serial, Fate::Unknown);
     scene.pass(STEP_MS, &[(1, 2), (2, 2), (3, 2)]);
-    assert_eq!(scene.proposed, [lost(2, 2, &[1]), lost(2, 2, &[1])], "it is proposed again");
+    assert_eq!(scene.proposed, [lost(2, 2, 1), lost(2, 2, 1)], "it is proposed again");
     assert!(!scene.may_renew(2));
     scene.carry_out();
     scene.pass(2_000, &[(1, 4), (2, 4)]);
@@ -131,7 +132,7 @@ fn nobody_inherits_where_no_other_group_is_led() {
     // The first that comes back inherits.
     scene.carry_out();
     scene.pass(1_000, &[(3, 2)]);
-    assert_eq!(scene.proposed[1..], [lost(1, 1, &[2])]);
+    assert_eq!(scene.proposed[1..], [lost(1, 1, 2)]);
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn a_pair_that_is_gone_goes_to_a_new_balancer_that_has_no_worker_yet() {
     assert!(scene.promotes(), "{:?}", scene.proposed);
     scene.carry_out();
     scene.pass(TIMEOUT_MS + 1_000, &[(3, 0)]);
-    assert!(scene.proposed.contains(&lost(1, 3, &[2])), "{:?}", scene.proposed);
+    assert!(scene.proposed.contains(&lost(1, 3, 2)), "{:?}", scene.proposed);
 }
 
 #[test]
@@ -176,14 +177,14 @@ fn a_group_that_reaches_no_worker_is_lost_where_it_has_work_and_another_would_do
     assert!(!scene.may_renew(2), "its lease is not renewed any more");
     assert!(scene.proposed.is_empty(), "and lasts until it is over");
     scene.pass(1_000, &everybody);
-    assert_eq!(scene.proposed, [lost(2, 2, &[1])]);
+    assert_eq!(scene.proposed, [lost(2, 2, 1)]);
     scene.carry_out();
     // Its balancer begins a new group, which is not made of the workers that nobody reached.
     scene.grants = Grants::default();
     scene.nodes.register(Registration::bare(NodeId(3), Role::Balancer), LogIndex(60));
     let dead: Vec<NodeId> = scene.leases.suspects.keys().copied().collect();
     assert_eq!(dead.len(), 2);
-    scene.pass(3_000, &everybody);
+    scene.pass(FIRST_REST.as_millis() + 3_000, &everybody);
     let Some(Command::WorkersMoved { moves }) = scene.proposed.last().cloned() else {
         panic!("{:?}", scene.proposed);
     };
@@ -197,6 +198,97 @@ fn a_group_that_reaches_no_worker_is_lost_where_it_has_work_and_another_would_do
         panic!("{:?}", scene.proposed);
     };
     assert_eq!((scene.proposed.len(), moves.len()), (3, 1), "now they are");
+}
+
+/// The third balancer's group is given up because it reaches no worker, and the balancer begins
+/// another one. Returns after how many steps that one is given workers.
+fn rest_of_the_third(scene: &mut Scene, everybody: &[(u128, u32)]) -> u64 {
+    let number = scene.nodes.nodes[&NodeId(3)].group;
+    scene.grants = Grants::of(&[(number, 5)]);
+    scene.proposed.clear();
+    scene.pass(TIMEOUT_MS + 2_000, everybody);
+    let epoch = scene.nodes.groups[&number].epoch;
+    assert_eq!(scene.proposed, [lost(number, epoch.0, 1)]);
+    scene.carry_out();
+    scene.nodes.register(Registration::bare(NodeId(3), Role::Balancer), LogIndex(60));
+    scene.grants = Grants::default();
+    scene.proposed.clear();
+    let mut steps = 0;
+    while scene.proposed.is_empty() {
+        scene.pass(STEP_MS, everybody);
+        steps += 1;
+        assert!(steps < 10_000, "it is never given workers again");
+    }
+    assert!(matches!(&scene.proposed[..], [Command::WorkersMoved { .. }]));
+    scene.carry_out();
+    steps
+}
+
+#[test]
+fn a_balancer_that_no_worker_reaches_is_left_out_for_longer_each_time() {
+    // The others reach all workers again as soon as these are theirs.
+    let everybody = [(1, 4), (2, 4), (3, 0)];
+    let mut scene = Scene::with(3, 4);
+    scene.pass(1_000, &everybody);
+    let first = FIRST_REST.as_millis() / STEP_MS;
+    for times in 0..8u32 {
+        let rest = rest_of_the_third(&mut scene, &everybody);
+        let expected = first << times.min(6);
+        assert!((expected - 8..expected + 8).contains(&rest), "{rest} steps after {times} times");
+    }
+    // A worker reaches it, if only for a moment: that is over.
+    scene.pass(STEP_MS, &[(1, 4), (2, 4), (3, 1)]);
+    let rest = rest_of_the_third(&mut scene, &everybody);
+    assert!((first - 8..first + 8).contains(&rest), "{rest} steps");
+}
+
+#[test]
+fn a_balancer_is_left_out_only_while_another_one_reaches_workers() {
+    let mut scene = Scene::with(3, 4);
+    scene.grants = Grants::of(&[(2, 5)]);
+    scene.pass(TIMEOUT_MS + 2_000, &[(1, 4), (2, 4), (3, 0)]);
+    assert_eq!(scene.proposed, [lost(2, 2, 1)]);
+    scene.carry_out();
+    scene.nodes.register(Registration::bare(NodeId(3), Role::Balancer), LogIndex(60));
+    scene.pass(3_000, &[(1, 4), (2, 4), (3, 0)]);
+    assert_eq!(scene.proposed.len(), 1, "there is another");
+    scene.pass(2_000, &[(1, 0), (2, 0), (3, 0)]);
+    let Some(Command::WorkersMoved { moves }) = scene.proposed.get(1) else {
+        panic!("{:?}", scene.proposed);
+    };
+    assert!(moves.iter().all(|(_, group)| *group == 3));
+}
+
+#[test]
+fn an_idle_group_that_lost_sight_of_its_workers_gets_none_of_another() {
+    let moves = |reached: u32| {
+        let mut scene = Scene::with(3, 6);
+        let moved: Vec<_> = (101..106).map(|worker| (NodeId(worker), 2)).collect();
+        scene.nodes.move_workers(&moved, LogIndex(8));
+        scene.pass(4_000, &[(1, reached), (2, reached), (3, 5)]);
+        scene.proposed.len()
+    };
+    assert_eq!(moves(0), 0);
+    assert!(moves(1) > 0, "one that reaches its worker gets more of them");
+}
+
+#[test]
+fn the_heir_is_the_lightest_of_those_that_reach_workers() {
+    let mut scene = Scene::with(7, 0);
+    for (number, slot_count) in [(1, 8), (2, 4), (3, 6), (4, 4)] {
+        let worker = NodeId(100 + u128::from(number));
+        let bare = Registration::bare(worker, Role::Worker);
+        scene.nodes.register(Registration { slot_count, ..bare }, LogIndex(7));
+        scene.nodes.move_workers(&[(worker, number)], LogIndex(8));
+    }
+    let pairs: Vec<(u64, u128)> =
+        scene.nodes.groups.iter().map(|(&it, group)| (it, group.primary.unwrap().0)).collect();
+    assert_eq!(pairs, [(1, 1), (2, 3), (3, 5), (4, 7)]);
+    let heir = |scene: &Scene, is_left| scene.leases.heir(scene.now, 4, is_left, &scene.nodes);
+    scene.pass(1_000, &[(1, 1), (3, 0), (5, 1), (7, 1)]);
+    assert_eq!(heir(&scene, true), Some(3), "the second reaches none");
+    scene.pass(1_000, &[(1, 0), (3, 0), (5, 0), (7, 1)]);
+    assert_eq!((heir(&scene, false), heir(&scene, true)), (None, Some(2)));
 }
 
 #[test]
