@@ -340,7 +340,9 @@ impl Cluster {
         if !self.jobs.get(&id).is_some_and(|job| job.has_ungranted()) {
             return;
         }
-        let (receivers, is_one_group) = (receivers(&self.nodes), self.nodes.groups.len() <= 1);
+        let receivers = receivers(&self.nodes);
+        let is_one_group = self.nodes.groups.len() <= 1
+            || matches!(*receivers, [(group, _)] if !self.nodes.workers().any(|it| it.group != group));
         let Some(job) = self.jobs.get_mut(&id) else { return };
         while let Some((group, count)) = self.grants.next_part(job, &receivers, is_one_group) {
             let job = Arc::make_mut(job);
