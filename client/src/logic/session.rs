@@ -461,12 +461,7 @@ impl Session {
         if pending.ordinal.is_some() && self.wants_new_node {
             return;
         }
-        let left = (pending.began + pending.patience).since(now);
-        let policy = CallPolicy {
-            timeout: if pending.request.is_parked() { FOR_EVER } else { ATTEMPT },
-            attempts: u32::MAX,
-            patience: if pending.patience == FOR_EVER { FOR_EVER } else { left },
-        };
+        let policy = pending.policy(now);
         let Ok(record) = pending.request.encode(opened.index, self.seen) else {
             return;
         };

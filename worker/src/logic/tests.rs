@@ -185,8 +185,8 @@ fn an_order_of_an_epoch_that_is_over_kills_nothing() {
     assert_eq!(bench.worker.held.waiting_count(), 0);
 }
 
-#[test]
-fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
+/// A worker whose slots have a piece of twenty short tasks each.
+fn two_pieces() -> Bench {
     let mut bench = Bench::registered();
     bench.hear(PRIMARY, &deal(0..2).record());
     bench.end(0, 1, TaskState::Done);
@@ -194,6 +194,12 @@ fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
     bench.started();
     bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(100..140) }.record());
     assert_eq!(bench.started(), [(0, 100..120), (1, 120..140)]);
+    bench
+}
+
+#[test]
+fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
+    let mut bench = two_pieces();
     let order = task_run(JOB, &(110..115), 9, Order::Kill.to_wire());
     bench.heartbeat_reply(PRIMARY, EPOCH, 1, &[order]);
     bench.end(0, 5, TaskState::Done);
@@ -205,13 +211,7 @@ fn a_cancelled_slot_gives_up_its_piece_and_what_nobody_killed_runs_later() {
 
 #[test]
 fn what_stands_behind_a_long_task_runs_in_another_slot_or_is_given_back() {
-    let mut bench = Bench::registered();
-    bench.hear(PRIMARY, &deal(0..2).record());
-    bench.end(0, 1, TaskState::Done);
-    bench.end(1, 1, TaskState::Done);
-    bench.started();
-    bench.hear(PRIMARY, &Deal { attempt: 9, ..deal(100..140) }.record());
-    assert_eq!(bench.started(), [(0, 100..120), (1, 120..140)]);
+    let mut bench = two_pieces();
     bench.handle(Event::TakenBack { slot: 0, tasks: 103..120 });
     assert!(bench.started().is_empty(), "both slots have tasks");
     assert_eq!(bench.worker.held.waiting_count(), 17);

@@ -176,12 +176,7 @@ fn doubts_of_a_take_over_and_of_a_move_end_each_at_its_own_time() {
 
 #[test]
 fn the_auxiliary_takes_a_moved_range_for_dealt_without_a_word() {
-    let mut scene = Scene::new();
-    scene.connect();
-    scene.register(1, 0);
-    scene.lease(1, 0, 5);
-    let request = scene.pull().0;
-    scene.batch(request, 5, 1, None, &[], &[]);
+    let mut scene = Scene::auxiliary();
     let primary = scene.primary_node();
     let mark = proto::messages::node::DealMark {
         group: 1,
@@ -332,12 +327,7 @@ fn a_feed_that_is_read_anew_may_have_left_out_the_end_of_a_job() {
 
 #[test]
 fn an_auxiliary_asks_about_runs_of_other_groups_when_it_is_the_primary() {
-    let mut scene = Scene::new();
-    scene.connect();
-    scene.register(1, 0);
-    scene.lease(1, 0, 5);
-    let request = scene.pull().0;
-    scene.batch(request, 5, 1, None, &[], &[]);
+    let mut scene = Scene::auxiliary();
     let worker = scene.worker(1, 1);
     let foreign = [run(JOB, 7..9, OLD)];
     scene.kills(&worker, &foreign);

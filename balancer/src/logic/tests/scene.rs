@@ -224,13 +224,23 @@ impl Scene {
 
     /// A primary that has read an empty feed.
     pub(super) fn primary(epoch: u64) -> Scene {
+        let scene = Scene::seated(epoch, 1);
+        assert!(scene.balancer.is_primary(scene.now));
+        scene
+    }
+
+    /// An auxiliary that has read an empty feed.
+    pub(super) fn auxiliary() -> Scene {
+        Scene::seated(1, 0)
+    }
+
+    fn seated(epoch: u64, is_primary: u8) -> Scene {
         let mut scene = Scene::new();
         scene.connect();
-        scene.register(epoch, 1);
-        scene.lease(epoch, 1, 5);
+        scene.register(epoch, is_primary);
+        scene.lease(epoch, is_primary, 5);
         let request = scene.pull().0;
         scene.batch(request, 5, 1, None, &[], &[]);
-        assert!(scene.balancer.is_primary(scene.now));
         scene
     }
 

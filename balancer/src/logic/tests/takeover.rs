@@ -272,12 +272,7 @@ fn a_reply_that_was_asked_for_before_the_auxiliary_fell_silent_does_not_let_it_g
 
 /// An auxiliary that read the feed.
 fn auxiliary() -> (Scene, node::logic::network::Sender) {
-    let mut scene = Scene::new();
-    scene.connect();
-    scene.register(1, 0);
-    scene.lease(1, 0, 5);
-    let request = scene.pull().0;
-    scene.batch(request, 5, 1, None, &[], &[]);
+    let mut scene = Scene::auxiliary();
     scene.feed(10, &[grant(JOB, 6, 0..TASKS)], &[job_record(TASKS)]);
     let primary = scene.primary_node();
     (scene, primary)

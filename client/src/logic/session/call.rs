@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use node::logic::calls::CallPolicy;
 use proto::ids::RequestId;
 use proto::status::ErrorCode;
 use proto::time::{Duration, Instant};
 
 use crate::logic::answers::{Answer, AnswerReader, BadAnswer};
 use crate::logic::jobs::{NotSendable, Request};
+
+use super::{ATTEMPT, FOR_EVER};
 
 /// Names a call within its [`Session`](super::Session). Unlike a request id it stays the same when the request has
 /// to be asked under another number.
@@ -104,4 +107,16 @@ pub(super) struct Pending {
     /// How many requests had been sent more than once when this one was sent.
     pub(super) repeats_before: u64,
     pub(super) reissues: u32,
+}
+
+impl Pending {
+    /// How long it is tried from now on.
+    pub(super) fn policy(&self, now: Instant) -> CallPolicy {
+        let left = (self.began + self.patience).since(now);
+        CallPolicy {
+            timeout: if self.request.is_parked() { FOR_EVER } else { ATTEMPT },
+            attempts: u32::MAX,
+            patience: if self.patience == FOR_EVER { FOR_EVER } else { left },
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! What a session makes of what it hears: that it is opened, answers, and calls that failed.
 
-use node::logic::calls::{CallError, CallPolicy, FailedCall};
+use node::logic::calls::{CallError, FailedCall};
 use proto::ids::{LogIndex, RequestId};
 use proto::limits;
 use proto::record::Record;
 use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 
-use super::{ATTEMPT, CallFailure, CallId, Ended, FOR_EVER, Opened, REISSUES, Session};
+use super::{CallFailure, CallId, Ended, Opened, REISSUES, Session};
 use crate::logic::answers::{Answer, BadAnswer};
 
 impl Session {
@@ -153,12 +153,7 @@ impl Session {
         let (Some(pending), Some(opened)) = (self.pending.get_mut(&call), self.opened) else {
             return;
         };
-        let left = (pending.began + pending.patience).since(now);
-        let policy = CallPolicy {
-            timeout: if pending.request.is_parked() { FOR_EVER } else { ATTEMPT },
-            attempts: u32::MAX,
-            patience: if pending.patience == FOR_EVER { FOR_EVER } else { left },
-        };
+        let policy = pending.policy(now);
         pending.number = None;
         pending.reader.restart();
         let Ok(record) = pending.request.encode(opened.index, self.seen) else {
