@@ -82,6 +82,46 @@ struct key_write {
     uint8_t is_delete;
 };
 
+/* A block that one node offers to another. */
+struct offered_block {
+    uint64_t block_uuid_upper;
+    uint64_t block_uuid_lower;
+    uint64_t stamp;
+    uint32_t length;
+    uint8_t kind;
+    uint8_t replica_count;
+};
+
+/* A version of the ring before the newest one. */
+struct older_ring {
+    uint64_t ring_version;
+    uint64_t member_count;
+    uint8_t holds_blocks;
+};
+
+/* A register in a page of a part. */
+struct register_entry {
+    uint64_t register_address;
+    uint64_t sequence;
+    uint64_t writer_uuid_upper;
+    uint64_t writer_uuid_lower;
+    uint64_t operation;
+    uint64_t value_length;
+};
+
+/* A part of the registers whose highest tags a majority of another version's replicas have. */
+struct register_move {
+    uint32_t part;
+    uint64_t from_version;
+    uint64_t to_version;
+};
+
+/* Consecutive parts of the registers that go by the same version of the ring. */
+struct register_run {
+    uint32_t part_count;
+    uint64_t ring_version;
+};
+
 /* A storage node of the ring. */
 struct ring_member {
     uint64_t node_uuid_upper;
@@ -91,6 +131,17 @@ struct ring_member {
     uint32_t weight;
     uint32_t zone;
     uint64_t address_length;
+};
+
+/* A storage node as the leader sees it. */
+struct ring_node {
+    uint64_t node_uuid_upper;
+    uint64_t node_uuid_lower;
+    uint32_t weight;
+    uint32_t zone;
+    uint8_t state;
+    uint64_t silent_ms;
+    uint64_t removal_ms;
 };
 
 /* Consecutive tasks whose recorded result is in one segment. */
@@ -117,6 +168,28 @@ struct storage_counters {
     uint64_t get_count;
     uint64_t get_bytes;
     uint64_t damaged_count;
+};
+
+/* What a storage node last reported of its work, zero where it has not reported. */
+struct storage_progress {
+    uint64_t ring_version;
+    uint64_t passed_version;
+    uint64_t pass_round;
+    uint64_t scrub_round;
+    uint64_t block_count;
+    uint64_t block_bytes;
+    uint64_t pass_done;
+    uint64_t pass_total;
+    uint64_t lacking_count;
+    uint64_t foreign_count;
+    uint64_t moved_count;
+    uint64_t moved_bytes;
+    uint64_t scrub_done;
+    uint64_t scrub_total;
+    uint64_t damaged_count;
+    uint64_t mended_count;
+    uint64_t total_bytes;
+    uint64_t free_bytes;
 };
 
 /* A task that is being executed. */
@@ -574,6 +647,50 @@ struct node_forgotten {
     uint64_t index;
 };
 
+/* Changes the ring. Answered by `ring_changed`; refused `not_allowed` while an earlier change is
+ * under way, unless it is forced. */
+struct ring_change {
+    struct generic_message header;
+    struct envelope envelope;
+    uint8_t action;
+    uint64_t node_uuid_upper;
+    uint64_t node_uuid_lower;
+    uint32_t weight;
+    uint8_t is_forced;
+    uint64_t session_index;
+    uint8_t sets_zone;
+    uint64_t zone_length;
+};
+
+/* The change is in the log. */
+struct ring_changed {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t ring_version;
+    uint64_t index;
+};
+
+/* Asks the leader how the ring stands. Answered by `ring_status`. */
+struct ring_status_query {
+    struct generic_message header;
+    struct envelope envelope;
+};
+
+/* How the ring stands. */
+struct ring_status {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t ring_version;
+    uint64_t oldest_version;
+    uint64_t register_part_count;
+    uint32_t replica_count;
+    uint64_t partition_count;
+    uint64_t pass_round;
+    uint64_t scrub_round;
+    uint64_t node_count;
+    uint64_t progress_count;
+};
+
 /* A node of another tier says that it is there. Committed to the log once for each incarnation
  * and answered by `node_registered`. */
 struct node_register {
@@ -647,6 +764,9 @@ struct ring_reply {
     uint32_t replica_count;
     uint64_t member_count;
     uint64_t addresses_length;
+    uint64_t older_count;
+    uint64_t older_member_count;
+    uint64_t register_run_count;
 };
 
 /* A primary has not heard of workers of its group for a minute: their slots do not count until
@@ -893,6 +1013,42 @@ struct output_chunk {
     uint64_t content_length;
 };
 
+/* A storage node tells the leader once a second how far it is; this keeps its membership lease.
+ * Answered by `storage_told`. */
+struct storage_report {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t incarnation;
+    uint64_t store_uuid_upper;
+    uint64_t store_uuid_lower;
+    uint64_t progress_count;
+};
+
+/* The leader has heard a storage node. */
+struct storage_told {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t ring_version;
+    uint64_t lease_ms;
+    uint64_t pass_round;
+    uint64_t scrub_round;
+};
+
+/* Asks the masters to activate a ring version for parts of the registers. Answered by
+ * `register_activated`, also where nothing applied. */
+struct register_activate {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t move_count;
+};
+
+/* The entry is applied; what is active now is in the ring. */
+struct register_activated {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t index;
+};
+
 /* Stores a block. Answered by `block_stored` when it is durable on the receiving node. */
 struct block_put {
     struct generic_message header;
@@ -907,6 +1063,8 @@ struct block_put {
     uint64_t hand_off_uuid_upper;
     uint64_t hand_off_uuid_lower;
     uint64_t content_length;
+    uint8_t replica_count;
+    uint64_t stamp;
 };
 
 /* The block is durable on this node. */
@@ -951,6 +1109,7 @@ struct block_query {
     uint64_t pin_uuid_lower;
     uint64_t pin_round;
     uint64_t block_count;
+    uint8_t replica_count;
 };
 
 /* Which of the asked blocks the node holds durably. */
@@ -974,6 +1133,110 @@ struct storage_space {
     uint64_t total_bytes;
     uint64_t free_bytes;
     uint64_t counters_count;
+};
+
+/* Offers blocks to a node that owns them by the newest ring. Answered by `block_offered`.
+ * Refused `stale_ring` by a node that knows a newer ring, `unavailable` by one that does not
+ * know this one yet: a confirmation counts only between two nodes at the same version. */
+struct block_offer {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t ring_version;
+    uint64_t block_count;
+};
+
+/* What becomes of offered blocks. What is wanted is then sent with `block_put`. */
+struct block_offered {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t ring_version;
+    uint64_t state_count;
+};
+
+/* Asks a replica for a register. Answered by `register_value`. Refused `stale_ring` where the
+ * version is not the active one of the register's part, or the part is sealed. */
+struct register_read {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t register_address;
+    uint64_t ring_version;
+    uint8_t wants_value;
+    uint8_t is_local;
+};
+
+/* What a replica has durably of a register. */
+struct register_value {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t register_address;
+    uint64_t ring_version;
+    uint64_t sequence;
+    uint64_t writer_uuid_upper;
+    uint64_t writer_uuid_lower;
+    uint64_t operation;
+    uint64_t value_length;
+};
+
+/* Asks a replica to keep a value if its tag is higher than the one it has. Answered by
+ * `register_written` when that, or a higher one, is durable. Refused as `register_read` is. */
+struct register_write {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t register_address;
+    uint64_t ring_version;
+    uint64_t sequence;
+    uint64_t writer_uuid_upper;
+    uint64_t writer_uuid_lower;
+    uint64_t operation;
+    uint64_t value_length;
+};
+
+/* The tag, or a higher one, is durable on this node. */
+struct register_written {
+    struct generic_message header;
+    struct envelope envelope;
+    uint64_t register_address;
+    uint64_t ring_version;
+};
+
+/* Asks a replica never again to serve a part of the registers under a version of the ring, and
+ * for what it has of that part. Answered by `register_sealed`, page by page. */
+struct register_seal {
+    struct generic_message header;
+    struct envelope envelope;
+    uint32_t part;
+    uint64_t ring_version;
+    uint64_t first_address;
+};
+
+/* The part is durably sealed; a page of what the replica has of it. */
+struct register_sealed {
+    struct generic_message header;
+    struct envelope envelope;
+    uint32_t part;
+    uint64_t ring_version;
+    uint8_t has_more;
+    uint64_t entry_count;
+    uint64_t values_length;
+};
+
+/* Asks a replica of a version that is not active yet to keep registers, each if its tag is
+ * higher. Answered by `register_copied` when all of them, or higher ones, are durable. */
+struct register_copy {
+    struct generic_message header;
+    struct envelope envelope;
+    uint32_t part;
+    uint64_t ring_version;
+    uint64_t entry_count;
+    uint64_t values_length;
+};
+
+/* The registers are durable on this node. */
+struct register_copied {
+    struct generic_message header;
+    struct envelope envelope;
+    uint32_t part;
+    uint64_t ring_version;
 };
 
 /* One message of the consensus library, from member to member. */
@@ -1077,6 +1340,10 @@ enum remuda_message_type {
     REMUDA_SEGMENT_FOLDED = 0x25,
     REMUDA_NODE_FORGET = 0x26,
     REMUDA_NODE_FORGOTTEN = 0x27,
+    REMUDA_RING_CHANGE = 0x28,
+    REMUDA_RING_CHANGED = 0x29,
+    REMUDA_RING_STATUS_QUERY = 0x2a,
+    REMUDA_RING_STATUS = 0x2b,
     REMUDA_NODE_REGISTER = 0x30,
     REMUDA_NODE_REGISTERED = 0x31,
     REMUDA_NODE_LIST = 0x32,
@@ -1104,6 +1371,10 @@ enum remuda_message_type {
     REMUDA_ACTIVITY_LIST = 0x49,
     REMUDA_OUTPUT_PULL = 0x4a,
     REMUDA_OUTPUT_CHUNK = 0x4b,
+    REMUDA_STORAGE_REPORT = 0x50,
+    REMUDA_STORAGE_TOLD = 0x51,
+    REMUDA_REGISTER_ACTIVATE = 0x52,
+    REMUDA_REGISTER_ACTIVATED = 0x53,
     REMUDA_BLOCK_PUT = 0x60,
     REMUDA_BLOCK_STORED = 0x61,
     REMUDA_BLOCK_GET = 0x62,
@@ -1112,6 +1383,16 @@ enum remuda_message_type {
     REMUDA_BLOCK_PRESENCE = 0x65,
     REMUDA_STORAGE_QUERY = 0x66,
     REMUDA_STORAGE_SPACE = 0x67,
+    REMUDA_BLOCK_OFFER = 0x68,
+    REMUDA_BLOCK_OFFERED = 0x69,
+    REMUDA_REGISTER_READ = 0x70,
+    REMUDA_REGISTER_VALUE = 0x71,
+    REMUDA_REGISTER_WRITE = 0x72,
+    REMUDA_REGISTER_WRITTEN = 0x73,
+    REMUDA_REGISTER_SEAL = 0x74,
+    REMUDA_REGISTER_SEALED = 0x75,
+    REMUDA_REGISTER_COPY = 0x76,
+    REMUDA_REGISTER_COPIED = 0x77,
     REMUDA_RAFT_MESSAGE = 0x80,
     REMUDA_MEMBER_JOIN = 0x81,
     REMUDA_MEMBER_JOINED = 0x82,
@@ -1356,6 +1637,44 @@ enum remuda_block_kind {
     REMUDA_BLOCK_KIND_MANIFEST = 1,
 };
 
+enum remuda_ring_action {
+    /* A node becomes a member, or gets another weight or zone. */
+    REMUDA_RING_ACTION_ADD = 0,
+    /* A node hands over what it has and owns nothing any more. */
+    REMUDA_RING_ACTION_DRAIN = 1,
+    /* A node that is gone is no longer waited for; what it had is copied from the others. */
+    REMUDA_RING_ACTION_REMOVE = 2,
+    /* Every node looks at once whether all that it has lies where it belongs. */
+    REMUDA_RING_ACTION_REBALANCE = 3,
+    /* Every node checks the digests of all that it has at once. */
+    REMUDA_RING_ACTION_SCRUB = 4,
+};
+
+enum remuda_ring_state {
+    /* Registered, and no member. */
+    REMUDA_RING_STATE_SPARE = 0,
+    /* A member. */
+    REMUDA_RING_STATE_MEMBER = 1,
+    /* It hands over what it has. */
+    REMUDA_RING_STATE_DRAINING = 2,
+    /* It has handed over all that it had, and may be stopped. */
+    REMUDA_RING_STATE_DRAINED = 3,
+    /* It was removed; what it still has does not count. */
+    REMUDA_RING_STATE_REMOVED = 4,
+};
+
+enum remuda_offer_state {
+    /* It would delete the block in this round, so it does not take it. */
+    REMUDA_OFFER_STATE_REFUSED = 0,
+    /* It has the block durably, with a stamp and a number of replicas that are not lower than
+     * the offered ones. */
+    REMUDA_OFFER_STATE_DURABLE = 1,
+    /* It lacks the block and expects it now. */
+    REMUDA_OFFER_STATE_WANTED = 2,
+    /* It lacks the block and expects it from another node; ask again later. */
+    REMUDA_OFFER_STATE_EXPECTED = 3,
+};
+
 /* Limits. */
 #define REMUDA_BLOCK_BYTES UINT64_C(4194304) /* bytes of a file's blocks but the last */
 #define REMUDA_FRAME_BYTES UINT64_C(67108864) /* largest frame */
@@ -1379,10 +1698,17 @@ static_assert(sizeof(struct explanation) == 45, "packed");
 static_assert(sizeof(struct feed_item) == 62, "packed");
 static_assert(sizeof(struct key_compare) == 16, "packed");
 static_assert(sizeof(struct key_write) == 17, "packed");
+static_assert(sizeof(struct offered_block) == 30, "packed");
+static_assert(sizeof(struct older_ring) == 17, "packed");
+static_assert(sizeof(struct register_entry) == 48, "packed");
+static_assert(sizeof(struct register_move) == 20, "packed");
+static_assert(sizeof(struct register_run) == 12, "packed");
 static_assert(sizeof(struct ring_member) == 48, "packed");
+static_assert(sizeof(struct ring_node) == 41, "packed");
 static_assert(sizeof(struct segment_range) == 32, "packed");
 static_assert(sizeof(struct silent_worker) == 24, "packed");
 static_assert(sizeof(struct storage_counters) == 56, "packed");
+static_assert(sizeof(struct storage_progress) == 144, "packed");
 static_assert(sizeof(struct task_activity) == 44, "packed");
 static_assert(sizeof(struct task_outcome) == 26, "packed");
 static_assert(sizeof(struct task_run) == 41, "packed");
@@ -1423,12 +1749,16 @@ static_assert(sizeof(struct segment_fold) == 137, "packed");
 static_assert(sizeof(struct segment_folded) == 66, "packed");
 static_assert(sizeof(struct node_forget) == 89, "packed");
 static_assert(sizeof(struct node_forgotten) == 65, "packed");
+static_assert(sizeof(struct ring_change) == 96, "packed");
+static_assert(sizeof(struct ring_changed) == 73, "packed");
+static_assert(sizeof(struct ring_status_query) == 57, "packed");
+static_assert(sizeof(struct ring_status) == 125, "packed");
 static_assert(sizeof(struct node_register) == 130, "packed");
 static_assert(sizeof(struct node_registered) == 98, "packed");
 static_assert(sizeof(struct node_list) == 65, "packed");
 static_assert(sizeof(struct node_entry) == 127, "packed");
 static_assert(sizeof(struct ring_query) == 65, "packed");
-static_assert(sizeof(struct ring_reply) == 93, "packed");
+static_assert(sizeof(struct ring_reply) == 117, "packed");
 static_assert(sizeof(struct workers_silent) == 81, "packed");
 static_assert(sizeof(struct lease_renew) == 118, "packed");
 static_assert(sizeof(struct lease_reply) == 120, "packed");
@@ -1450,14 +1780,28 @@ static_assert(sizeof(struct activity_query) == 73, "packed");
 static_assert(sizeof(struct activity_list) == 73, "packed");
 static_assert(sizeof(struct output_pull) == 90, "packed");
 static_assert(sizeof(struct output_chunk) == 106, "packed");
-static_assert(sizeof(struct block_put) == 130, "packed");
+static_assert(sizeof(struct storage_report) == 89, "packed");
+static_assert(sizeof(struct storage_told) == 89, "packed");
+static_assert(sizeof(struct register_activate) == 65, "packed");
+static_assert(sizeof(struct register_activated) == 65, "packed");
+static_assert(sizeof(struct block_put) == 139, "packed");
 static_assert(sizeof(struct block_stored) == 82, "packed");
 static_assert(sizeof(struct block_get) == 97, "packed");
 static_assert(sizeof(struct block_content) == 98, "packed");
-static_assert(sizeof(struct block_query) == 97, "packed");
+static_assert(sizeof(struct block_query) == 98, "packed");
 static_assert(sizeof(struct block_presence) == 73, "packed");
 static_assert(sizeof(struct storage_query) == 57, "packed");
 static_assert(sizeof(struct storage_space) == 81, "packed");
+static_assert(sizeof(struct block_offer) == 73, "packed");
+static_assert(sizeof(struct block_offered) == 73, "packed");
+static_assert(sizeof(struct register_read) == 75, "packed");
+static_assert(sizeof(struct register_value) == 113, "packed");
+static_assert(sizeof(struct register_write) == 113, "packed");
+static_assert(sizeof(struct register_written) == 73, "packed");
+static_assert(sizeof(struct register_seal) == 77, "packed");
+static_assert(sizeof(struct register_sealed) == 86, "packed");
+static_assert(sizeof(struct register_copy) == 85, "packed");
+static_assert(sizeof(struct register_copied) == 69, "packed");
 static_assert(sizeof(struct raft_message) == 81, "packed");
 static_assert(sizeof(struct member_join) == 89, "packed");
 static_assert(sizeof(struct member_joined) == 81, "packed");

@@ -2,8 +2,8 @@
 //! `docs/protocol.md` are derived. A number is never used again.
 
 use crate::messages::file::{
-    BlockContent, BlockGet, BlockPresence, BlockPut, BlockQuery, BlockStored, FileRequest,
-    FileResponse, StorageQuery, StorageSpace,
+    BlockContent, BlockGet, BlockOffer, BlockOffered, BlockPresence, BlockPut, BlockQuery,
+    BlockStored, FileRequest, FileResponse, StorageQuery, StorageSpace,
 };
 use crate::messages::job::{
     ExplainQuery, ExplainReply, JobAccepted, JobCancel, JobChange, JobDescribe, JobDescribed,
@@ -13,10 +13,15 @@ use crate::messages::job::{
 use crate::messages::keyspace::{KeyEntry, KeyRange, KeyResult, KeyTransaction};
 use crate::messages::node::{
     DealMark, DealMarkReply, FeedBatch, FeedPull, LeaseRenew, LeaseReply, NodeEntry, NodeForget,
-    NodeForgotten, NodeList, NodeRegister, NodeRegistered, RingQuery, RingReply, RunsLost,
-    RunsUnfinished, WorkersSilent,
+    NodeForgotten, NodeList, NodeRegister, NodeRegistered, RegisterActivate, RegisterActivated,
+    RingChange, RingChanged, RingQuery, RingReply, RingStatus, RingStatusQuery, RunsLost,
+    RunsUnfinished, StorageReport, StorageTold, WorkersSilent,
 };
 use crate::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
+use crate::messages::register::{
+    RegisterCopied, RegisterCopy, RegisterRead, RegisterSeal, RegisterSealed, RegisterValue,
+    RegisterWrite, RegisterWritten,
+};
 use crate::messages::session::{ErrorReply, Hello, HelloReply, Ping, Pong};
 use crate::messages::task::{
     ActivityList, ActivityQuery, OutputChunk, OutputPull, TaskFree, TaskRecall, TaskReturned,
@@ -99,6 +104,10 @@ catalogue! {
     0x25 segment_folded             SegmentFolded            master   -> worker;
     0x26 node_forget                NodeForget               client   -> master;
     0x27 node_forgotten             NodeForgotten            master   -> client;
+    0x28 ring_change                RingChange               client   -> master;
+    0x29 ring_changed               RingChanged              master   -> client;
+    0x2a ring_status_query          RingStatusQuery          client   -> master;
+    0x2b ring_status                RingStatus               master   -> client;
     // Membership, leases and grants.
     0x30 node_register              NodeRegister             any      -> master;
     0x31 node_registered            NodeRegistered           master   -> any;
@@ -128,6 +137,11 @@ catalogue! {
     0x49 activity_list              ActivityList             worker   -> any;
     0x4a output_pull                OutputPull               any      -> worker;
     0x4b output_chunk               OutputChunk              worker   -> any;
+    // Storage nodes and the leader.
+    0x50 storage_report             StorageReport            storage  -> master;
+    0x51 storage_told               StorageTold              master   -> storage;
+    0x52 register_activate          RegisterActivate         storage  -> master;
+    0x53 register_activated         RegisterActivated        master   -> storage;
     // Storage.
     0x60 block_put                  BlockPut                 any      -> storage;
     0x61 block_stored               BlockStored              storage  -> any;
@@ -137,6 +151,17 @@ catalogue! {
     0x65 block_presence             BlockPresence            storage  -> any;
     0x66 storage_query              StorageQuery             any      -> storage;
     0x67 storage_space              StorageSpace             storage  -> any;
+    0x68 block_offer                BlockOffer               storage  -> storage;
+    0x69 block_offered              BlockOffered             storage  -> storage;
+    // Registers.
+    0x70 register_read              RegisterRead             any      -> storage;
+    0x71 register_value             RegisterValue            storage  -> any;
+    0x72 register_write             RegisterWrite            any      -> storage;
+    0x73 register_written           RegisterWritten          storage  -> any;
+    0x74 register_seal              RegisterSeal             storage  -> storage;
+    0x75 register_sealed            RegisterSealed           storage  -> storage;
+    0x76 register_copy              RegisterCopy             storage  -> storage;
+    0x77 register_copied            RegisterCopied           storage  -> storage;
     // Between masters.
     0x80 raft_message               RaftMessage              master   -> master;
     0x81 member_join                MemberJoin               master   -> master;

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod messages;
 pub mod name;
 pub mod record;
+pub mod register;
 pub mod ring;
 pub mod segment;
 pub mod status;

@@ -99,7 +99,33 @@ pub const DESCRIPTION_FILE_BYTES: usize = BLOCK_BYTES;
 /// Members of the ring of storage nodes.
 pub const RING_MEMBERS: usize = 4096;
 
+/// Versions of the ring that are not drained: more changes have to wait.
+pub const RING_VERSIONS: usize = 16;
+
+/// Replicas that a file or name may ask for.
+pub const REPLICAS: usize = 5;
+
+/// Blocks that one `block_offer` or `block_query` may name.
+pub const BLOCKS_PER_QUERY: usize = 1 << 16;
+
+/// Longest value of a register.
+pub const REGISTER_VALUE_BYTES: usize = 64 << 10;
+
+/// Parts into which the registers are divided by their address; each moves by itself when the ring
+/// changes. A ring with fewer partitions has as many as that.
+pub const REGISTER_PARTITIONS: u32 = 256;
+
+/// Bytes of entries and values after which a page of registers ends.
+pub const REGISTER_PAGE_BYTES: usize = 1 << 20;
+
+/// Registers of which one node keeps a copy: what bounds their number in its memory.
+pub const REGISTERS_PER_NODE: usize = 1 << 20;
+
+/// Bytes of values of the registers on one node, which it has in memory too.
+pub const REGISTER_BYTES_PER_NODE: usize = 512 << 20;
+
 const _: () = assert!(INLINE_FOLDER_BYTES < TREE_BYTES);
+const _: () = assert!(REGISTER_PAGE_BYTES + 2 * REGISTER_VALUE_BYTES < FRAME_BYTES);
 const _: () = assert!(TREE_BYTES as u64 <= FILE_BYTES);
 const _: () = assert!(DESCRIPTION_BYTES < DESCRIPTION_FILE_BYTES);
 const _: () = assert!(WHOLE_FILE_BYTES + FIXED_PART_BYTES < FRAME_BYTES);

@@ -348,3 +348,50 @@ wire_enum! {
         Manifest = 1 "manifest",
     }
 }
+
+wire_enum! {
+    /// What is changed of the ring.
+    RingAction: u8 {
+        /// A node becomes a member, or gets another weight or zone.
+        Add = 0 "add",
+        /// A node hands over what it has and owns nothing any more.
+        Drain = 1 "drain",
+        /// A node that is gone is no longer waited for; what it had is copied from the others.
+        Remove = 2 "remove",
+        /// Every node looks at once whether all that it has lies where it belongs.
+        Rebalance = 3 "rebalance",
+        /// Every node checks the digests of all that it has at once.
+        Scrub = 4 "scrub",
+    }
+}
+
+wire_enum! {
+    /// How a storage node stands on the ring.
+    RingState: u8 {
+        /// Registered, and no member.
+        Spare = 0 "spare",
+        /// A member.
+        Member = 1 "member",
+        /// It hands over what it has.
+        Draining = 2 "draining",
+        /// It has handed over all that it had, and may be stopped.
+        Drained = 3 "drained",
+        /// It was removed; what it still has does not count.
+        Removed = 4 "removed",
+    }
+}
+
+wire_enum! {
+    /// What a node answers to the offer of a block.
+    OfferState: u8 {
+        /// It would delete the block in this round, so it does not take it.
+        Refused = 0 "refused",
+        /// It has the block durably, with a stamp and a number of replicas that are not lower than
+        /// the offered ones.
+        Durable = 1 "durable",
+        /// It lacks the block and expects it now.
+        Wanted = 2 "wanted",
+        /// It lacks the block and expects it from another node; ask again later.
+        Expected = 3 "expected",
+    }
+}

@@ -51,6 +51,12 @@ message! {
         hand_off_uuid: WireUuid,
         /// Bytes of `content`.
         content_length: u64,
+        /// Replicas that the file wants; 0 for the cluster's default. The node keeps the highest
+        /// that it was told.
+        replica_count: u8,
+        /// Round that the block is stamped with at another node, which hands it over; 0 where a
+        /// client stores it.
+        stamp: u64,
     }
     parts {
         /// The block's bytes.
@@ -116,6 +122,8 @@ message! {
         pin_round: u64,
         /// Number of `blocks`.
         block_count: u64,
+        /// Replicas that the blocks' file wants; 0 for the cluster's default.
+        replica_count: u8,
     }
     parts {
         /// The blocks.
@@ -134,6 +142,52 @@ message! {
     parts {
         /// For each asked block in order: 1 durable here, 0 not.
         present: [u8; "flags"] by present_count,
+    }
+}
+
+item! {
+    /// A block that one node offers to another.
+    "offered_block" OfferedBlock {
+        /// The block.
+        block_uuid: WireUuid,
+        /// Round that it is stamped with.
+        stamp: u64,
+        /// Its bytes.
+        length: u32,
+        /// See the list of block kinds.
+        kind: u8,
+        /// Replicas that it wants; 0 for the cluster's default.
+        replica_count: u8,
+    }
+}
+
+message! {
+    /// Offers blocks to a node that owns them by the newest ring. Answered by `block_offered`.
+    /// Refused `stale_ring` by a node that knows a newer ring, `unavailable` by one that does not
+    /// know this one yet: a confirmation counts only between two nodes at the same version.
+    BlockOffer {
+        /// Version of the ring that the sender goes by.
+        ring_version: u64,
+        /// Number of `blocks`.
+        block_count: u64,
+    }
+    parts {
+        /// The blocks.
+        blocks: [OfferedBlock; "offered_block"] by block_count,
+    }
+}
+
+message! {
+    /// What becomes of offered blocks. What is wanted is then sent with `block_put`.
+    BlockOffered {
+        /// Version of the ring that the node goes by.
+        ring_version: u64,
+        /// Number of `states`.
+        state_count: u64,
+    }
+    parts {
+        /// For each offered block in order, see the list of offer states.
+        states: [u8; "offer states"] by state_count,
     }
 }
 

@@ -422,11 +422,242 @@ message! {
         member_count: u64,
         /// Bytes of `addresses`.
         addresses_length: u64,
+        /// Number of `older`.
+        older_count: u64,
+        /// Number of `older_members`.
+        older_member_count: u64,
+        /// Number of `registers`.
+        register_run_count: u64,
     }
     parts {
         /// The storage nodes, by UUID.
         members: [RingMember; "ring_member"] by member_count,
-        /// Their addresses without separator.
+        /// Their addresses without separator, then those of `older_members`.
         addresses: [u8; "UTF-8"] by addresses_length,
+        /// The versions before this one that are not drained or not yet left by all registers, the
+        /// newest first.
+        older: [OlderRing; "older_ring"] by older_count,
+        /// Their members, one version after the other.
+        older_members: [RingMember; "ring_member"] by older_member_count,
+        /// By which version each part of the registers goes at present; together all parts in order.
+        registers: [RegisterRun; "register_run"] by register_run_count,
+    }
+}
+
+item! {
+    /// A version of the ring before the newest one.
+    "older_ring" OlderRing {
+        /// Its version.
+        ring_version: u64,
+        /// Members that it has in `older_members`.
+        member_count: u64,
+        /// 1 while blocks may lie where only this version says; 0 where only registers go by it.
+        holds_blocks: u8,
+    }
+}
+
+item! {
+    /// Consecutive parts of the registers that go by the same version of the ring.
+    "register_run" RegisterRun {
+        /// Number of parts.
+        part_count: u32,
+        /// The version that is active for them.
+        ring_version: u64,
+    }
+}
+
+message! {
+    /// Changes the ring. Answered by `ring_changed`; refused `not_allowed` while an earlier change is
+    /// under way, unless it is forced.
+    RingChange {
+        /// See the list of ring actions.
+        action: u8,
+        /// The node; zero for all where the action is meant for all.
+        node_uuid: WireUuid,
+        /// Its weight; 0 for the one that it has, or that it registered with.
+        weight: u32,
+        /// 1 to do it although a change is under way, or although the node that is removed answers.
+        is_forced: u8,
+        /// `applied_index` of the session's `hello_reply`.
+        session_index: u64,
+        /// 1 where `zone` is to be set.
+        sets_zone: u8,
+        /// Bytes of `zone`.
+        zone_length: u64,
+    }
+    parts {
+        /// Its failure zone.
+        zone: [u8; "UTF-8"] by zone_length,
+    }
+}
+
+message! {
+    /// The change is in the log.
+    RingChanged {
+        /// Version of the ring after it.
+        ring_version: u64,
+        /// Log index of the entry.
+        index: u64,
+    }
+}
+
+message! {
+    /// Asks the leader how the ring stands. Answered by `ring_status`.
+    RingStatusQuery {}
+}
+
+item! {
+    /// What a storage node last reported of its work, zero where it has not reported.
+    "storage_progress" StorageProgress {
+        /// Version of the ring that it knows.
+        ring_version: u64,
+        /// The newest version that it knew when a full pass began that has ended since: each of its
+        /// blocks was confirmed durable by all the block's owners at that version.
+        passed_version: u64,
+        /// The last round of passes that was asked for and that it has done.
+        pass_round: u64,
+        /// The last round of checking digests that was asked for and that it has done.
+        scrub_round: u64,
+        /// Blocks held.
+        block_count: u64,
+        /// Bytes of them.
+        block_bytes: u64,
+        /// Blocks of the running pass that are done.
+        pass_done: u64,
+        /// Blocks of the running pass; 0 where none runs.
+        pass_total: u64,
+        /// Blocks that had fewer durable replicas than they want when they were last looked at.
+        lacking_count: u64,
+        /// Blocks held of which the node is no owner.
+        foreign_count: u64,
+        /// Blocks sent to other nodes by passes since the start.
+        moved_count: u64,
+        /// Bytes of those.
+        moved_bytes: u64,
+        /// Blocks whose digest was checked by the running scrub.
+        scrub_done: u64,
+        /// Blocks that it has to check; 0 where none runs.
+        scrub_total: u64,
+        /// Blocks found damaged since the start.
+        damaged_count: u64,
+        /// Damaged blocks that were fetched again from others since the start.
+        mended_count: u64,
+        /// Bytes of the node's file system.
+        total_bytes: u64,
+        /// Bytes that are free there.
+        free_bytes: u64,
+    }
+}
+
+message! {
+    /// A storage node tells the leader once a second how far it is; this keeps its membership lease.
+    /// Answered by `storage_told`.
+    StorageReport {
+        /// How often its data folder was started.
+        incarnation: u64,
+        /// Its data folder.
+        store_uuid: WireUuid,
+        /// Number of `progress`: 1.
+        progress_count: u64,
+    }
+    parts {
+        /// How far it is.
+        progress: [StorageProgress; "storage_progress"] by progress_count,
+    }
+}
+
+message! {
+    /// The leader has heard a storage node.
+    StorageTold {
+        /// The newest version of the ring; a node that does not know it asks for it.
+        ring_version: u64,
+        /// Milliseconds from the sending of the report on for which the node may take on blocks; 0
+        /// for a node that is no member.
+        lease_ms: u64,
+        /// The round of passes that was asked for last.
+        pass_round: u64,
+        /// The round of checking digests that was asked for last.
+        scrub_round: u64,
+    }
+}
+
+item! {
+    /// A storage node as the leader sees it.
+    "ring_node" RingNode {
+        /// The node.
+        node_uuid: WireUuid,
+        /// Its weight on the newest ring.
+        weight: u32,
+        /// Number of its zone there.
+        zone: u32,
+        /// See the list of ring states.
+        state: u8,
+        /// Milliseconds since the leader last heard it; 2^64-1 for never.
+        silent_ms: u64,
+        /// Milliseconds after which it is removed for its silence; 2^64-1 where it is not silent.
+        removal_ms: u64,
+    }
+}
+
+message! {
+    /// How the ring stands.
+    RingStatus {
+        /// The newest version.
+        ring_version: u64,
+        /// The oldest one by which blocks may still lie; equal to the newest where nothing moves.
+        oldest_version: u64,
+        /// Parts of the registers that do not go by the newest version yet.
+        register_part_count: u64,
+        /// Default number of replicas of a file.
+        replica_count: u32,
+        /// Number of partitions.
+        partition_count: u64,
+        /// The round of passes that was asked for last.
+        pass_round: u64,
+        /// The round of checking digests that was asked for last.
+        scrub_round: u64,
+        /// Number of `nodes`.
+        node_count: u64,
+        /// Number of `progress`: as many.
+        progress_count: u64,
+    }
+    parts {
+        /// The storage nodes, by UUID.
+        nodes: [RingNode; "ring_node"] by node_count,
+        /// What each of them reported last.
+        progress: [StorageProgress; "storage_progress"] by progress_count,
+    }
+}
+
+item! {
+    /// A part of the registers whose highest tags a majority of another version's replicas have.
+    "register_move" RegisterMove {
+        /// Number of the part.
+        part: u32,
+        /// The version that it leaves: applies only if it is still the active one.
+        from_version: u64,
+        /// The version that it goes by from now on.
+        to_version: u64,
+    }
+}
+
+message! {
+    /// Asks the masters to activate a ring version for parts of the registers. Answered by
+    /// `register_activated`, also where nothing applied.
+    RegisterActivate {
+        /// Number of `moves`.
+        move_count: u64,
+    }
+    parts {
+        /// The parts.
+        moves: [RegisterMove; "register_move"] by move_count,
+    }
+}
+
+message! {
+    /// The entry is applied; what is active now is in the ring.
+    RegisterActivated {
+        /// Log index of the entry.
+        index: u64,
     }
 }

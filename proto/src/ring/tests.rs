@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod large;
+
 /// A UUID that looks random, so that no test leans on neighbouring numbers.
 fn node(number: u64) -> NodeId {
     let digest =

@@ -62,6 +62,7 @@ fn read_any(record: &proto::record::Record<'_>) -> Result<(), RecordError> {
         2 => record.parts::<2>().map(drop),
         3 => record.parts::<3>().map(drop),
         4 => record.parts::<4>().map(drop),
+        5 => record.parts::<5>().map(drop),
         count => panic!("{count} parts: add a line here"),
     }
 }

@@ -1,8 +1,8 @@
 //! The enumerations of the protocol as plain tables for the generators.
 
 use proto::status::{
-    AuxiliaryState, BlockKind, Cause, ErrorCode, FeedKind, JobChangeKind, JobState, Order,
-    OutputKind, ProgramKind, Reason, Role, TaskState, Verdict,
+    AuxiliaryState, BlockKind, Cause, ErrorCode, FeedKind, JobChangeKind, JobState, OfferState,
+    Order, OutputKind, ProgramKind, Reason, RingAction, RingState, Role, TaskState, Verdict,
 };
 
 /// One enumeration.
@@ -48,6 +48,9 @@ enumerations! {
     AuxiliaryState "auxiliary_state" "auxiliary states";
     Reason "reason" "reasons";
     BlockKind "block_kind" "block kinds";
+    RingAction "ring_action" "ring actions";
+    RingState "ring_state" "ring states";
+    OfferState "offer_state" "offer states";
 }
 
 #[test]
