@@ -131,6 +131,7 @@ pub fn run(config: Config, stop: Stop) -> Result<(), MasterError> {
         member: member.member,
         address: daemon.address().to_owned(),
         telemetry_address: daemon.publisher.address().to_owned(),
+        repair_grace: master.repair_grace(),
         zone: master.zone,
         join: settings.masters,
     };

@@ -1,6 +1,9 @@
 //! One master on a real disk, driven event by event: a job from its submission to its end, and the
 //! same job again after a restart.
 
+#[path = "pipeline/ring.rs"]
+mod ring;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +37,8 @@ const BALANCER: Link = Link(102);
 const AUXILIARY: Link = Link(9);
 const OTHER_GROUP: Link = Link(104);
 const WORKER: Link = Link(103);
+const STORAGE: Link = Link(105);
+const OTHER_STORAGE: Link = Link(106);
 
 /// A master and its disk, in virtual time.
 struct Driven {
@@ -84,6 +89,7 @@ impl Driven {
             telemetry_address: String::new(),
             zone: String::new(),
             join: Vec::new(),
+            repair_grace: Duration::from_secs(300),
         };
         let master = Master::new(setting, CLUSTER, member, random);
         Driven {
@@ -174,6 +180,8 @@ fn who(link: Link) -> (NodeId, Role) {
         BALANCER => (NodeId(600), Role::Balancer),
         AUXILIARY => (NodeId(601), Role::Balancer),
         OTHER_GROUP => (NodeId(602), Role::Balancer),
+        STORAGE => (NodeId(800), Role::Storage),
+        OTHER_STORAGE => (NodeId(801), Role::Storage),
         _ => (NodeId(700), Role::Worker),
     }
 }

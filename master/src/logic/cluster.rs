@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use proto::ids::{JobId, LogIndex};
-use proto::status::{ErrorCode, JobState};
+use proto::status::{ErrorCode, JobState, Role};
 use serde::{Deserialize, Serialize};
 
 use super::commands::{AnsweredRun, Asker, ClientChange, Command, Output, ReportedSegment};
@@ -19,8 +19,9 @@ pub use super::grants::FeedEntry;
 use super::grants::Grants;
 use super::jobs::{Job, ReportedRun};
 use super::keyspace::Keyspace;
-use super::nodes::Nodes;
+use super::nodes::{Nodes, Registration};
 use super::retention::{ENTRY_JOBS, REMEMBERED_JOBS, Retention};
+use super::ring::Rings;
 use super::sessions::{Admission, Sessions};
 use super::submissions::{Submission, digest};
 
@@ -45,8 +46,10 @@ pub struct Cluster {
     pub(super) feed_floor: LogIndex,
     /// Newest index of anything in the feed.
     pub(super) feed_index: LogIndex,
-    /// Roster, groups, ring.
+    /// Roster, groups.
     pub nodes: Nodes,
+    /// The ring of storage nodes.
+    pub rings: Rings,
     /// Names and small values.
     pub keyspace: Keyspace,
     /// Request windows of clients.
@@ -65,14 +68,7 @@ impl Cluster {
         self.applied = index;
         match command {
             Command::Client(asker, change) => self.apply_client(asker, change, index, log_time_us),
-            Command::Register(registration) => {
-                let before = self.nodes.ready_groups();
-                let output = self.nodes.register(registration, index);
-                if self.nodes.ready_groups() > before {
-                    self.grant_more_of_all(index);
-                }
-                output
-            }
+            Command::Register(registration) => self.register(registration, index),
             Command::Complete { worker, incarnation, frame, runs, segments } => {
                 let known = self.nodes.nodes.get(&worker).cloned();
                 if let Some(node) = &known
@@ -131,12 +127,42 @@ impl Cluster {
                 let (again, refused) = self.record_runs(&runs, index, log_time_us);
                 Output::Runs { index, again, refused }
             }
+            Command::RingPassed { passes } => {
+                self.rings.pass(&passes);
+                Output::Noted
+            }
+            Command::RingRemoved { nodes } => {
+                self.rings.remove_silent(&nodes);
+                Output::Noted
+            }
+            Command::RingReturned { nodes } => {
+                self.rings.take_back(&nodes);
+                Output::Noted
+            }
+            Command::RegistersActivated { moves } => {
+                self.rings.activate(&moves);
+                Output::RegistersActivated { index }
+            }
             Command::Retain => {
                 let due = self.retention.take_due(log_time_us);
                 due.iter().for_each(|(job, _)| self.forget(*job, log_time_us));
                 Output::Retained { is_more: due.len() >= ENTRY_JOBS }
             }
         }
+    }
+
+    fn register(&mut self, registration: Registration, index: LogIndex) -> Output {
+        let before = self.nodes.ready_groups();
+        let known = self.nodes.nodes.get(&registration.node).map(|node| node.registration.clone());
+        let storage = Some(registration.clone()).filter(|it| it.role == Role::Storage);
+        let output = self.nodes.register(registration, index);
+        if let (Output::Registered { .. }, Some(storage)) = (&output, storage) {
+            self.rings.register(&storage, known.as_ref());
+        }
+        if self.nodes.ready_groups() > before {
+            self.grant_more_of_all(index);
+        }
+        output
     }
 
     fn apply_client(
@@ -175,9 +201,19 @@ impl Cluster {
                     output
                 }
                 ClientChange::ForgetNode { node, incarnation } => {
-                    let output = self.nodes.forget(node, incarnation, index);
+                    let bond = self.rings.bond(node);
+                    let output = self.nodes.forget(node, incarnation, bond, index);
+                    if matches!(output, Output::NodeForgotten { .. }) {
+                        self.rings.forget(node);
+                    }
                     self.grant_more_of_all(index);
                     output
+                }
+                ClientChange::Ring { change, is_forced } => {
+                    match self.rings.change(&change, is_forced) {
+                        Ok(()) => Output::RingChanged { version: self.rings.newest(), index },
+                        Err(refusal) => refusal,
+                    }
                 }
             },
         };
@@ -321,6 +357,10 @@ impl Cluster {
         assert_eq!(self.changed.len(), changed, "no change of a job without the job");
         self.retention.check_invariants(finished);
         self.nodes.check_invariants();
+        self.rings.check_invariants();
+        let storage = self.nodes.storage().map(|node| node.registration.node);
+        let standing = self.rings.standings().map(|standing| standing.place.node);
+        assert!(storage.eq(standing), "every storage node of the roster has a standing");
         self.sessions.check_invariants();
     }
 }

@@ -3,12 +3,13 @@
 //! A command holds everything that `apply` decides by: nothing is read from a clock or a
 //! configuration there. The encoding is postcard behind one version byte.
 
-use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId};
+use proto::ids::{Epoch, Incarnation, JobId, LogIndex, NodeId, RequestId, RingVersion, StoreId};
 use proto::status::{ErrorCode, Role};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::ReportedRun;
 use super::nodes::Registration;
+use super::ring::PartMove;
 
 /// Version of the encoding below.
 const VERSION: u8 = 1;
@@ -93,6 +94,41 @@ pub enum ClientChange {
         /// The incarnation that is gone.
         incarnation: Incarnation,
     },
+    /// Change the ring.
+    Ring {
+        /// What is changed.
+        change: RingChange,
+        /// Also while an earlier change is under way.
+        is_forced: bool,
+    },
+}
+
+/// What is changed of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RingChange {
+    /// A node becomes a member, or gets another weight or zone.
+    Add {
+        /// The node.
+        node: NodeId,
+        /// Its weight; 0 for the one that it has.
+        weight: u32,
+        /// Its zone; the one that it has where none is given.
+        zone: Option<String>,
+    },
+    /// A node hands over what it has and owns nothing any more.
+    Drain {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is no longer waited for.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// Every node looks at once whether all that it has lies where it belongs.
+    Rebalance,
+    /// Every node checks the digests of all that it has at once.
+    Scrub,
 }
 
 /// What is changed of a job.
@@ -192,6 +228,26 @@ pub enum Command {
         /// Each worker, with its new group.
         moves: Vec<(NodeId, u64)>,
     },
+    /// Storage nodes reported to the leader that their pass was full.
+    RingPassed {
+        /// Each node, with its store and the version of the ring that it passed.
+        passes: Vec<(NodeId, StoreId, RingVersion)>,
+    },
+    /// The leader has not heard members of the ring for as long as dead ones are waited for.
+    RingRemoved {
+        /// Each node, with its store.
+        nodes: Vec<(NodeId, StoreId)>,
+    },
+    /// The leader hears storage nodes again that were removed because they were silent.
+    RingReturned {
+        /// Each node, with its store.
+        nodes: Vec<(NodeId, StoreId)>,
+    },
+    /// Storage nodes moved parts of the registers to another version of the ring.
+    RegistersActivated {
+        /// The parts.
+        moves: Vec<PartMove>,
+    },
 }
 
 /// A segment that a worker reports for tasks whose outcome it reported before.
@@ -276,6 +332,18 @@ pub enum Output {
         index: LogIndex,
         /// The new segment is listed.
         is_listed: bool,
+    },
+    /// The ring is as asked for.
+    RingChanged {
+        /// Its newest version.
+        version: RingVersion,
+        /// Log index of the entry.
+        index: LogIndex,
+    },
+    /// What is active of the moved parts of the registers is in the ring.
+    RegistersActivated {
+        /// Log index of the entry.
+        index: LogIndex,
     },
     /// What the leader proposed of itself is carried out, or came too late.
     Noted,

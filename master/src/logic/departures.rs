@@ -2,7 +2,7 @@
 //! forgotten.
 //!
 //! Part of `apply`. Whether a node is alive is not known here, only what was said of it and what it
-//! holds. One that was forgotten by mistake, or is silent to its primary alone, registers again:
+//! holds; whether the ring still needs a storage node is told by `ring`. One that was forgotten by mistake, or is silent to its primary alone, registers again:
 //! workers and balancers ask for their place every ten seconds. Deliberately not here: masters, who
 //! are replaced and not forgotten.
 
@@ -45,11 +45,13 @@ impl Nodes {
     }
 
     /// Takes a node in the incarnation that is gone out of the roster. Refused where it is another
-    /// incarnation by now, and where something is bound to the node.
+    /// incarnation by now, and where something is bound to the node; `ring_bond` says what of the
+    /// ring is.
     pub(super) fn forget(
         &mut self,
         id: NodeId,
         incarnation: Incarnation,
+        ring_bond: Option<String>,
         index: LogIndex,
     ) -> Output {
         let Some(node) = self.nodes.get(&id).cloned() else {
@@ -60,11 +62,8 @@ impl Nodes {
             let text = format!("node {id} was started again: incarnation {known} has registered");
             return Output::refused(ErrorCode::OldEpoch, text);
         }
-        if let Some(text) = bond(id, &node) {
+        if let Some(text) = bond(id, &node).or(ring_bond) {
             return Output::refused(ErrorCode::NotAllowed, text);
-        }
-        if node.registration.role == Role::Storage {
-            self.ring_version = self.ring_version.next();
         }
         self.leave_group(&node);
         self.nodes.remove(&id);
@@ -86,10 +85,6 @@ fn bond(id: NodeId, node: &Node) -> Option<String> {
             "balancer {id} has a seat in group {}: it is free some seconds after the balancer fell \
              silent; one that was alone keeps it until another balancer was started",
             node.group
-        )),
-        Role::Storage if node.registration.weight > 0 => Some(format!(
-            "storage node {id} has a place in the ring: what it alone keeps would be lost. Start \
-             it again on its folder; taking one out of the ring comes with a later version"
         )),
         Role::Master => Some(format!(
             "node {id} is a master: one that is gone is replaced by another one under its address"

@@ -27,10 +27,13 @@ pub mod queries;
 mod replies;
 mod requests;
 pub mod retention;
+pub mod ring;
+mod ring_requests;
 pub mod segments;
 pub mod sessions;
 mod silence;
 mod state;
+mod storage_watch;
 pub mod submissions;
 pub mod tasks;
 mod windows;
@@ -59,6 +62,7 @@ use self::nodes::Registration;
 use self::queries::{Asked, Surroundings};
 use self::replies::{Waiting, send};
 use self::silence::Silences;
+use self::storage_watch::StorageWatch;
 use self::windows::Windows;
 
 /// Questions that wait for a newer state or a final job; more are answered busy.
@@ -85,6 +89,8 @@ pub struct Setting {
     pub zone: String,
     /// Masters that it may join through; none for the first.
     pub join: Vec<String>,
+    /// How long a storage node may be silent before it is removed from the ring.
+    pub repair_grace: Duration,
 }
 
 /// What happened.
@@ -131,6 +137,8 @@ pub struct Master {
     frames: Frames,
     /// As leader: when the leases of balancers are over.
     leases: Leases,
+    /// As leader: what storage nodes reported.
+    storage: StorageWatch,
     /// As leader: how long what names segments was refused.
     segment_patience: Patience,
     /// The log's time, and when it was so by this process's clock.
@@ -163,6 +171,7 @@ impl Master {
         random: fastrand::Rng,
     ) -> Master {
         let members = Members::new(&setting, random);
+        let storage = StorageWatch::new(setting.repair_grace);
         Master {
             setting,
             cluster_uuid,
@@ -178,6 +187,7 @@ impl Master {
             feeds: Feeds::default(),
             frames: Frames::default(),
             leases: Leases::default(),
+            storage,
             segment_patience: Patience::default(),
             log_clock: (LogTime::default(), Instant(0)),
             now: Instant(0),
@@ -226,7 +236,8 @@ impl Master {
         let register = (!self.is_registered).then_some(self.register_due);
         let leases = self.leases.next_deadline();
         let (member, members) = (self.member.next_deadline(), self.members.next_deadline());
-        let deadlines = [member, members, register, leases, self.next_retention()];
+        let (storage, retention) = (self.storage.next_deadline(), self.next_retention());
+        let deadlines = [member, members, register, leases, storage, retention];
         deadlines.into_iter().flatten().min()
     }
 
@@ -367,7 +378,9 @@ impl Master {
         let running = |job: JobId| self.running_count(job);
         let is_led = |group: u64| self.leases.is_led(group);
         let log_time_us = self.log_time_us();
-        let around = Surroundings { running: &running, is_led: &is_led, log_time_us, leader };
+        let storage = self.leads().then_some(&self.storage);
+        let around =
+            Surroundings { running: &running, is_led: &is_led, log_time_us, leader, storage };
         match asked.query.answer(self.member.state(), &around) {
             Ok(Some(records)) => {
                 for record in records {
@@ -522,10 +535,15 @@ impl Master {
         self.retain(now, effects);
         self.members.tick(now, &self.setting, self.cluster_uuid, effects);
         let term = self.leads().then(|| self.member.term());
-        let Cluster { nodes, grants, .. } = self.member.state();
+        let Cluster { nodes, grants, rings, .. } = self.member.state();
+        let of_storage = self.storage.tick(now, term, rings);
         for (group, serial, command) in self.leases.tick(now, term, nodes, grants) {
             tracing::info!(?command, "proposed");
             self.invoke(now, &command, Waiting::Group(group, serial), effects);
+        }
+        for (matter, command) in of_storage {
+            tracing::info!(?command, "proposed");
+            self.invoke(now, &command, Waiting::Storage(matter), effects);
         }
         if self.leads()
             && let Some(change) = self.members.promotion(now, self.member.members())

@@ -1,7 +1,7 @@
 //! The roster: nodes of the other tiers, and where they belong.
 
 use imbl::OrdMap;
-use proto::ids::{Epoch, Incarnation, LogIndex, NodeId, RingVersion, StoreId};
+use proto::ids::{Epoch, Incarnation, LogIndex, NodeId, StoreId};
 use proto::status::Role;
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +104,6 @@ pub struct Nodes {
     pub last_group: u64,
     /// The last epoch that was given; one counter for the whole cluster.
     pub last_epoch: Epoch,
-    /// Version of the ring: 0 while no storage node is there.
-    pub ring_version: RingVersion,
     /// Log index of the last entry that gave workers to another group.
     pub last_move: LogIndex,
 }
@@ -115,6 +113,17 @@ impl Nodes {
     /// changes nothing, but for a balancer that lost its seat and a worker that was silent.
     pub fn register(&mut self, registration: Registration, index: LogIndex) -> Output {
         let known = self.nodes.get(&registration.node).cloned();
+        if let Some(node) = &known
+            && registration.role != node.registration.role
+        {
+            return Output::refused(
+                proto::status::ErrorCode::NotAllowed,
+                format!(
+                    "node {} is a {}, and stays one: start a {} on a folder of its own",
+                    registration.node, node.registration.role, registration.role
+                ),
+            );
+        }
         if let Some(node) = &known
             && registration.incarnation < node.registration.incarnation
         {
@@ -144,14 +153,6 @@ impl Nodes {
             }
             _ => 0,
         };
-        let changes_ring = role == Role::Storage
-            && known.as_ref().is_none_or(|node| {
-                (&node.registration.address, node.registration.weight, node.registration.store)
-                    != (&registration.address, registration.weight, registration.store)
-            });
-        if changes_ring {
-            self.ring_version = self.ring_version.next();
-        }
         let node =
             Node { registration, index, group, last_frame: 0, frame_reply: None, is_silent: false };
         if let Some(before) = &known {

@@ -9,7 +9,7 @@ use proto::messages::job::{
     SegmentList, SegmentQuery, SegmentRange, TaskOutcome, TaskOutcomes, TaskQuery,
 };
 use proto::messages::keyspace::{KeyEntry, KeyRange};
-use proto::messages::node::{NodeEntry, NodeList, RingMember, RingReply};
+use proto::messages::node::{NodeEntry, NodeList, RingQuery, RingStatusQuery};
 use proto::record::{Message, Record, RecordError, Records, encode};
 use proto::status::{Cause, ErrorCode, JobState, Role, TaskState};
 use proto::wire::bytes_of;
@@ -18,6 +18,7 @@ use super::cluster::Cluster;
 use super::commands::Output;
 use super::explain;
 use super::jobs::Job;
+use super::storage_watch::StorageWatch;
 
 /// Records, or runs, of one answer.
 const ANSWER_RECORDS: usize = 1_000;
@@ -29,11 +30,7 @@ const ANSWER_RANGES: usize = (8 << 20) / size_of::<SegmentRange>();
 /// a time gets them all, with what may wait for one.
 const ANSWER_BYTES: usize = 1 << 20;
 
-/// Partitions of the ring.
-const PARTITIONS: u64 = 1 << 16;
-
-/// Replicas of a file where there are storage nodes enough.
-pub const REPLICAS: u32 = 2;
+pub use super::ring::REPLICAS;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +96,8 @@ pub enum Query {
     Nodes,
     /// The ring.
     Ring,
+    /// How the ring stands; only the leader knows.
+    RingStatus,
 }
 
 /// What is known outside the replicated state and belongs into an answer.
@@ -111,6 +110,8 @@ pub struct Surroundings<'a> {
     pub log_time_us: u64,
     /// The master's node UUID that leads, where it is known.
     pub leader: Option<proto::ids::NodeId>,
+    /// What storage nodes reported, where this master leads.
+    pub(super) storage: Option<&'a StorageWatch>,
 }
 
 impl Query {
@@ -175,7 +176,8 @@ impl Query {
                 (keys, LogIndex(query.seen_index))
             }
             NodeList::TYPE => (Query::Nodes, LogIndex(record.read::<NodeList>()?.seen_index)),
-            proto::messages::node::RingQuery::TYPE => (Query::Ring, LogIndex(0)),
+            RingQuery::TYPE => (Query::Ring, LogIndex(0)),
+            RingStatusQuery::TYPE => (Query::RingStatus, LogIndex(0)),
             _ => return Ok(None),
         }))
     }
@@ -214,7 +216,12 @@ impl Query {
             }
             Query::Keys { prefix, after, limit } => keys(cluster, prefix, after, *limit),
             Query::Nodes => nodes(cluster, around),
-            Query::Ring => vec![ring(cluster)],
+            Query::Ring => vec![cluster.rings.reply(&cluster.nodes)],
+            Query::RingStatus => {
+                let text = "how the ring stands is known to the leader alone";
+                let refusal = || Output::refused(ErrorCode::NotLeader, text);
+                vec![cluster.rings.status(around.storage.ok_or_else(refusal)?)]
+            }
         }))
     }
 
@@ -445,42 +452,13 @@ fn nodes(cluster: &Cluster, around: &Surroundings<'_>) -> Vec<Vec<u8>> {
             index: node.index.0,
             ..NodeEntry::default()
         };
-        let parts = [&known.address, &known.telemetry_address, &known.zone];
+        // Users may have given a storage node another zone than the one that it registered with.
+        let zone = cluster.rings.standing(*id).map_or(&known.zone, |it| &it.place.zone);
+        let parts = [&known.address, &known.telemetry_address, zone];
         records.push(encode(&entry, &parts.map(|part| part.as_bytes())));
     }
     records.push(list_end(cluster, records.len(), 0));
     records
-}
-
-fn ring(cluster: &Cluster) -> Vec<u8> {
-    let mut zones: Vec<&str> =
-        cluster.nodes.storage().map(|node| node.registration.zone.as_str()).collect();
-    zones.sort_unstable();
-    zones.dedup();
-    let mut addresses = String::new();
-    let members: Vec<RingMember> = cluster
-        .nodes
-        .storage()
-        .map(|node| {
-            let known = &node.registration;
-            addresses.push_str(&known.address);
-            let zone = zones.binary_search(&known.zone.as_str()).unwrap_or(0);
-            RingMember {
-                node_uuid: known.node.to_wire(),
-                store_uuid: known.store.to_wire(),
-                weight: known.weight,
-                zone: u32::try_from(zone).unwrap_or(0),
-                address_length: known.address.len() as u64,
-            }
-        })
-        .collect();
-    let reply = RingReply {
-        ring_version: cluster.nodes.ring_version.0,
-        partition_count: PARTITIONS,
-        replica_count: REPLICAS.min(u32::try_from(members.len()).unwrap_or(REPLICAS)).max(1),
-        ..RingReply::default()
-    };
-    encode(&reply, &[bytes_of(&members), addresses.as_bytes()])
 }
 
 /// A question that waits, and who asked it.

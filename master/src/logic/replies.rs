@@ -21,6 +21,8 @@ use super::commands::{AnsweredRun, Output};
 use super::jobs::verdict_run;
 use super::leases::{Fate, LEASE, Serial};
 use super::queries::{self, Asked, Query};
+use super::ring_requests::TellWanted;
+use super::storage_watch::Matter;
 use super::{Effect, Master};
 
 /// What a refused asker waits before it asks again, in milliseconds.
@@ -49,6 +51,8 @@ pub(super) enum Waiting {
     Retention,
     /// This master, for workers that are silent.
     Silence,
+    /// This master, for what it proposed of storage nodes.
+    Storage(Matter),
 }
 
 /// A peer that waits for an answer.
@@ -72,6 +76,12 @@ pub(super) enum Wanted {
     Unfinished,
     /// A balancer, its lease.
     Lease(LeaseWanted),
+    /// A storage node, what is wanted of it.
+    Told(TellWanted),
+    /// A user, a change of the ring.
+    RingChange,
+    /// A storage node, that what it moved of the registers is active.
+    Activation,
     /// Anybody, an answer from a state that has all that was acknowledged before.
     Answer(Query),
     /// A new master, its place.
@@ -113,6 +123,7 @@ impl Master {
                 return;
             }
             Waiting::Promotion | Waiting::Silence => return,
+            Waiting::Storage(matter) => return self.storage.settled(matter),
             Waiting::Group(group, serial) => {
                 return self.leases.settled(group, serial, Fate::Applied);
             }
@@ -168,6 +179,12 @@ impl Master {
                 let forgotten = NodeForgotten { index: index.0, ..NodeForgotten::default() };
                 send(peer, request, encode(&forgotten, &[]), effects);
             }
+            (_, Output::RingChanged { version, index }) => {
+                Master::reply_ring_changed(peer, request, (version, index), effects);
+            }
+            (_, Output::RegistersActivated { index }) => {
+                Master::reply_activated(peer, request, index, effects);
+            }
             (Wanted::Registration { node, .. }, Output::Registered { .. }) => {
                 self.reply_registered(peer, request, node, effects);
             }
@@ -206,6 +223,7 @@ impl Master {
             Waiting::OwnRegistration
             | Waiting::Retention
             | Waiting::Silence
+            | Waiting::Storage(_)
             | Waiting::Group(..) => {}
         }
     }
@@ -226,6 +244,7 @@ impl Master {
             }
             Waiting::Promotion => return self.members.promotion_ended(),
             Waiting::Silence => return,
+            Waiting::Storage(matter) => return self.storage.settled(*matter),
             Waiting::Group(group, serial) => {
                 let is_over = failure.is_without_effect();
                 let fate = if is_over { Fate::Nothing } else { Fate::Unknown };
@@ -278,6 +297,7 @@ impl Master {
                 let refusal = Output::refused(ErrorCode::OldEpoch, text);
                 return self.send_refusal(peer, request, 0, &refusal, effects);
             }
+            Wanted::Told(wanted) => return self.tell_storage(peer, request, &wanted, effects),
             Wanted::Lease(wanted) => wanted,
             _ => return,
         };
@@ -349,7 +369,7 @@ impl Master {
             group: known.group,
             epoch: group.epoch.0,
             is_primary: u8::from(group.primary == Some(node)),
-            ring_version: nodes.ring_version.0,
+            ring_version: self.cluster().rings.newest().0,
             ..NodeRegistered::default()
         };
         let balancers = nodes.balancer_addresses(known.group);

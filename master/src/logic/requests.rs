@@ -8,7 +8,8 @@ use proto::ids::{ClusterId, Epoch, Incarnation, JobId, LogIndex};
 use proto::messages::job::{JobCancel, JobChange, JobSubmit, SegmentFold};
 use proto::messages::keyspace::{KeyCompare, KeyTransaction, KeyWrite};
 use proto::messages::node::{
-    FeedPull, LeaseRenew, NodeForget, NodeRegister, RunsLost, SilentWorker, WorkersSilent,
+    FeedPull, LeaseRenew, NodeForget, NodeRegister, RegisterActivate, RingChange, RunsLost,
+    SilentWorker, StorageReport, WorkersSilent,
 };
 use proto::messages::raft::{MemberJoin, MemberJoined, RaftMessage};
 use proto::messages::session::ErrorReply;
@@ -120,6 +121,9 @@ impl Master {
                 let change = ClientChange::ForgetNode { node, incarnation };
                 self.invoke(now, &Command::Client(asker, change), who, effects);
             }
+            RingChange::TYPE => self.on_ring_change(now, sender, record, effects)?,
+            StorageReport::TYPE => self.on_storage_report(now, sender, record, effects)?,
+            RegisterActivate::TYPE => self.on_activate(now, sender, record, effects)?,
             NodeRegister::TYPE => self.on_register(now, sender, record, effects)?,
             LeaseRenew::TYPE => self.on_renew(now, sender, record, effects)?,
             FeedPull::TYPE => {
@@ -233,8 +237,10 @@ impl Master {
         let (node, incarnation) = (sender.node, sender.incarnation);
         let who = Waiting::peer(sender, record, Wanted::Registration { node, incarnation });
         let known = self.cluster().nodes.nodes.get(&node);
+        let is_away = self.cluster().rings.wants_back(node, registration.store);
         let is_same = |known: &Node| {
-            known.registration == registration && !known.has_lost_seat() && !known.is_silent
+            let is_there = !known.has_lost_seat() && !known.is_silent && !is_away;
+            known.registration == registration && is_there
         };
         if known.is_some_and(is_same) {
             // Asked again, for instance after a reconnect: no log entry is owed. But this master
@@ -430,7 +436,8 @@ impl Master {
     }
 }
 
-fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
+/// Who asks, as far as a record and its session tell.
+pub(super) fn asker(sender: &Sender, record: &Record<'_>, session_index: u64) -> Asker {
     Asker {
         client: sender.node,
         request: record.request_id(),

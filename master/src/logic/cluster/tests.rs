@@ -19,6 +19,7 @@ mod changes;
 mod departures;
 mod explaining;
 mod groups;
+mod rings;
 
 fn job_record(id: JobId, task_count: u64, change: impl FnOnce(&mut JobDescription)) -> Vec<u8> {
     let mut description = JobDescription::new(Runtime::Noop(Noop::default()));

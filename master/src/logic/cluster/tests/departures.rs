@@ -133,10 +133,8 @@ fn what_keeps_data_or_a_vote_is_not_forgotten() {
     assert_eq!(code, ErrorCode::NotAllowed);
     assert!(text.contains("would be lost"), "{text}");
     assert!(driven.refusal(NodeId(9), 1).1.contains("is a master"));
-    // It owns nothing; the ring is another one without it.
-    let before = driven.cluster.nodes.ring_version;
+    // One that is no member of the ring keeps nothing.
     assert!(matches!(driven.forget_node(NodeId(8), 1), Output::NodeForgotten { .. }));
-    assert!(driven.cluster.nodes.ring_version > before);
 }
 
 #[test]

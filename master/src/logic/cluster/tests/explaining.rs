@@ -22,6 +22,7 @@ fn why(driven: &Driven, task: Option<u64>) -> (Vec<(Reason, u64, u64, u64)>, u64
         is_led: &|group| group != UNLED,
         log_time_us: 0,
         leader: Some(NodeId(1)),
+        storage: None,
     };
     let reply = explain(&driven.cluster, job, task, &around);
     let record = Records::of(&reply).next().unwrap().unwrap();
