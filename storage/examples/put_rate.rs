@@ -15,7 +15,7 @@ use node::files::{File, Files, Open, RealFiles};
 use proto::digest::Digest;
 use proto::status::BlockKind;
 use storage::disk::{Disk, DiskLimits, Put};
-use storage::disk_thread::DiskThread;
+use storage::disk_thread::{DiskDone, DiskThread, Job};
 use storage::logic::Ticket;
 
 const COUNT: usize = 10_000;
@@ -84,7 +84,7 @@ fn put(number: usize, bytes: usize) -> Put {
     fastrand::Rng::with_seed(number as u64).fill(&mut content);
     let kind = BlockKind::Content;
     let block = Digest::of(kind, &content).block_id();
-    Put { ticket: Ticket(number as u64), block, kind, stamp: 0, content }
+    Put { ticket: Ticket(number as u64), block, kind, stamp: 0, replica_count: 0, content }
 }
 
 /// Stores blocks with at most `window` in flight, as clients do.
@@ -114,12 +114,14 @@ fn through_disk(
         while in_flight < window
             && let Some(put) = puts.next()
         {
-            thread.put(put);
+            thread.submit(Job::Put(put));
             in_flight += 1;
         }
         wakes.recv()?;
         while let Some(outcome) = thread.take() {
-            outcome.result?;
+            if let DiskDone::Put(outcome) = outcome {
+                outcome.result?;
+            }
             in_flight -= 1;
             done += 1;
         }

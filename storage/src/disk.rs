@@ -1,41 +1,40 @@
 //! What is durable on this node: stores blocks in volumes and files of their own, finds them again
 //! after a crash, and reads them back verified.
 //!
-//! Synchronous and without threads: the disk thread calls [`Disk::store`], pool threads call
-//! [`Reader::read`], the simulator calls both. Every access goes through [`Files`]. The order of
-//! writes and syncs is explained in `docs/decisions/storage-disk.md`. Deliberately not here: who
+//! Synchronous and without threads: the disk thread calls [`Disk::store`] and its like, pool threads
+//! call [`Reader::read`], the simulator calls both. Every access goes through [`Files`]. The order
+//! of writes and syncs is explained in `docs/decisions/storage-disk.md`. Further parts of [`Disk`]
+//! are in `own_files.rs`, `append.rs`, `forget.rs` and `compaction.rs`. Deliberately not here: who
 //! may store what, and what to answer (`logic/`).
 
-use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use node::files::{File, Files, Open};
+use node::files::Files;
 use proto::digest::verify;
 use proto::ids::BlockId;
 use proto::limits;
 use proto::status::BlockKind;
 
-use crate::index::{Entry, Place};
+use crate::append::Purpose;
+use crate::compaction::Compaction;
 use crate::logic::Ticket;
 use crate::reader::Shared;
-pub use crate::reader::{Block, ReadError, Reader};
+pub use crate::reader::{Block, Held, ReadError, Reader};
 pub use crate::recovery::Recovery;
-use crate::recovery::{Tail, list_volumes, recover_sealed, recover_tail, write_table};
-use crate::volume::{ALIGNMENT, append_record, record_bytes};
+use crate::recovery::{Start, Tail, list_volumes};
+use crate::removed::Removed;
+use crate::reserve::Reserve;
+use crate::space::Space;
+use crate::volume::{Bytes, Draft};
 
 /// Bytes that are written to a volume with one sync at most: what a crash may leave to be cut.
 const GROUP_BYTES: usize = 8 << 20;
 
-/// The buffer of a write is kept for the next one up to this size.
-const KEPT_BUFFER_BYTES: usize = 1 << 20;
-
-/// A write above this is not slowed down by allocating as it goes (eyeballed).
-const SMALL_WRITE_BYTES: usize = 128 << 10;
-
-/// Blocks that one node keeps: what bounds the memory of its index (2 GB).
+/// Blocks that one node keeps: what bounds the memory of its index (2.4 GB).
 const BLOCKS_PER_NODE: usize = 32 << 20;
 
 /// What lies in a volume, and when it is sealed and the next one begun.
@@ -48,12 +47,18 @@ pub struct DiskLimits {
     /// Threads that write the files of large blocks; with 1 the caller's, so that the order of
     /// operations is always the same.
     pub file_threads: usize,
-    /// Bytes of a volume; at most 128 GiB, so that offsets fit.
+    /// Bytes of a volume; at most 128 GiB, so that offsets fit. A write of deletes or of what is
+    /// compacted may exceed it.
     pub volume_bytes: u64,
-    /// Records of a volume, which bounds its table.
+    /// Records of a volume, which bounds its table; exceeded likewise.
     pub volume_records: usize,
     /// Blocks with files of their own in a volume's folder, which bounds what has to be listed.
     pub volume_files: usize,
+    /// Room that is kept for deleting and compacting when the disk is full; at most a 16th of what
+    /// is free when it is made.
+    pub reserve_bytes: u64,
+    /// Bytes that one step of compaction moves.
+    pub step_bytes: usize,
 }
 
 impl Default for DiskLimits {
@@ -68,6 +73,11 @@ impl Default for DiskLimits {
             volume_bytes: 256 << 20,
             volume_records: 1 << 18,
             volume_files: 4096,
+            // Half for deletes of 65,536 blocks, half for a step of compaction.
+            reserve_bytes: 8 << 20,
+            // With its last block well below half of the reserve. A put waits for a step (5 to
+            // 10 ms, eyeballed).
+            step_bytes: 2 << 20,
         }
     }
 }
@@ -90,10 +100,30 @@ pub struct Put {
     pub block: BlockId,
     /// The context of its digest.
     pub kind: BlockKind,
-    /// Round that its record is stamped with.
+    /// Round that it is stamped with; where the block is here already the higher one counts.
     pub stamp: u64,
+    /// Replicas that it wants, 0 for the cluster's default; the higher one counts likewise.
+    pub replica_count: u8,
     /// Its bytes.
     pub content: Vec<u8>,
+}
+
+impl Put {
+    /// What it raises a block to that is here.
+    fn touch(&self) -> Touch {
+        Touch { block: self.block, stamp: self.stamp, replica_count: self.replica_count }
+    }
+}
+
+/// What a block that is here is raised to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// Which.
+    pub block: BlockId,
+    /// Round that it is stamped with at least.
+    pub stamp: u64,
+    /// Replicas that it wants at least.
+    pub replica_count: u8,
 }
 
 /// A block that is durable.
@@ -131,14 +161,26 @@ pub struct PutDone {
 
 /// The writing side. There is one for a data folder.
 pub struct Disk {
-    shared: Arc<Shared>,
-    limits: DiskLimits,
-    tail: Tail,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) limits: DiskLimits,
+    pub(crate) tail: Tail,
+    /// What is live in which volume.
+    pub(crate) space: Space,
+    pub(crate) removed: Removed,
+    pub(crate) reserve: Reserve,
+    /// The volume that is being compacted.
+    pub(crate) compaction: Option<Compaction>,
+    /// Volumes from whose folders files were removed since the last volume was begun.
+    pub(crate) unlinked: BTreeSet<u32>,
     recovery: Recovery,
     /// A sync failed: what it covered may or may not be on the disk, and trying again proves
     /// nothing.
-    has_failed: bool,
-    buffer: Vec<u8>,
+    pub(crate) has_failed: bool,
+    /// A put found no room, and none did since.
+    pub(crate) is_short: bool,
+    /// The last step of compaction did not succeed; there is none before something else is done.
+    pub(crate) is_stalled: bool,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -153,7 +195,8 @@ impl std::fmt::Debug for Disk {
 
 impl Disk {
     /// Opens the folder, which must exist, and recovers what it holds: afterwards every block that
-    /// was ever acknowledged and is not damaged is there, and everything there is durable.
+    /// was ever acknowledged, was not deleted and is not damaged is there, and everything there is
+    /// durable.
     ///
     /// # Errors
     /// Where the folder cannot be read or written.
@@ -175,27 +218,42 @@ impl Disk {
         files.sync_dir(&parent).map_err(failed("sync the folder"))?;
         let shared = Shared::new(files, folder_of_volumes);
         let volumes = list_volumes(&shared).map_err(failed("list the volumes"))?;
-        let mut recovery = Recovery { volume_count: volumes.len() as u64, ..Recovery::default() };
+        let removed = Removed::read(&shared);
+        let removed = removed.map_err(failed("read which volumes were removed"))?;
+        let mut start = Start::new(removed);
+        start.find_missing(&volumes);
         let (sealed, last) = match volumes.split_last() {
             Some((&last, sealed)) => (sealed, last),
             None => (&[][..], 0),
         };
-        for (expected, &volume) in (0..).zip(volumes.iter()) {
-            if volume != expected {
-                recovery.damaged_count += 1;
-                tracing::error!(volume = expected, "a volume is missing");
-                break;
-            }
-        }
         for &volume in sealed {
-            recover_sealed(&shared, volume, &mut recovery)
-                .map_err(failed("read a sealed volume"))?;
+            start.recover_sealed(&shared, volume).map_err(failed("read a sealed volume"))?;
         }
-        let tail = recover_tail(&shared, last, &mut recovery)
-            .map_err(failed("recover the last volume"))?;
+        let tail = start.recover_tail(&shared, last);
+        let tail = tail.map_err(failed("recover the last volume"))?;
+        let checked = start.check_own_files(&shared, last);
+        checked.map_err(failed("look after the files of large blocks"))?;
+        let Start { space, recovery, removed, .. } = start;
         shared.damaged_count.store(recovery.damaged_count, Ordering::Relaxed);
-        let shared = Arc::new(shared);
-        Ok(Disk { shared, limits, tail, recovery, has_failed: false, buffer: Vec::new() })
+        let free = shared.files.free_bytes(&shared.folder).unwrap_or(u64::MAX);
+        let wanted = limits.reserve_bytes.min(free / 16);
+        let reserve = Reserve::open(&*shared.files, &shared.reserve_path(), wanted);
+        let reserve = reserve.map_err(failed("keep a reserve"))?;
+        Ok(Disk {
+            shared: Arc::new(shared),
+            limits,
+            tail,
+            space,
+            removed,
+            reserve,
+            compaction: None,
+            unlinked: BTreeSet::new(),
+            recovery,
+            has_failed: false,
+            is_short: false,
+            is_stalled: false,
+            buffer: Vec::new(),
+        })
     }
 
     /// The reading side.
@@ -212,27 +270,35 @@ impl Disk {
 
     /// Stores blocks and returns when they are durable: all small ones with one sync of the
     /// volume (of each 8 MiB), large ones with one of each file and one of their folder before
-    /// it. Blocks are visible to readers only then.
+    /// it. Blocks are visible to readers only then. Those that were here before are raised to the
+    /// put's stamp and number of replicas, with one further sync where any rises.
     pub fn store(&mut self, puts: Vec<Put>) -> Vec<PutDone> {
+        self.is_stalled = false;
         let mut done = Vec::with_capacity(puts.len());
         let mut waiting: Vec<Put> = Vec::new();
+        let mut present: Vec<Put> = Vec::new();
         let mut copies: Vec<Put> = Vec::new();
-        let mut named = BTreeSet::new();
+        let mut named: BTreeMap<BlockId, usize> = BTreeMap::new();
         for put in puts {
             match self.check(&put) {
                 Err(error) => done.push(PutDone { ticket: put.ticket, result: Err(error) }),
-                Ok(true) => {
-                    let stored = Stored { was_present: true };
-                    done.push(PutDone { ticket: put.ticket, result: Ok(stored) });
-                }
-                Ok(false) if named.insert(put.block) => waiting.push(put),
-                Ok(false) => copies.push(put),
+                Ok(true) => present.push(put),
+                Ok(false) => match named.get(&put.block).and_then(|&at| waiting.get_mut(at)) {
+                    None => {
+                        named.insert(put.block, waiting.len());
+                        waiting.push(put);
+                    }
+                    Some(first) => {
+                        first.stamp = first.stamp.max(put.stamp);
+                        first.replica_count = first.replica_count.max(put.replica_count);
+                        copies.push(put);
+                    }
+                },
             }
         }
         let mut rest = &waiting[..];
         while !rest.is_empty() {
-            let result = if self.is_full() { self.roll() } else { Ok(()) };
-            if let Err(error) = result {
+            if let Err(error) = self.make_room(Purpose::Put) {
                 let failed = |put: &Put| PutDone { ticket: put.ticket, result: Err(error) };
                 done.extend(rest.iter().map(failed));
                 break;
@@ -242,16 +308,44 @@ impl Disk {
             rest = behind;
         }
         for copy in copies {
-            let result = if self.shared.get(copy.block).is_some() {
-                Ok(Stored { was_present: true })
-            } else {
-                let first = waiting.iter().find(|put| put.block == copy.block);
-                let outcome = done.iter().find(|it| first.is_some_and(|f| f.ticket == it.ticket));
-                outcome.map_or(Err(PutError::Failed), |outcome| outcome.result)
-            };
+            if self.shared.get(copy.block).is_some() {
+                present.push(copy);
+                continue;
+            }
+            let first = waiting.iter().find(|put| put.block == copy.block);
+            let outcome = done.iter().find(|it| first.is_some_and(|f| f.ticket == it.ticket));
+            let result = outcome.map_or(Err(PutError::Failed), |outcome| outcome.result);
             done.push(PutDone { ticket: copy.ticket, result });
         }
+        if !waiting.is_empty() {
+            self.is_short = done.iter().any(|done| done.result == Err(PutError::DiskFull));
+        }
+        self.raise_present(present, &mut done);
         done
+    }
+
+    fn raise_present(&mut self, present: Vec<Put>, done: &mut Vec<PutDone>) {
+        if present.is_empty() {
+            return;
+        }
+        let touches: Vec<Touch> = present.iter().map(Put::touch).collect();
+        let raised = self.raise(&touches);
+        let mut gone = Vec::new();
+        for (put, raised) in present.into_iter().zip(raised) {
+            let result = match raised {
+                Ok(true) => Ok(Stored { was_present: true }),
+                Ok(false) => {
+                    gone.push(put);
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            done.push(PutDone { ticket: put.ticket, result });
+        }
+        if !gone.is_empty() {
+            // A read found them damaged just now. Each time fewer are here.
+            done.extend(self.store(gone));
+        }
     }
 
     /// True where the block is there already.
@@ -280,14 +374,8 @@ impl Disk {
     }
 
     /// Whether a block gets a file of its own.
-    fn is_own(&self, put: &Put) -> bool {
+    pub(crate) fn is_own(&self, put: &Put) -> bool {
         put.content.len() > self.limits.inline_bytes
-    }
-
-    fn is_full(&self) -> bool {
-        self.tail.end >= self.limits.volume_bytes
-            || self.tail.entries.len() >= self.limits.volume_records
-            || self.tail.file_count >= self.limits.volume_files
     }
 
     /// How many of `puts`, at least one, go into the volume with the next sync.
@@ -295,7 +383,7 @@ impl Disk {
         let room = usize::try_from(self.limits.volume_bytes.saturating_sub(self.tail.end))
             .unwrap_or(usize::MAX);
         let mut room = room.min(GROUP_BYTES);
-        let mut records = self.limits.volume_records.saturating_sub(self.tail.entries.len());
+        let mut records = self.limits.volume_records.saturating_sub(self.tail.records.len());
         let mut files = self.limits.volume_files.saturating_sub(self.tail.file_count);
         let mut count = 0;
         for put in puts {
@@ -314,34 +402,33 @@ impl Disk {
     fn store_group(&mut self, puts: &[Put], done: &mut Vec<PutDone>) {
         let mut results = vec![Ok(()); puts.len()];
         self.write_own_files(puts, &mut results);
-        let write_offset = self.tail.end;
-        let mut entries = Vec::with_capacity(puts.len());
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        let mut offset = write_offset;
+        let mut batch = self.batch();
+        let mut bytes = 0;
+        let mut count = 0;
         for (put, _) in puts.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
-            let is_own = self.is_own(put);
-            let place = if is_own {
-                Place::OwnFile
-            } else {
-                // `open` refuses volumes that could grow beyond what fits.
-                Place::Inline { offset: (offset / ALIGNMENT) as u32 }
-            };
-            let entry = Entry {
+            batch.block(&Draft {
+                block: put.block,
                 kind: put.kind,
-                volume: self.tail.volume,
-                place,
                 length: put.content.len() as u32,
                 stamp: put.stamp,
-            };
-            let content = if is_own { &[][..] } else { &put.content[..] };
-            append_record(&mut buffer, write_offset, put.block, &entry, content);
-            offset += record_bytes(&entry);
-            entries.push((put.block, entry));
+                replica_count: put.replica_count,
+                bytes: if self.is_own(put) {
+                    Bytes::OwnFile(self.tail.volume)
+                } else {
+                    Bytes::Inline(&put.content)
+                },
+            });
+            count += 1;
+            bytes += put.content.len() as u64;
         }
-        let written = if buffer.is_empty() { Ok(()) } else { self.write_records(&buffer) };
-        match written {
-            Ok(()) => self.count_stored(&entries),
+        match self.append(batch, Purpose::Put) {
+            Ok(()) => {
+                self.shared.put_count.fetch_add(count, Ordering::Relaxed);
+                self.shared.put_bytes.fetch_add(bytes, Ordering::Relaxed);
+                let own = puts.iter().zip(&results);
+                let own = own.filter(|(put, result)| result.is_ok() && self.is_own(put)).count();
+                self.tail.file_count += own;
+            }
             Err(error) => {
                 for (put, result) in puts.iter().zip(&mut results) {
                     if result.is_ok() && self.is_own(put) && !self.has_failed {
@@ -354,129 +441,15 @@ impl Disk {
                 }
             }
         }
-        // A buffer that one large group needed is not kept for ever.
-        if buffer.capacity() <= KEPT_BUFFER_BYTES {
-            self.buffer = buffer;
-        }
         done.extend(puts.iter().zip(results).map(|(put, result)| PutDone {
             ticket: put.ticket,
             result: result.map(|()| Stored { was_present: false }),
         }));
     }
 
-    fn count_stored(&mut self, entries: &[(BlockId, Entry)]) {
-        self.shared.insert(entries);
-        for (_, entry) in entries {
-            self.shared.put_count.fetch_add(1, Ordering::Relaxed);
-            self.shared.put_bytes.fetch_add(u64::from(entry.length), Ordering::Relaxed);
-            self.tail.file_count += usize::from(entry.place == Place::OwnFile);
-        }
-        self.tail.entries.extend_from_slice(entries);
-    }
-
-    /// Writes the files of large blocks and makes them and their names durable. They do not count
-    /// before their records are in the volume.
-    fn write_own_files(&mut self, puts: &[Put], results: &mut [Result<(), PutError>]) {
-        let is_own = |(_, put): &(usize, &Put)| self.is_own(put);
-        let own: Vec<(usize, &Put)> = puts.iter().enumerate().filter(is_own).collect();
-        if own.is_empty() {
-            return;
-        }
-        let folder = self.shared.own_files(self.tail.volume);
-        if self.tail.file_count == 0 {
-            let made = self.shared.files.create_dir_all(&folder);
-            let made = made.map_err(|error| self.put_error(&error, "make a folder"));
-            let made = made.and_then(|()| {
-                let synced = self.shared.files.sync_dir(&self.shared.folder);
-                synced.map_err(|error| self.sync_failed(&error))
-            });
-            if let Err(error) = made {
-                own.iter().for_each(|&(at, _)| results[at] = Err(error));
-                return;
-            }
-        }
-        let own = own.into_iter().map(|(at, put)| {
-            let path = self.shared.own_path(self.tail.volume, put.block);
-            OwnFile { at, content: &put.content, temporary: path.with_extension("new"), path }
-        });
-        let own: Vec<OwnFile<'_>> = own.collect();
-        let written = write_files(&*self.shared.files, &own, self.limits.file_threads);
-        for (own, written) in own.iter().zip(written) {
-            results[own.at] = match written {
-                Ok(()) => {
-                    let renamed = self.shared.files.rename(&own.temporary, &own.path);
-                    renamed.map_err(|error| self.put_error(&error, "rename a large block"))
-                }
-                Err(WriteError::Write(error)) => {
-                    let _ = self.shared.files.remove(&own.temporary);
-                    Err(self.put_error(&error, "write a large block"))
-                }
-                Err(WriteError::Sync(error)) => Err(self.sync_failed(&error)),
-            };
-        }
-        if let Err(error) = self.shared.files.sync_dir(&folder) {
-            let error = self.sync_failed(&error);
-            own.iter().for_each(|own| results[own.at] = Err(error));
-        }
-    }
-
-    /// Appends records to the volume and syncs it.
-    fn write_records(&mut self, buffer: &[u8]) -> Result<(), PutError> {
-        if self.has_failed {
-            return Err(PutError::Failed);
-        }
-        let start = self.tail.end;
-        let end = start + buffer.len() as u64;
-        if let Err(error) = self.tail.file.write_all_at(buffer, start) {
-            // What was written of it must not stay in front of what is written next, nor name
-            // files of large blocks that are about to be removed.
-            let cut = self.tail.file.set_len(start).and_then(|()| self.tail.file.sync_data());
-            cut.map_err(|error| self.sync_failed(&error))?;
-            self.tail.prepared = start;
-            return Err(self.put_error(&error, "write to a volume"));
-        }
-        if end > self.tail.prepared {
-            self.tail.prepared = end;
-            if buffer.len() <= SMALL_WRITE_BYTES {
-                // Where this fails, the next write finds out for itself.
-                if self.tail.file.write_all_at(&vec![0; self.limits.prepared_bytes], end).is_ok() {
-                    self.tail.prepared = end + self.limits.prepared_bytes as u64;
-                }
-            }
-        }
-        self.tail.file.sync_data().map_err(|error| self.sync_failed(&error))?;
-        self.tail.end = end;
-        Ok(())
-    }
-
-    /// Seals the volume and begins the next one.
-    fn roll(&mut self) -> Result<(), PutError> {
-        let volume = self.tail.volume;
-        // First: once there is a next volume, this one counts as cut to its end and synced.
-        let cut = self.tail.file.set_len(self.tail.end);
-        cut.map_err(|error| self.put_error(&error, "cut a volume"))?;
-        self.tail.prepared = self.tail.end;
-        self.tail.file.sync_data().map_err(|error| self.sync_failed(&error))?;
-        let next = volume.checked_add(1).ok_or(PutError::DiskFull)?;
-        let file = self.shared.files.open(&self.shared.volume_path(next), Open::Either);
-        let file = file.and_then(|file| file.set_len(0).map(|()| file));
-        let file = file.map_err(|error| self.put_error(&error, "begin a volume"))?;
-        let synced = self.shared.files.sync_dir(&self.shared.folder);
-        synced.map_err(|error| self.sync_failed(&error))?;
-        // Damaged blocks were forgotten meanwhile and must not come back through the table.
-        let is_current = |&(block, entry): &(BlockId, Entry)| self.shared.get(block) == Some(entry);
-        let entries = std::mem::take(&mut self.tail.entries);
-        let entries: Vec<_> = entries.into_iter().filter(is_current).collect();
-        write_table(&self.shared, volume, self.tail.end, &entries);
-        let file: Arc<dyn File> = Arc::from(file);
-        self.tail =
-            Tail { volume: next, file, end: 0, prepared: 0, entries: Vec::new(), file_count: 0 };
-        Ok(())
-    }
-
     /// What a failed operation means for a put.
-    fn put_error(&self, error: &io::Error, operation: &'static str) -> PutError {
-        if is_full(error) {
+    pub(crate) fn put_error(&self, error: &io::Error, operation: &'static str) -> PutError {
+        if node::files::is_full(error) {
             tracing::warn!(%error, operation, "the disk is full");
             return PutError::DiskFull;
         }
@@ -484,63 +457,9 @@ impl Disk {
         PutError::Failed
     }
 
-    fn sync_failed(&mut self, error: &io::Error) -> PutError {
+    pub(crate) fn sync_failed(&mut self, error: &io::Error) -> PutError {
         tracing::error!(%error, "a sync failed; nothing more is stored until the next start");
         self.has_failed = true;
         PutError::Failed
     }
-}
-
-/// The file of a large block while it is being written.
-struct OwnFile<'a> {
-    /// Position of its put.
-    at: usize,
-    content: &'a [u8],
-    temporary: PathBuf,
-    path: PathBuf,
-}
-
-enum WriteError {
-    Write(io::Error),
-    Sync(io::Error),
-}
-
-impl OwnFile<'_> {
-    fn write(&self, files: &dyn Files) -> Result<(), WriteError> {
-        let file = files.open(&self.temporary, Open::Either).map_err(WriteError::Write)?;
-        file.set_len(0).map_err(WriteError::Write)?;
-        file.write_all_at(self.content, 0).map_err(WriteError::Write)?;
-        file.sync_data().map_err(WriteError::Sync)
-    }
-}
-
-/// Writes and syncs files, several at the same time: a disk is faster with more to do, and copying
-/// megabytes into the page cache takes a processor longer than the sync takes the disk (measured).
-fn write_files(
-    files: &dyn Files,
-    own: &[OwnFile<'_>],
-    threads: usize,
-) -> Vec<Result<(), WriteError>> {
-    let write = |part: &[OwnFile<'_>]| part.iter().map(|own| own.write(files)).collect::<Vec<_>>();
-    if threads <= 1 || own.len() <= 1 {
-        return write(own);
-    }
-    std::thread::scope(|scope| {
-        let parts = own.chunks(own.len().div_ceil(threads));
-        let started = parts.map(|part| {
-            let thread = std::thread::Builder::new().name("large blocks".into());
-            // Where there is no further thread, this one does it.
-            thread.spawn_scoped(scope, move || write(part)).map_err(|_| part)
-        });
-        let started: Vec<_> = started.collect();
-        let ended = started.into_iter().map(|part| match part {
-            Ok(thread) => thread.join().expect("writing a file does not panic"),
-            Err(part) => write(part),
-        });
-        ended.flatten().collect()
-    })
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

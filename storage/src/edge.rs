@@ -9,15 +9,17 @@ use std::sync::Arc;
 
 use node::logic::network::{NetworkEffect, Peer};
 use proto::digest::verify;
-use proto::ids::{BlockId, ClusterId};
+use proto::ids::{BlockId, ClusterId, RingVersion};
 use proto::limits;
 use proto::manifest::Manifest;
-use proto::messages::file::{BlockContent, FileResponse};
+use proto::messages::file::{BlockContent, BlockPut, FileResponse};
 use proto::record::{self, Envelope};
 use proto::status::BlockKind;
 
-use crate::disk::{Block, Put, ReadError, Reader};
+use crate::disk::{Block, Held, ReadError, Reader};
+use crate::disk_thread::{DiskDone, Job};
 use crate::logic::{Effect, Event, FileAnswer, Form, Found, Holds, Space, Ticket};
+use crate::registers;
 
 /// Says how many bytes the file system has in all and free.
 pub type Room = Arc<dyn Fn() -> (u64, u64) + Send + Sync>;
@@ -45,12 +47,21 @@ pub enum Work {
         /// Its bytes.
         content: Vec<u8>,
     },
-    /// [`Effect::Query`].
-    Query {
+    /// [`Effect::List`].
+    List {
         /// Its ticket.
         ticket: Ticket,
-        /// The blocks.
-        blocks: Vec<BlockId>,
+        /// Those behind this one.
+        after: Option<BlockId>,
+        /// How many at most.
+        limit: usize,
+    },
+    /// [`Effect::Verify`].
+    Verify {
+        /// Its ticket.
+        ticket: Ticket,
+        /// The block.
+        block: BlockId,
     },
     /// [`Effect::Measure`].
     Measure {
@@ -76,12 +87,21 @@ pub enum Done {
         /// What was found.
         result: Result<(Found, Vec<u8>), ReadError>,
     },
-    /// Presence of blocks.
-    Queried {
+    /// Which blocks are held.
+    Listed {
         /// Its ticket.
         ticket: Ticket,
-        /// For each block 1 or 0.
-        present: Vec<u8>,
+        /// What is held.
+        held: Vec<Held>,
+        /// Number of all.
+        total: u64,
+    },
+    /// A digest was checked.
+    Verified {
+        /// Its ticket.
+        ticket: Ticket,
+        /// Whether it is right.
+        result: Result<(), ReadError>,
     },
     /// Room and counters.
     Measured {
@@ -126,6 +146,9 @@ impl Performer {
             Work::Read { ticket, block, form } => {
                 let result = match form {
                     Form::Record { offset: 0, length: 0 } => self.read_record(block),
+                    Form::Handed { ring_version, stamp, replica_count } => {
+                        self.read_to_hand(block, ring_version, stamp, replica_count)
+                    }
                     form => self.reader.read(block).and_then(|read| prepare(block, read, form)),
                 };
                 Done::Read { ticket, result }
@@ -137,8 +160,12 @@ impl Performer {
                 };
                 Done::Read { ticket, result }
             }
-            Work::Query { ticket, blocks } => {
-                Done::Queried { ticket, present: self.reader.presence(&blocks) }
+            Work::List { ticket, after, limit } => {
+                let total = self.reader.counters().block_count;
+                Done::Listed { ticket, held: self.reader.list(after, limit), total }
+            }
+            Work::Verify { ticket, block } => {
+                Done::Verified { ticket, result: self.reader.read(block).map(|_| ()) }
             }
             Work::Measure { ticket } => {
                 let (total_bytes, free_bytes) = (self.room)();
@@ -162,6 +189,41 @@ impl Performer {
         })?;
         let found = Found { holds: Holds::Content, block_length, answer_length: block_length };
         Ok((found, record))
+    }
+
+    /// The record that hands a whole block over to another storage node.
+    fn read_to_hand(
+        &self,
+        block: BlockId,
+        ring_version: RingVersion,
+        stamp: u64,
+        replica_count: u8,
+    ) -> Result<(Found, Vec<u8>), ReadError> {
+        let mut block_length = 0;
+        let (_, record) = self.reader.read_behind(block, |kind, length| {
+            block_length = length as u64;
+            let put = BlockPut {
+                block_uuid: block.to_wire(),
+                kind: kind.to_wire(),
+                ring_version: ring_version.0,
+                replica_count,
+                stamp,
+                ..BlockPut::default()
+            };
+            record::encode_head(&put, &[length])
+        })?;
+        let found = Found { holds: Holds::Content, block_length, answer_length: block_length };
+        Ok((found, record))
+    }
+}
+
+/// What the logic hears of the disk thread's work.
+#[must_use]
+pub fn disk_event(done: DiskDone) -> Event<'static> {
+    match done {
+        DiskDone::Put(done) => Event::PutDone(done),
+        DiskDone::Touched { ticket, present } => Event::Touched { ticket, present },
+        DiskDone::Deleted { ticket, result } => Event::Deleted { ticket, result },
     }
 }
 
@@ -231,8 +293,10 @@ fn compose(answer: &FileAnswer, pieces: &[Vec<u8>]) -> Vec<u8> {
 pub enum Begun {
     /// The network does it.
     Network(NetworkEffect),
-    /// [`crate::disk::Disk::store`] does it.
-    Put(Put),
+    /// The disk thread does it.
+    Disk(Job),
+    /// [`crate::registers::store::Store::store`] does it.
+    Registers(registers::Job),
     /// [`Performer::perform`] does it.
     Work(Work),
     /// [`node::data_folder::DataFolder`] and the network do it.
@@ -264,12 +328,18 @@ impl Kept {
     pub fn begin(&mut self, effect: Effect) -> Begun {
         match effect {
             Effect::Network(effect) => Begun::Network(effect),
-            Effect::Put(put) => Begun::Put(put),
+            Effect::Put(put) => Begun::Disk(Job::Put(put)),
+            Effect::Touch { ticket, items } => Begun::Disk(Job::Touch { ticket, items }),
+            Effect::Delete { ticket, blocks } => Begun::Disk(Job::Delete { ticket, blocks }),
             Effect::Read { ticket, block, form } => Begun::Work(Work::Read { ticket, block, form }),
             Effect::Keep { ticket, block, kind, content } => {
                 Begun::Work(Work::Keep { ticket, block, kind, content })
             }
-            Effect::Query { ticket, blocks } => Begun::Work(Work::Query { ticket, blocks }),
+            Effect::List { ticket, after, limit } => {
+                Begun::Work(Work::List { ticket, after, limit })
+            }
+            Effect::Verify { ticket, block } => Begun::Work(Work::Verify { ticket, block }),
+            Effect::Registers(job) => Begun::Registers(job),
             Effect::Measure { ticket } => Begun::Work(Work::Measure { ticket }),
             Effect::Answer { to, request_id, ticket } => {
                 let mut record = self.take(ticket);
@@ -298,7 +368,8 @@ impl Kept {
                 });
                 Event::ReadDone { ticket, result }
             }
-            Done::Queried { ticket, present } => Event::Queried { ticket, present },
+            Done::Listed { ticket, held, total } => Event::Listed { ticket, held, total },
+            Done::Verified { ticket, result } => Event::Verified { ticket, result },
             Done::Measured { ticket, space } => Event::Measured { ticket, space },
             Done::Composed { to, record } => {
                 return Finished::Network(NetworkEffect::Send { to, record });

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use node::files::{File, Files, Open};
 use proto::digest::verify;
@@ -17,7 +17,12 @@ use proto::messages::file::StorageCounters;
 use proto::status::BlockKind;
 
 use crate::index::{Entry, Index, Place};
-use crate::volume::{ALIGNMENT, HEAD_BYTES};
+use crate::space::Space;
+use crate::volume::{ALIGNMENT, Record, read_content};
+
+/// Times that a block is looked up for one read: more than once where it is moved meanwhile, which
+/// compaction does once in seconds at most.
+const READ_ATTEMPTS: usize = 8;
 
 /// Open volumes that are kept for reading.
 const OPEN_VOLUMES: usize = 64;
@@ -29,6 +34,28 @@ pub struct Block {
     pub kind: BlockKind,
     /// Its bytes.
     pub content: Vec<u8>,
+}
+
+/// What is known of a block that is durable here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub block: BlockId,
+    /// The context of its digest.
+    pub kind: BlockKind,
+    /// Its bytes.
+    pub length: u32,
+    /// Round that it is stamped with.
+    pub stamp: u64,
+    /// Replicas that it wants; 0 for the cluster's default.
+    pub replica_count: u8,
+}
+
+impl Held {
+    fn new(block: BlockId, entry: &Entry) -> Held {
+        let Entry { kind, length, stamp, replica_count, .. } = *entry;
+        Held { block, kind, length, stamp, replica_count }
+    }
 }
 
 /// Why a block could not be read.
@@ -81,56 +108,44 @@ impl Reader {
         block: BlockId,
         head: impl FnOnce(BlockKind, usize) -> Vec<u8>,
     ) -> Result<(BlockKind, Vec<u8>), ReadError> {
-        let entry = self.shared.get(block).ok_or(ReadError::NotFound)?;
-        let mut bytes = head(entry.kind, entry.length as usize);
-        let begin = bytes.len();
-        let read = self.read_entry(block, &entry, &mut bytes);
-        let is_right = |bytes: &[u8]| {
-            verify(entry.kind, block, bytes.get(begin..).unwrap_or_default()).is_ok()
-        };
-        match read {
-            Ok(()) if is_right(&bytes) => Ok((entry.kind, bytes)),
-            Ok(()) => {
-                self.forget_damaged(block, entry);
-                Err(ReadError::Damaged)
+        let mut head = Some(head);
+        let mut bytes = Vec::new();
+        let mut begin = 0;
+        for _ in 0..READ_ATTEMPTS {
+            let entry = self.shared.get(block).ok_or(ReadError::NotFound)?;
+            if let Some(head) = head.take() {
+                bytes = head(entry.kind, entry.length as usize);
+                begin = bytes.len();
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.forget_damaged(block, entry);
-                Err(ReadError::Damaged)
+            bytes.truncate(begin);
+            match self.shared.read_entry(block, &entry, &mut bytes) {
+                Ok(Soundness::Sound) => return Ok((entry.kind, bytes)),
+                Ok(Soundness::Damaged) => {}
+                Err(error) => {
+                    tracing::error!(%block, %error, "a block cannot be read");
+                    return Err(ReadError::Failed);
+                }
             }
-            Err(error) => {
-                tracing::error!(%block, %error, "a block cannot be read");
-                Err(ReadError::Failed)
+            // The block may have been moved or deleted meanwhile.
+            if self.shared.forget_if_damaged(block, &entry) {
+                return Err(ReadError::Damaged);
             }
         }
+        tracing::error!(%block, "a block is moved faster than it can be read");
+        Err(ReadError::Failed)
     }
 
-    /// Appends what is on the disk of a block.
-    fn read_entry(&self, block: BlockId, entry: &Entry, bytes: &mut Vec<u8>) -> io::Result<()> {
-        let length = entry.length as usize;
-        match entry.place {
-            Place::Inline { offset } => {
-                let file = self.shared.volume(entry.volume)?;
-                file.append_at(bytes, length, u64::from(offset) * ALIGNMENT + HEAD_BYTES)
-            }
-            Place::OwnFile => {
-                let path = self.shared.own_path(entry.volume, block);
-                self.shared.files.open(&path, Open::Existing)?.append_at(bytes, length, 0)
-            }
-        }
+    /// Up to `limit` blocks behind `after` (from the first one without it), ascending. From memory.
+    #[must_use]
+    pub fn list(&self, after: Option<BlockId>, limit: usize) -> Vec<Held> {
+        let index = self.shared.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.behind(after).take(limit).map(|(block, entry)| Held::new(block, entry)).collect()
     }
 
-    fn forget_damaged(&self, block: BlockId, entry: Entry) {
-        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
-        let was_there = index.remove(block, entry);
-        drop(index);
-        if was_there {
-            self.shared.damaged_count.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%block, volume = entry.volume, "a block is damaged and forgotten");
-            // Without its table the volume is verified at the next start, so that the block does
-            // not come back. Where that fails, the next read finds the damage again.
-            let _ = self.shared.files.remove(&self.shared.table_path(entry.volume));
-        }
+    /// What is known of a block; `None` where it is not durable here.
+    #[must_use]
+    pub fn held(&self, block: BlockId) -> Option<Held> {
+        self.shared.get(block).map(|entry| Held::new(block, &entry))
     }
 
     /// Whether a block is durable here.
@@ -162,6 +177,14 @@ impl Reader {
     }
 }
 
+/// Whether bytes that were read are those of the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Soundness {
+    Sound,
+    /// They are not, or they are not there.
+    Damaged,
+}
+
 /// What reading and writing side share.
 pub(crate) struct Shared {
     pub(crate) files: Arc<dyn Files>,
@@ -172,6 +195,8 @@ pub(crate) struct Shared {
     pub(crate) put_count: AtomicU64,
     pub(crate) put_bytes: AtomicU64,
     pub(crate) damaged_count: AtomicU64,
+    /// Called when a block is found damaged, so that it is soon forgotten on the disk too.
+    pub(crate) alarm: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Shared {
@@ -184,6 +209,7 @@ impl Shared {
             put_count: AtomicU64::new(0),
             put_bytes: AtomicU64::new(0),
             damaged_count: AtomicU64::new(0),
+            alarm: OnceLock::new(),
         }
     }
 
@@ -207,7 +233,21 @@ impl Shared {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn volume(&self, volume: u32) -> io::Result<Arc<dyn File>> {
+    /// The name of what says which volumes there were.
+    pub(crate) fn removed_path(&self) -> PathBuf {
+        self.folder.join("removed")
+    }
+
+    pub(crate) fn reserve_path(&self) -> PathBuf {
+        self.folder.join("reserve")
+    }
+
+    /// A volume is not read any more.
+    pub(crate) fn close(&self, volume: u32) {
+        self.open_volumes().remove(&volume);
+    }
+
+    pub(crate) fn volume(&self, volume: u32) -> io::Result<Arc<dyn File>> {
         if let Some(file) = self.open_volumes().get(&volume) {
             return Ok(Arc::clone(file));
         }
@@ -226,16 +266,66 @@ impl Shared {
         self.index.read().unwrap_or_else(PoisonError::into_inner).get(block)
     }
 
-    pub(crate) fn insert(&self, entries: &[(BlockId, Entry)]) {
+    /// Applies records of `volume` that are durable.
+    pub(crate) fn apply(&self, volume: u32, records: &[Record], space: &mut Space) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        for &(block, entry) in entries {
-            index.insert(block, entry);
+        for record in records {
+            index.apply(volume, record, space);
         }
     }
 
+    /// Appends what is on the disk of a block.
+    pub(crate) fn read_entry(
+        &self,
+        block: BlockId,
+        entry: &Entry,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<Soundness> {
+        let begin = bytes.len();
+        let read = match entry.place {
+            Place::Inline { offset } => self
+                .volume(entry.volume)
+                .and_then(|file| read_content(&*file, u64::from(offset) * ALIGNMENT, entry, bytes)),
+            Place::OwnFile { folder } => {
+                let file = self.files.open(&self.own_path(folder, block), Open::Existing);
+                file.and_then(|file| file.append_at(bytes, entry.length as usize, 0))
+            }
+        };
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Soundness::Damaged),
+            Err(error) => return Err(error),
+        }
+        let content = bytes.get(begin..).unwrap_or_default();
+        let is_right = verify(entry.kind, block, content).is_ok();
+        Ok(if is_right { Soundness::Sound } else { Soundness::Damaged })
+    }
+
+    /// Forgets a block that was read as `entry` says and was not what it should be; false where it
+    /// is elsewhere by now or sound after all, because it was moved, or deleted and stored again,
+    /// while it was read.
+    pub(crate) fn forget_if_damaged(&self, block: BlockId, entry: &Entry) -> bool {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if !index.get(block).is_some_and(|it| it.lies_as(entry)) {
+            return false;
+        }
+        // Under the lock nothing moves: what is in the index is on the disk.
+        let read = self.read_entry(block, entry, &mut Vec::new());
+        let is_forgotten = matches!(read, Ok(Soundness::Damaged)) && index.forget(block, entry);
+        drop(index);
+        if is_forgotten {
+            self.damaged_count.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%block, volume = entry.volume, "a block is damaged and forgotten");
+            if let Some(alarm) = self.alarm.get() {
+                alarm();
+            }
+        }
+        is_forgotten
+    }
+
     /// Whether the file of a block is there and as long as its record says.
-    pub(crate) fn has_own_file(&self, block: BlockId, entry: &Entry) -> bool {
-        let path = self.own_path(entry.volume, block);
+    pub(crate) fn has_own_file(&self, block: BlockId, folder: u32, entry: &Entry) -> bool {
+        let path = self.own_path(folder, block);
         let length = self.files.open(&path, Open::Existing).and_then(|file| file.len());
         length.is_ok_and(|length| length == u64::from(entry.length))
     }

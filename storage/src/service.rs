@@ -10,16 +10,20 @@ use std::sync::Arc;
 
 use node::daemon::{self, Daemon, DaemonError, system};
 use node::files::RealFiles;
+use node::logic::network::Greeting;
 use node::pool::Pool;
 use node::stop::Stop;
+use proto::limits;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::disk::{Disk, DiskError, DiskLimits, Reader};
 use crate::disk_thread::DiskThread;
-use crate::edge::{Begun, Done, Finished, Kept, Performer, Work};
+use crate::edge::{Begun, Done, Finished, Kept, Performer, Work, disk_event};
 use crate::logic::{Effect, Event, Registration, Storage, StorageLimits};
+use crate::registers::store::{Store, StoreError, StoreLimits};
+use crate::registers::thread::RegisterThread;
 
 /// Work that the pool holds; what exceeds it waits in the loop. The logic's admission bounds both.
 const POOL_CAPACITY: usize = 512;
@@ -36,6 +40,9 @@ pub enum StorageError {
     /// What the data folder holds cannot be recovered.
     #[error("recover the blocks")]
     Disk(#[source] DiskError),
+    /// Nor can its registers.
+    #[error("recover the registers")]
+    Registers(#[source] StoreError),
 }
 
 /// Bytes of the file system that holds `path`, in all and free.
@@ -61,6 +68,13 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
         recovery = ?disk.recovery(),
         "the blocks are recovered"
     );
+    let registers = Store::open(Arc::new(RealFiles), &path, StoreLimits::default());
+    let (registers, recovered) = registers.map_err(StorageError::Registers)?;
+    tracing::info!(
+        count = recovered.registers.len(),
+        cut_bytes = recovered.cut_bytes,
+        "the registers are recovered"
+    );
     let (total_bytes, _) = room(&path).map_err(system("ask the file system for its room"))?;
     let daemon = Daemon::listen(&settings, Role::Storage, folder, &stop)?;
     let folder = &daemon.folder;
@@ -74,12 +88,14 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
             0 => total_bytes,
             bytes => bytes,
         },
-        zone: storage.zone,
+        zone: storage.zone.clone(),
         address: daemon.address().to_owned(),
         telemetry_address: daemon.publisher.address().to_owned(),
         masters: settings.masters,
     };
-    let logic = Storage::new(registration, StorageLimits::default(), daemon::generator()?);
+    let limits = StorageLimits { upkeep: storage.upkeep(), ..StorageLimits::default() };
+    let mut logic = Storage::new(registration, limits, daemon::generator()?);
+    logic.recover_registers(recovered);
     let measure = move || {
         room(&path).unwrap_or_else(|error| {
             tracing::warn!(%error, "the file system does not tell its room");
@@ -91,6 +107,9 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
     let waker = daemon.network.waker();
     let disk = DiskThread::start(disk, move || waker.wake()).map_err(system("start a thread"))?;
     let waker = daemon.network.waker();
+    let registers = RegisterThread::start(registers, move || waker.wake());
+    let registers = registers.map_err(system("start a thread"))?;
+    let waker = daemon.network.waker();
     let pool = Pool::start("blocks", storage.read_threads.max(1), POOL_CAPACITY, move || {
         waker.wake();
     });
@@ -101,6 +120,7 @@ pub fn run(config: Config, stop: Stop) -> Result<(), StorageError> {
         daemon,
         logic,
         disk,
+        registers,
         pool,
         reader,
         performer,
@@ -115,6 +135,7 @@ struct Service {
     status_due: Instant,
     logic: Storage,
     disk: DiskThread,
+    registers: RegisterThread,
     pool: Pool<Done>,
     reader: Reader,
     performer: Performer,
@@ -157,6 +178,12 @@ impl Service {
             return;
         }
         self.status_due = now + STATUS_INTERVAL;
+        // Whoever asks here for the cluster is led to the masters.
+        self.daemon.network.set_greeting(Greeting {
+            window: limits::CLIENT_WINDOW,
+            masters: self.logic.masters().join(","),
+            ..Greeting::default()
+        });
         let counters = self.reader.counters();
         let (get_count, get_bytes) = self.logic.answered();
         let status = format!(
@@ -175,7 +202,10 @@ impl Service {
     /// Hands what the threads have done to the logic.
     fn take_done(&mut self, effects: &mut Vec<Effect>) -> Result<(), StorageError> {
         while let Some(done) = self.disk.take() {
-            self.logic.handle(self.daemon.clock.now(), Event::PutDone(done), effects);
+            self.logic.handle(self.daemon.clock.now(), disk_event(done), effects);
+        }
+        while let Some(done) = self.registers.take() {
+            self.logic.handle(self.daemon.clock.now(), Event::RegistersDone(done), effects);
         }
         while let Some(done) = self.pool.take() {
             match self.kept.finish(done) {
@@ -192,7 +222,8 @@ impl Service {
         for effect in effects.drain(..) {
             match self.kept.begin(effect) {
                 Begun::Network(effect) => self.daemon.network.perform(effect),
-                Begun::Put(put) => self.disk.put(put),
+                Begun::Disk(job) => self.disk.submit(job),
+                Begun::Registers(job) => self.registers.change(job),
                 Begun::Work(work) => self.waiting.push_back(work),
                 Begun::Join(cluster) => self.daemon.join(cluster)?,
                 Begun::Nothing => {}

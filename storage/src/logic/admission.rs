@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use node::logic::network::Peer;
+use proto::limits;
+use proto::time::Duration;
 
 /// Bounds of one kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,68 @@ pub struct Bounds {
     pub count: usize,
     /// Bytes of all requests.
     pub bytes: usize,
+}
+
+/// Bounds of a storage node's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// Blocks that are being stored.
+    pub puts: Bounds,
+    /// Blocks that are being read, and questions which of them are there.
+    pub reads: Bounds,
+    /// Whole files that are being gathered, each counted as 32 MiB.
+    pub files: Bounds,
+    /// How fast it looks after what it holds.
+    pub upkeep: Upkeep,
+}
+
+impl Default for StorageLimits {
+    fn default() -> StorageLimits {
+        const BLOCK: usize = limits::BLOCK_BYTES;
+        StorageLimits {
+            // A peer fills the disk's pipe alone; four of them wait for it together.
+            puts: Bounds {
+                peer_count: 1024,
+                peer_bytes: 8 * BLOCK,
+                count: 4096,
+                bytes: 32 * BLOCK,
+            },
+            // The bytes of a read are known only when it is done: its count bounds it.
+            reads: Bounds { peer_count: 64, peer_bytes: 0, count: 256, bytes: 0 },
+            files: Bounds {
+                peer_count: 2,
+                peer_bytes: 2 * limits::WHOLE_FILE_BYTES,
+                count: 8,
+                bytes: 8 * limits::WHOLE_FILE_BYTES,
+            },
+            upkeep: Upkeep::default(),
+        }
+    }
+}
+
+/// How fast a node looks after what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Bytes of blocks that it sends to other nodes in a second; 0 for as fast as it goes.
+    pub move_bytes_per_s: u64,
+    /// Time from the end of a pass to the next where nothing asks for one.
+    pub pass_period: Duration,
+    /// Time in which the digest of every block is checked once.
+    pub scrub_period: Duration,
+    /// Blocks that a pass waits for at the same time; at least 2048.
+    pub pass_blocks: usize,
+}
+
+impl Default for Upkeep {
+    fn default() -> Upkeep {
+        Upkeep {
+            move_bytes_per_s: 200 << 20,
+            pass_period: Duration::from_secs(600),
+            scrub_period: Duration::from_secs(7 * 24 * 3600),
+            // Below 10 MB.
+            pass_blocks: 1 << 16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use node::logic::network::Link;
 use node::logic::refusal::Refusal;
-use proto::ids::{BlockId, FileId, RequestId, RingVersion};
+use proto::ids::{BlockId, FileId, RequestId};
 use proto::limits;
 use proto::manifest::Manifest;
 use proto::messages::file::{BlockContent, FileRequest};
@@ -29,6 +29,9 @@ struct Piece {
     block: BlockId,
     /// Other nodes that may be asked; `None` before this node's own disk was.
     rest: Option<Sources>,
+    /// All said that they do not hold it, and are asked once more: it may have moved from one that
+    /// had not been asked to one that had.
+    has_looked_again: bool,
     /// Its bytes, once it is there.
     length: Option<u64>,
 }
@@ -75,9 +78,10 @@ impl Storage {
     }
 
     fn begin_piece(&mut self, id: u64, block: BlockId, effects: &mut Vec<Effect>) {
-        let ticket = self.ticket(Pending::Piece { assembly: id });
+        let ticket = self.works.begin(Pending::Piece { assembly: id });
         if let Some(assembly) = self.assemblies.get_mut(&id) {
-            assembly.pieces.push(Piece { ticket, block, rest: None, length: None });
+            let piece = Piece { ticket, block, rest: None, has_looked_again: false, length: None };
+            assembly.pieces.push(piece);
             effects.push(Effect::Read { ticket, block, form: Form::Kept });
         }
     }
@@ -93,7 +97,7 @@ impl Storage {
     ) {
         let version = self.membership.version();
         let Some(assembly) = self.assemblies.get_mut(&id) else {
-            self.pending.remove(&ticket);
+            self.works.end(ticket);
             if result.is_ok() {
                 effects.push(Effect::Discard { ticket });
             }
@@ -103,20 +107,22 @@ impl Storage {
         let found = match result {
             Ok(found) => found,
             Err(error) => {
-                // Who knows no ring does not know whom to ask, and so not that nobody has it.
-                let knows_all = version != RingVersion(0);
-                let sources = piece.rest.take().unwrap_or_else(|| Sources {
-                    nodes: self.membership.others_with(piece.block),
-                    has_silent: error != ReadError::NotFound || !knows_all,
+                let block = piece.block;
+                let is_own_read = piece.rest.is_none();
+                let sources = piece.rest.take().unwrap_or_else(|| {
+                    let (nodes, is_complete) = self.membership.others_with(block);
+                    Sources { nodes, has_silent: error != ReadError::NotFound || !is_complete }
                 });
                 piece.rest = Some(Sources::default());
-                let block = piece.block;
+                if is_own_read && error == ReadError::Damaged {
+                    self.damaged(now, block, None);
+                }
                 let fetched = self.fetches.begin(now, ticket, block, sources, version, effects);
-                return self.fetched(fetched, effects);
+                return self.fetched(now, fetched, effects);
             }
         };
         piece.length = Some(found.block_length);
-        self.pending.remove(&ticket);
+        self.works.end(ticket);
         if assembly.manifest.is_some() {
             return self.continue_assembly(id, effects);
         }
@@ -194,7 +200,7 @@ impl Storage {
             if piece.length.is_some() {
                 effects.push(Effect::Discard { ticket: piece.ticket });
             } else if self.fetches.cancel(piece.ticket) {
-                self.pending.remove(&piece.ticket);
+                self.works.end(piece.ticket);
             }
             // What is being read is discarded when it comes.
         }
@@ -204,20 +210,43 @@ impl Storage {
     /// What fetches ended with.
     pub(super) fn fetched(
         &mut self,
+        now: Instant,
         fetched: impl IntoIterator<Item = FetchFailed>,
         effects: &mut Vec<Effect>,
     ) {
         for FetchFailed { ticket, error } in fetched {
-            let Some(&Pending::Piece { assembly }) = self.pending.get(&ticket) else { continue };
-            self.pending.remove(&ticket);
+            let id = match self.works.get(ticket) {
+                Some(&Pending::Piece { assembly }) => assembly,
+                Some(&Pending::Mend { block }) => {
+                    self.works.end(ticket);
+                    self.mend_failed(now, block, error);
+                    continue;
+                }
+                _ => continue,
+            };
+            if error == FetchError::NotFound && self.look_again(ticket, id, effects) {
+                continue;
+            }
+            self.works.end(ticket);
             let (code, text) = match error {
                 FetchError::NotFound => (ErrorCode::NotFound, "no storage node has the file"),
                 FetchError::Unavailable => {
                     (ErrorCode::Unavailable, "not every node that may hold the file answers")
                 }
             };
-            self.fail_assembly(assembly, code, text, effects);
+            self.fail_assembly(id, code, text, effects);
         }
+    }
+
+    /// Asks this node and all others once more; false where that was done.
+    fn look_again(&mut self, ticket: Ticket, id: u64, effects: &mut Vec<Effect>) -> bool {
+        let assembly = self.assemblies.get_mut(&id);
+        let piece = assembly.and_then(|assembly| assembly.piece(ticket));
+        let Some(piece) = piece.filter(|piece| !piece.has_looked_again) else { return false };
+        piece.has_looked_again = true;
+        piece.rest = None;
+        effects.push(Effect::Read { ticket, block: piece.block, form: Form::Kept });
+        true
     }
 
     /// A block came from another storage node: its bytes go to the edge, which verifies them.
@@ -242,7 +271,10 @@ impl Storage {
             return self.refused_elsewhere(now, request_id, ErrorCode::Unavailable, effects);
         };
         let rest = self.fetches.arrived(request_id);
-        if let Some(&Pending::Piece { assembly }) = self.pending.get(&ticket)
+        if let Some(&Pending::Mend { block }) = self.works.get(ticket) {
+            return self.mend_came(ticket, block, rest, (kind, content), effects);
+        }
+        if let Some(&Pending::Piece { assembly }) = self.works.get(ticket)
             && let Some(assembly) = self.assemblies.get_mut(&assembly)
             && let Some(piece) = assembly.piece(ticket)
         {
@@ -262,6 +294,6 @@ impl Storage {
         let version = self.membership.version();
         let is_absent = code == ErrorCode::NotFound;
         let fetched = self.fetches.refused(now, request_id, is_absent, version, effects);
-        self.fetched(fetched, effects);
+        self.fetched(now, fetched, effects);
     }
 }

@@ -10,29 +10,31 @@ use proptest::prelude::*;
 use proto::digest::Digest;
 use proto::ids::BlockId;
 use proto::status::BlockKind;
-use storage::disk::{Disk, DiskLimits, Put, PutError, ReadError, Stored};
+use storage::disk::{Disk, DiskLimits, Held, Put, PutError, ReadError, Stored, Touch};
 use storage::logic::Ticket;
 
 use crate::files::{Fails, FakeFiles};
 
-const LIMITS: DiskLimits = DiskLimits {
+pub(crate) const LIMITS: DiskLimits = DiskLimits {
     inline_bytes: 1000,
     prepared_bytes: 700,
     file_threads: 1,
     volume_bytes: 6000,
     volume_records: 6,
     volume_files: 2,
+    reserve_bytes: 4096,
+    step_bytes: 1500,
 };
 
 fn folder() -> PathBuf {
     PathBuf::from("/data")
 }
 
-fn open(files: &FakeFiles, limits: DiskLimits) -> Disk {
+pub(crate) fn open(files: &FakeFiles, limits: DiskLimits) -> Disk {
     Disk::open(Arc::new(files.clone()), &folder(), limits).unwrap()
 }
 
-fn new_files() -> FakeFiles {
+pub(crate) fn new_files() -> FakeFiles {
     use node::files::Files;
     let files = FakeFiles::default();
     files.create_dir_all(&folder()).unwrap();
@@ -63,7 +65,8 @@ fn make_put(number: u64) -> Put {
     let content = content(number);
     let kind = if number.is_multiple_of(5) { BlockKind::Manifest } else { BlockKind::Content };
     let block = Digest::of(kind, &content).block_id();
-    Put { ticket: Ticket(number), block, kind, stamp: number, content }
+    let replica_count = (number % 4) as u8;
+    Put { ticket: Ticket(number), block, kind, stamp: number, replica_count, content }
 }
 
 /// Stores and returns the outcomes in the order of the puts.
@@ -80,25 +83,39 @@ fn store(disk: &mut Disk, numbers: &[u64]) -> Vec<Result<Stored, PutError>> {
     done.into_iter().map(|done| done.result).collect()
 }
 
+/// Something that is asked of the disk.
+#[derive(Clone, Debug)]
+enum Op {
+    Put(Vec<u64>),
+    Touch {
+        numbers: Vec<u64>,
+        stamp: u64,
+        replica_count: u8,
+    },
+    Delete(Vec<u64>),
+    /// So many steps of upkeep.
+    Upkeep(usize),
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Put(Vec<u64>),
+    Op(Op),
     Restart,
     PowerLoss {
         seed: u64,
     },
     /// The process is killed: what it wrote is there, synced or not.
-    PutUntilKilled {
-        numbers: Vec<u64>,
+    UntilKilled {
+        ops: Vec<Op>,
         operations: u64,
     },
-    PutUntilPowerLoss {
-        numbers: Vec<u64>,
+    UntilPowerLoss {
+        ops: Vec<Op>,
         operations: u64,
         seed: u64,
     },
-    PutWithRoom {
-        numbers: Vec<u64>,
+    WithRoom {
+        ops: Vec<Op>,
         room: usize,
     },
     Rot {
@@ -108,38 +125,78 @@ enum Step {
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn op() -> impl Strategy<Value = Op> {
     let numbers = || prop::collection::vec(0u64..60, 1..8);
     prop_oneof![
-        6 => numbers().prop_map(Step::Put),
-        1 => Just(Step::Restart),
-        2 => any::<u64>().prop_map(|seed| Step::PowerLoss { seed }),
-        4 => (numbers(), 0u64..40, any::<u64>()).prop_map(|(numbers, operations, seed)| {
-            Step::PutUntilPowerLoss { numbers, operations, seed }
+        6 => numbers().prop_map(Op::Put),
+        2 => (numbers(), 0u64..100, 0u8..5).prop_map(|(numbers, stamp, replica_count)| {
+            Op::Touch { numbers, stamp, replica_count }
         }),
-        2 => (numbers(), 0u64..40).prop_map(|(numbers, operations)| {
-            Step::PutUntilKilled { numbers, operations }
-        }),
-        1 => (numbers(), 0usize..6000).prop_map(|(numbers, room)| {
-            Step::PutWithRoom { numbers, room }
-        }),
-        1 => (any::<usize>(), any::<usize>(), 0u8..8).prop_map(|(file, offset, bit)| {
-            Step::Rot { file, offset, bit }
-        }),
+        4 => numbers().prop_map(Op::Delete),
+        4 => (1usize..6).prop_map(Op::Upkeep),
     ]
 }
 
-/// A second copy in the same batch is as sure as the first.
-fn was_there_or_new(acknowledged: &BTreeMap<u64, bool>, number: u64) -> bool {
-    acknowledged.get(&number).copied().unwrap_or(false)
+fn step() -> impl Strategy<Value = Step> {
+    let ops = || prop::collection::vec(op(), 1..4);
+    prop_oneof![
+        8 => op().prop_map(Step::Op),
+        1 => Just(Step::Restart),
+        2 => any::<u64>().prop_map(|seed| Step::PowerLoss { seed }),
+        6 => (ops(), 0u64..60, any::<u64>()).prop_map(|(ops, operations, seed)| {
+            Step::UntilPowerLoss { ops, operations, seed }
+        }),
+        3 => (ops(), 0u64..60).prop_map(|(ops, operations)| {
+            Step::UntilKilled { ops, operations }
+        }),
+        1 => (ops(), 0usize..6000).prop_map(|(ops, room)| Step::WithRoom { ops, room }),
+    ]
 }
 
-/// What must hold: acknowledged blocks are there, whatever is there is right.
+fn rot() -> impl Strategy<Value = Step> {
+    (any::<usize>(), any::<usize>(), 0u8..8).prop_map(|(file, offset, bit)| Step::Rot {
+        file,
+        offset,
+        bit,
+    })
+}
+
+/// What may be true of a block. [`Model::check`] finds out which.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Whether it is there.
+    may_be_there: bool,
+    may_be_gone: bool,
+    stamp: (u64, u64),
+    replica_count: (u8, u8),
+}
+
+impl Known {
+    fn gone() -> Known {
+        Known { may_be_gone: true, ..Known::default() }
+    }
+
+    fn is_there(&self) -> bool {
+        self.may_be_there && !self.may_be_gone
+    }
+
+    /// It is raised, or may be.
+    fn raise(&mut self, stamp: u64, replica_count: u8, is_sure: bool) {
+        self.stamp.1 = self.stamp.1.max(stamp);
+        self.replica_count.1 = self.replica_count.1.max(replica_count);
+        if is_sure {
+            self.stamp.0 = self.stamp.0.max(stamp);
+            self.replica_count.0 = self.replica_count.0.max(replica_count);
+        }
+    }
+}
+
+/// What must hold: acknowledged blocks are there, deleted ones are not, stamps never fall, whatever
+/// is there is right.
 struct Model {
     files: FakeFiles,
     disk: Disk,
-    /// Whether the block was acknowledged and nothing rotted since.
-    acknowledged: BTreeMap<u64, bool>,
+    known: BTreeMap<BlockId, Known>,
     has_rotted: bool,
 }
 
@@ -147,7 +204,12 @@ impl Model {
     fn new() -> Model {
         let files = new_files();
         let disk = open(&files, LIMITS);
-        Model { files, disk, acknowledged: BTreeMap::new(), has_rotted: false }
+        let known = (0..60).map(|number| (put(number).block, Known::gone())).collect();
+        Model { files, disk, known, has_rotted: false }
+    }
+
+    fn known(&mut self, number: u64) -> &mut Known {
+        self.known.get_mut(&put(number).block).unwrap()
     }
 
     fn put(&mut self, numbers: &[u64]) -> Vec<Result<Stored, PutError>> {
@@ -157,20 +219,83 @@ impl Model {
         let results = store(&mut self.disk, numbers);
         let mut stored = 0;
         for ((&number, result), was_there) in numbers.iter().zip(&results).zip(before) {
+            let Put { stamp, replica_count, .. } = put(number);
+            let known = self.known(number);
             match result {
                 Ok(it) => {
                     assert!(it.was_present || !was_there);
                     stored += u64::from(!it.was_present && !was_there);
-                    // A block that was present may have rotted where nothing reads it yet.
-                    let is_sure = !it.was_present || was_there_or_new(&self.acknowledged, number);
-                    self.acknowledged.insert(number, is_sure);
+                    if known.is_there() || was_there {
+                        known.raise(stamp, replica_count, true);
+                    } else {
+                        let (stamp, replica_count) =
+                            ((stamp, stamp), (replica_count, replica_count));
+                        *known =
+                            Known { may_be_there: true, may_be_gone: false, stamp, replica_count };
+                    }
                 }
-                Err(PutError::DiskFull | PutError::Failed) => assert!(!was_there),
+                Err(PutError::DiskFull | PutError::Failed) => {
+                    if !known.may_be_there {
+                        known.stamp = (stamp, stamp);
+                        known.replica_count = (replica_count, replica_count);
+                    }
+                    known.may_be_there = true;
+                    known.raise(stamp, replica_count, false);
+                }
                 Err(other) => panic!("{other}"),
             }
         }
         assert_eq!(reader.counters().put_count - counters.put_count, stored);
         results
+    }
+
+    fn touch(&mut self, numbers: &[u64], stamp: u64, replica_count: u8) {
+        let touches = numbers.iter().map(|&number| {
+            let block = put(number).block;
+            Touch { block, stamp, replica_count }
+        });
+        let touched = self.disk.touch(touches.collect());
+        let reader = self.disk.reader();
+        for (&number, is_raised) in numbers.iter().zip(touched) {
+            let is_there = reader.contains(put(number).block);
+            assert!(is_there || !is_raised);
+            if is_there {
+                self.known(number).raise(stamp, replica_count, is_raised);
+            }
+        }
+    }
+
+    fn delete(&mut self, numbers: &[u64]) -> Result<u64, PutError> {
+        let blocks: Vec<BlockId> = numbers.iter().map(|&number| put(number).block).collect();
+        let deleted = self.disk.delete(&blocks);
+        for &number in numbers {
+            let known = self.known(number);
+            known.may_be_gone = true;
+            if deleted.is_ok() {
+                *known = Known::gone();
+            }
+        }
+        deleted
+    }
+
+    fn op(&mut self, op: &Op) {
+        match op {
+            Op::Put(numbers) => {
+                self.put(numbers);
+            }
+            Op::Touch { numbers, stamp, replica_count } => {
+                self.touch(numbers, *stamp, *replica_count);
+            }
+            Op::Delete(numbers) => {
+                // Where it failed the model knows less.
+                let _ = self.delete(numbers);
+            }
+            Op::Upkeep(count) => {
+                for _ in 0..*count {
+                    self.disk.upkeep();
+                }
+            }
+        }
     }
 
     fn restart(&mut self) {
@@ -187,27 +312,31 @@ impl Model {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Put(numbers) => {
+            Step::Op(Op::Put(numbers)) => {
                 let results = self.put(numbers);
                 assert!(results.iter().all(Result::is_ok), "{results:?}");
             }
+            Step::Op(Op::Delete(numbers)) => assert!(self.delete(numbers).is_ok()),
+            Step::Op(op) => self.op(op),
             Step::Restart => self.restart(),
             Step::PowerLoss { seed } => self.lose_power(*seed),
-            Step::PutUntilPowerLoss { numbers, operations, seed } => {
+            Step::UntilPowerLoss { ops, operations, seed } => {
                 self.files.fail_after(*operations);
-                self.put(numbers);
+                ops.iter().for_each(|op| self.op(op));
                 self.lose_power(*seed);
             }
-            Step::PutUntilKilled { numbers, operations } => {
+            Step::UntilKilled { ops, operations } => {
                 self.files.fail_after(*operations);
-                self.put(numbers);
+                ops.iter().for_each(|op| self.op(op));
                 self.files.stop_failing();
                 self.restart();
             }
-            Step::PutWithRoom { numbers, room } => {
+            Step::WithRoom { ops, room } => {
                 self.files.limit_room(Some(*room));
-                self.put(numbers);
-                self.check();
+                for op in ops {
+                    self.op(op);
+                    self.check();
+                }
                 self.files.limit_room(None);
             }
             Step::Rot { file, offset, bit } => {
@@ -219,8 +348,6 @@ impl Model {
                 if length > 0 {
                     self.files.flip_bit(name, offset % length, *bit);
                     self.has_rotted = true;
-                    // Which blocks it hits is the disk's matter: none is promised from here on.
-                    self.acknowledged.values_mut().for_each(|is_sure| *is_sure = false);
                 }
             }
         }
@@ -233,47 +360,88 @@ impl Model {
         let mut bytes = 0;
         for number in 0..60 {
             let put = put(number);
-            let is_there = reader.contains(put.block);
-            assert_eq!(reader.presence(&[put.block]), [u8::from(is_there)]);
-            let is_sure = self.acknowledged.get(&number) == Some(&true);
+            let held = reader.held(put.block);
+            assert_eq!(reader.presence(&[put.block]), [u8::from(held.is_some())]);
+            let known = &self.known[&put.block];
             match reader.read(put.block) {
                 Ok(block) => {
-                    assert!(is_there);
                     assert_eq!(block.content, put.content);
                     assert_eq!(block.kind, put.kind);
+                    let held = held.unwrap();
+                    assert_eq!((held.kind, held.length as usize), (put.kind, put.content.len()));
                     if !self.has_rotted {
-                        // Whoever was told that it is there may rely on it.
-                        self.acknowledged.insert(number, true);
+                        assert!(known.may_be_there, "{number} is back");
+                        let (stamp, replica_count) = (known.stamp, known.replica_count);
+                        assert!((stamp.0..=stamp.1).contains(&held.stamp), "{held:?} {known:?}");
+                        let replicas = replica_count.0..=replica_count.1;
+                        assert!(replicas.contains(&held.replica_count), "{held:?} {known:?}");
                     }
                     present += 1;
                     bytes += put.content.len() as u64;
                 }
-                Err(ReadError::NotFound) => assert!(!is_there && !is_sure, "{number} is lost"),
+                Err(ReadError::NotFound) => {
+                    assert!(held.is_none());
+                    assert!(known.may_be_gone || self.has_rotted, "{number} is lost");
+                }
                 Err(ReadError::Damaged) => {
-                    assert!(is_there && !is_sure, "{number} is damaged");
+                    assert!(held.is_some() && self.has_rotted, "{number} is damaged");
                     assert!(!reader.contains(put.block), "a damaged block can be stored again");
                 }
                 Err(ReadError::Failed | ReadError::Range) => panic!("nothing fails here"),
             }
+            // Whoever was told may rely on it.
+            let known = match reader.held(put.block) {
+                Some(Held { stamp, replica_count, .. }) => Known {
+                    may_be_there: true,
+                    may_be_gone: false,
+                    stamp: (stamp, stamp),
+                    replica_count: (replica_count, replica_count),
+                },
+                None => Known::gone(),
+            };
+            self.known.insert(put.block, known);
         }
-        // Equal contents under equal kinds are one block.
-        let distinct: std::collections::BTreeSet<BlockId> = (0..60)
-            .map(|number| put(number).block)
-            .filter(|&block| reader.contains(block))
-            .collect();
+        let listed = reader.list(None, 100);
+        let there = self.known.iter().filter(|(_, known)| known.is_there());
+        assert!(listed.iter().map(|held| held.block).eq(there.map(|(&block, _)| block)));
         let counters = reader.counters();
         let (block_count, block_bytes) = (counters.block_count, counters.block_bytes);
-        assert_eq!(block_count, distinct.len() as u64);
+        // Equal contents under equal kinds are one block.
+        assert_eq!(block_count, listed.len() as u64);
         assert!(block_count <= present && block_bytes <= bytes);
+    }
+
+    /// Compacts all that there is to compact.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if !self.disk.upkeep() {
+                return;
+            }
+        }
+        panic!("upkeep has no end");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn what_was_acknowledged_survives_and_nothing_wrong_is_served(
-        steps in prop::collection::vec(step(), 1..25)
+    fn what_was_acknowledged_survives_what_was_deleted_does_not_and_stamps_never_fall(
+        steps in prop::collection::vec(step(), 1..30)
+    ) {
+        let mut model = Model::new();
+        for step in &steps {
+            model.step(step);
+        }
+        model.settle();
+        model.check();
+        model.restart();
+        model.check();
+    }
+
+    #[test]
+    fn nothing_wrong_is_served_whatever_rots(
+        steps in prop::collection::vec(prop_oneof![4 => step(), 1 => rot()], 1..30)
     ) {
         let mut model = Model::new();
         for step in &steps {
@@ -311,6 +479,38 @@ fn wherever_the_power_fails_the_acknowledged_blocks_are_there() {
     assert!(torn > 0 && lost > 10, "{torn} {lost}");
 }
 
+/// Puts and deletes of few blocks, and the power fails during compaction again and again.
+#[test]
+fn compaction_that_is_interrupted_brings_nothing_back_and_loses_nothing() {
+    for seed in 0..60 {
+        let mut rng = Rng::with_seed(seed);
+        let mut model = Model::new();
+        for _ in 0..40 {
+            let mut some = |most: usize| -> Vec<u64> {
+                (0..rng.usize(1..most)).map(|_| rng.u64(0..24)).collect()
+            };
+            let (stored, raised, deleted) = (some(12), some(6), some(16));
+            assert!(model.put(&stored).iter().all(Result::is_ok));
+            model.touch(&raised, rng.u64(0..100), rng.u8(0..5));
+            assert!(model.delete(&deleted).is_ok());
+            model.files.fail_after(rng.u64(0..40));
+            for _ in 0..rng.usize(0..5) {
+                model.disk.upkeep();
+            }
+            if rng.bool() {
+                model.lose_power(rng.u64(..));
+            } else {
+                model.files.stop_failing();
+                model.restart();
+            }
+            model.check();
+        }
+        model.settle();
+        model.restart();
+        model.check();
+    }
+}
+
 #[test]
 fn one_sync_makes_many_small_blocks_durable() {
     let files = new_files();
@@ -336,6 +536,43 @@ fn a_block_is_stored_once() {
 }
 
 #[test]
+fn what_is_here_is_raised_with_one_sync_and_only_where_it_rises() {
+    let files = new_files();
+    let mut disk = open(&files, DiskLimits::default());
+    store(&mut disk, &[1, 2, 3]);
+    let absent = put(4).block;
+    let touch = |number: u64, stamp, replica_count| Touch {
+        block: put(number).block,
+        stamp,
+        replica_count,
+    };
+    let syncs = files.syncs();
+    let items = vec![touch(1, 9, 0), touch(2, 0, 4), Touch { block: absent, ..touch(1, 9, 9) }];
+    assert_eq!(disk.touch(items.clone()), [true, true, false]);
+    assert_eq!(files.syncs() - syncs, 1);
+    assert_eq!(disk.touch(items), [true, true, false]);
+    assert_eq!(disk.touch(vec![touch(3, 3, 3), touch(1, 5, 1)]), [true, true]);
+    assert_eq!(files.syncs() - syncs, 1, "neither rises");
+    let mut again = put(1);
+    (again.stamp, again.replica_count) = (20, 0);
+    assert_eq!(disk.store(vec![again])[0].result, Ok(Stored { was_present: true }));
+    assert_eq!(files.syncs() - syncs, 2);
+    drop(disk);
+    let reader = open(&files, DiskLimits::default()).reader();
+    let told = |number: u64| {
+        let held = reader.held(put(number).block).unwrap();
+        (held.stamp, held.replica_count)
+    };
+    assert_eq!([told(1), told(2), told(3)], [(20, 1), (2, 4), (3, 3)]);
+    assert_eq!(reader.held(absent), None);
+    let all = reader.list(None, 10);
+    assert_eq!(all.len(), 3);
+    assert!(all.is_sorted_by_key(|held| held.block));
+    assert_eq!(reader.list(None, 2), all[..2]);
+    assert_eq!(reader.list(Some(all[0].block), 9), all[1..]);
+}
+
+#[test]
 fn bytes_of_another_block_are_refused_before_anything_is_written() {
     let files = new_files();
     let mut disk = open(&files, LIMITS);
@@ -352,7 +589,8 @@ fn bytes_of_another_block_are_refused_before_anything_is_written() {
     }
     let content = vec![0; proto::limits::BLOCK_BYTES + 1];
     let block = Digest::of(BlockKind::Content, &content).block_id();
-    let large = Put { ticket: Ticket(0), block, kind: BlockKind::Content, stamp: 0, content };
+    let kind = BlockKind::Content;
+    let large = Put { ticket: Ticket(0), block, kind, stamp: 0, replica_count: 0, content };
     assert_eq!(disk.store(vec![large])[0].result, Err(PutError::TooLarge));
     assert_eq!(files.syncs(), syncs);
 }
@@ -468,6 +706,7 @@ fn a_damaged_block_is_counted_and_can_be_stored_again() {
     let counters = disk.reader().counters();
     assert_eq!({ counters.damaged_count }, 1);
     // A restart does not bring it back from a table, and does not lose the others.
+    disk.upkeep();
     drop(disk);
     let mut disk = open(&files, LIMITS);
     assert!(!disk.reader().contains(put(victim).block));

@@ -81,7 +81,8 @@ impl State {
     }
 
     fn used(&self) -> usize {
-        self.inodes.values().map(|inode| inode.present.len()).sum()
+        let named = self.present.values().flatten().filter_map(|inode| self.inodes.get(inode));
+        named.map(|inode| inode.present.len()).sum()
     }
 }
 
@@ -157,6 +158,11 @@ impl FakeFiles {
     pub(crate) fn limit_room(&self, more: Option<usize>) {
         let mut state = self.lock();
         state.room = more.map(|more| state.used() + more);
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> usize {
+        self.lock().used()
     }
 
     pub(crate) fn syncs(&self) -> u64 {

@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is the report of a test")]
 
+mod compaction;
 mod disk;
 mod files;
 mod node;
+mod registers;
+mod ring;
 mod service;
+mod world;

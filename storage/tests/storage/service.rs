@@ -14,7 +14,10 @@ use node::stop::Stop;
 use proto::digest::Digest;
 use proto::ids::{BlockId, ClusterId, Incarnation, NodeId, RequestId};
 use proto::messages::file::{BlockContent, BlockGet, BlockPut, BlockStored};
-use proto::messages::node::{NodeRegister, NodeRegistered, RingMember, RingQuery, RingReply};
+use proto::messages::node::{
+    NodeRegister, NodeRegistered, RingMember, RingQuery, RingReply, StorageReport, StorageTold,
+};
+use proto::messages::register::{RegisterRead, RegisterValue, RegisterWrite, RegisterWritten};
 use proto::record::{Message, Record, encode, set_request_id};
 use proto::status::{BlockKind, Role};
 use proto::time::{Duration, Instant};
@@ -103,6 +106,10 @@ fn answer(
         *member = Some((item, address));
         return encode(&NodeRegistered::default(), &[b""]);
     }
+    if asked.message_type() == StorageReport::TYPE {
+        let told = StorageTold { ring_version: 1, lease_ms: 10_000, ..StorageTold::default() };
+        return encode(&told, &[]);
+    }
     assert_eq!(asked.message_type(), RingQuery::TYPE);
     let (item, address) = member.as_ref().unwrap();
     let reply = RingReply {
@@ -111,7 +118,7 @@ fn answer(
         replica_count: 1,
         ..RingReply::default()
     };
-    encode(&reply, &[bytes_of(&[*item]), address.as_bytes()])
+    encode(&reply, &[bytes_of(&[*item]), address.as_bytes(), &[], &[], &[]])
 }
 
 /// A storage node in threads of this process.
@@ -237,4 +244,42 @@ fn a_node_keeps_what_it_acknowledged_over_a_restart() {
     let _started = Started::new(folder.path(), &master);
     let address = master.registered.recv().unwrap();
     get_all(&mut Client::new(&address), &blocks);
+}
+
+#[test]
+fn a_node_keeps_registers_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let master = Master::start();
+    let started = Started::new(folder.path(), &master);
+    let mut client = Client::new(&master.registered.recv().unwrap());
+    let value = |address: u64| address.to_string().repeat(address as usize % 30);
+    let writes = (0..300).map(|address| {
+        let write = RegisterWrite {
+            register_address: address,
+            ring_version: 1,
+            sequence: 1 + address,
+            ..RegisterWrite::default()
+        };
+        encode(&write, &[value(address).as_bytes()])
+    });
+    let writes: Vec<_> = writes.collect();
+    let written =
+        client.ask(&writes, |record| Some(record.read::<RegisterWritten>().ok()?.register_address));
+    assert_eq!(written, (0..300).collect::<Vec<u64>>());
+    started.end();
+    let started = Started::new(folder.path(), &master);
+    let mut client = Client::new(&master.registered.recv().unwrap());
+    let reads = (0..301).map(|address| {
+        let register_address = address;
+        let read = RegisterRead { register_address, ring_version: 1, ..RegisterRead::default() };
+        encode(&RegisterRead { wants_value: 1, ..read }, &[])
+    });
+    let reads: Vec<_> = reads.collect();
+    let found = client.ask(&reads, |record| {
+        let (head, [value]) = record.open::<RegisterValue, 1>().ok()?;
+        Some((head.sequence, String::from_utf8(value.to_vec()).unwrap()))
+    });
+    let expected = (0..300).map(|address| (1 + address, value(address)));
+    assert_eq!(found, expected.chain([(0, String::new())]).collect::<Vec<_>>());
+    started.end();
 }
