@@ -15,13 +15,15 @@ use proto::time::Duration;
 use crate::completion::{Pending, completion};
 use crate::error::ClientError;
 use crate::logic::answers::{
-    Answer, DescribedJob, JobSummary, KeyValue, NodeSummary, OutcomeRun, RingAnswer, SegmentTasks,
+    Answer, DescribedJob, JobSummary, KeyValue, NodeSummary, OutcomeRun, SegmentTasks,
 };
 use crate::logic::files::{FilePlan, FilePlanner};
 use crate::logic::jobs::{
     Change, Compare, JobSelector, Request, Submission, Until, Write as KeyWrite,
 };
-use crate::logic::transfer::{GetId, Pin, PutReport};
+use crate::logic::registers::{Found, RegisterRequest};
+use crate::logic::rings::RingAnswer;
+use crate::logic::transfer::{GetId, PutReport, PutTerms};
 use crate::service::{Command, ServiceHandle, Sink, StreamItem};
 use crate::source::{LocalFile, Memory, Source, plan_file};
 
@@ -48,6 +50,9 @@ pub struct Page<T, N> {
 pub struct Client {
     service: ServiceHandle,
     patience: Duration,
+    /// Who writes registers: another one at each start, because its writes are counted.
+    writer: u128,
+    terms: PutTerms,
 }
 
 impl Client {
@@ -58,12 +63,22 @@ impl Client {
     /// [`ClientError::Network`] and [`ClientError::Start`] where the process gets no socket, no
     /// thread or no randomness.
     pub fn connect(addresses: Vec<String>) -> Result<Client, ClientError> {
-        Ok(Client { service: ServiceHandle::start(addresses)?, patience: PATIENCE })
+        let writer = node::random::bits().map_err(ClientError::Start)?;
+        let service = ServiceHandle::start(addresses)?;
+        Ok(Client { service, patience: PATIENCE, writer, terms: PutTerms::default() })
     }
 
-    /// How long the masters are asked before they count as unreachable.
+    /// How long the masters are asked before they count as unreachable, and the replicas of a
+    /// register before they count as that.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// How many replicas what is stored from now on gets: 1 to [`proto::limits::REPLICAS`], or one
+    /// on each node where there are fewer nodes; 0 for the cluster's default. What is on storage
+    /// already gets them, too, and never fewer than it has been given before.
+    pub fn set_replicas(&mut self, replica_count: u8) {
+        self.terms.replica_count = replica_count;
     }
 
     /// Begins a request to the masters.
@@ -254,14 +269,21 @@ impl Client {
         }
     }
 
-    pub(crate) fn begin_put(
-        &self,
-        plan: FilePlan,
-        source: Box<dyn Source>,
-        pin: Pin,
-    ) -> Begun<PutReport> {
+    pub(crate) fn begin_register(&self, address: u64, request: RegisterRequest) -> Begun<Found> {
         let (reply, pending) = completion();
-        let _ = self.service.tell(Command::Put { plan, source, pin, reply });
+        let patience = self.patience;
+        let _ = self.service.tell(Command::Register { address, request, patience, reply });
+        pending
+    }
+
+    pub(crate) fn writer(&self) -> u128 {
+        self.writer
+    }
+
+    pub(crate) fn begin_put(&self, plan: FilePlan, source: Box<dyn Source>) -> Begun<PutReport> {
+        let (reply, pending) = completion();
+        let terms = self.terms;
+        let _ = self.service.tell(Command::Put { plan, source, terms, reply });
         pending
     }
 
@@ -277,7 +299,7 @@ impl Client {
         let content = content.into();
         let plan = FilePlanner::plan(&content)?;
         let file = plan.file;
-        Ok((file, self.begin_put(plan, Box::new(Memory(content)), Pin::default())))
+        Ok((file, self.begin_put(plan, Box::new(Memory(content)))))
     }
 
     /// Stores bytes as a file. When this returns, as many nodes as there are replicas have it
@@ -303,7 +325,7 @@ impl Client {
         let plan = plan_file(path)?;
         let (file, length) = (plan.file, plan.length);
         let source = Box::new(LocalFile(path.to_owned()));
-        Ok((file, length, self.begin_put(plan, source, Pin::default())))
+        Ok((file, length, self.begin_put(plan, source)))
     }
 
     /// Stores a file of this machine; see [`Client::put_bytes`].

@@ -13,6 +13,7 @@ use proto::tree::TreeError;
 
 use crate::completion::Closed;
 use crate::logic::jobs::NotSendable;
+use crate::logic::registers::RegisterError;
 use crate::logic::session::CallFailure;
 use crate::logic::transfer::TransferError;
 
@@ -34,6 +35,9 @@ pub enum ClientError {
     /// Storing or fetching failed.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// An operation on a register failed.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
     /// A file on this machine cannot be read or written.
     #[error("{operation} {}", path.display())]
     File {

@@ -14,6 +14,8 @@
 //!   what they used, [`survey`] and [`Client::storage`] ask the nodes themselves how they are.
 //! - [`Client::change`] holds, releases and forgets jobs; [`Client::retry`] makes a submission of the
 //!   tasks of a job that failed.
+//! - [`Client::register_read`] and [`Client::register_write`] are shared memory: registers that many
+//!   clients read and write.
 //! - [`find`] says which cluster is meant.
 //!
 //! ```no_run
@@ -50,7 +52,9 @@ pub mod logic;
 mod names;
 mod nodes;
 mod outputs;
+mod registers;
 mod retry;
+mod ring;
 mod sections;
 mod service;
 mod source;
@@ -63,7 +67,7 @@ pub use completion::{Closed, Pending};
 pub use error::ClientError;
 pub use explain::Explained;
 pub use live::{Activities, FollowEvent, JobLogs, TaskEnded, TaskFollow, WorkerPlace, Workers};
-pub use local::FileProgress;
+pub use local::{FileProgress, Stored};
 pub use names::Named;
 pub use nodes::{NodeState, StorageState, survey};
 pub use outputs::{OutputAt, Outputs, output_length, output_path, owned_output};

@@ -11,11 +11,20 @@ use proto::time::Duration;
 
 use crate::blocking::Client;
 use crate::error::ClientError;
-use crate::logic::transfer::Pin;
+use crate::logic::transfer::PutReport;
 use crate::source::{LocalFile, Source, plan_file};
 
 /// How often it is told how far storing is.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
+
+/// Something of this machine that was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is called there.
+    pub pointer: Pointer,
+    /// What of it was there before, and what was sent.
+    pub report: PutReport,
+}
 
 /// How far storing or fetching one file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +45,16 @@ impl Client {
         &self,
         path: &Path,
         progress: &mut dyn FnMut(FileProgress),
-    ) -> Result<Pointer, ClientError> {
+    ) -> Result<Stored, ClientError> {
         let plan = plan_file(path)?;
         let (file, whole) = (plan.file, plan.length);
         let sent = Arc::new(AtomicU64::new(0));
         let source = Counted { source: LocalFile(path.to_owned()), read: Arc::clone(&sent) };
-        let mut begun = self.begin_put(plan, Box::new(source), Pin::default());
+        let mut begun = self.begin_put(plan, Box::new(source));
         loop {
             if let Some(stored) = begun.wait_for(TOLD_EVERY)? {
-                stored?;
-                return Ok(Pointer { is_tree: false, file, length: whole });
+                let pointer = Pointer { is_tree: false, file, length: whole };
+                return Ok(Stored { pointer, report: stored? });
             }
             // Blocks that are sent to several nodes are read for each.
             let done = sent.load(Ordering::Relaxed).min(whole);

@@ -67,16 +67,7 @@ pub fn survey(addresses: &[String]) -> Result<Vec<NodeState>, ClientError> {
         let waited = direct.now().since(began);
         return Err(CallFailure::Unreachable { waited, last: None }.into());
     };
-    let request = encode(&TelemetrySnapshotRequest::default(), &[]);
-    let mut statuses: Vec<Option<String>> = vec![None; nodes.len()];
-    direct.ask(questions(&nodes, &request), &mut |at, heard| {
-        if let (Heard::Record(record), Some(status)) = (heard, statuses.get_mut(at))
-            && is_of(record, &nodes[at])
-        {
-            *status = read_status(record).ok();
-        }
-        Took::<()>::All
-    });
+    let statuses = ask_statuses(&mut direct, &nodes);
     let is_storage = |node: &&NodeSummary| node.role == Role::Storage;
     let storage_nodes: Vec<NodeSummary> = nodes.iter().filter(is_storage).cloned().collect();
     let spaces = ask_storage(&mut direct, &storage_nodes);
@@ -89,6 +80,20 @@ pub fn survey(addresses: &[String]) -> Result<Vec<NodeState>, ClientError> {
         status,
     });
     Ok(states.collect())
+}
+
+fn ask_statuses(direct: &mut Direct, nodes: &[NodeSummary]) -> Vec<Option<String>> {
+    let request = encode(&TelemetrySnapshotRequest::default(), &[]);
+    let mut statuses: Vec<Option<String>> = vec![None; nodes.len()];
+    direct.ask(questions(nodes, &request), &mut |at, heard| {
+        if let (Heard::Record(record), Some(status)) = (heard, statuses.get_mut(at))
+            && is_of(record, &nodes[at])
+        {
+            *status = read_status(record).ok();
+        }
+        Took::<()>::All
+    });
+    statuses
 }
 
 fn ask_storage(direct: &mut Direct, nodes: &[NodeSummary]) -> Vec<Option<StorageState>> {
@@ -121,6 +126,15 @@ impl Client {
             Took::<()>::All
         });
         Ok(answering)
+    }
+
+    /// What these nodes published of themselves last, a JSON object each, which is empty where that
+    /// is nothing yet; `None` for one that does not answer.
+    ///
+    /// # Errors
+    /// As [`Client::answering`].
+    pub fn statuses(&self, nodes: &[NodeSummary]) -> Result<Vec<Option<String>>, ClientError> {
+        Ok(ask_statuses(&mut Direct::new()?, nodes))
     }
 
     /// Takes a worker, balancer or storage node that left for good out of the roster, in the

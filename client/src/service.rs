@@ -25,8 +25,9 @@ use crate::logic::answers::Answer;
 use crate::logic::client::{Client, Done};
 use crate::logic::files::{BlockSource, FilePlan};
 use crate::logic::jobs::Request;
+use crate::logic::registers::{Found, OperationId, RegisterRequest};
 use crate::logic::session::{CallId, NotCalled};
-use crate::logic::transfer::{GetId, Output, Pin, PutId, PutReport, TransferError};
+use crate::logic::transfer::{GetId, Output, PutId, PutReport, PutTerms, TransferError};
 use crate::source::Source;
 
 /// Commands that wait for the thread; who sends more waits.
@@ -78,7 +79,7 @@ pub(crate) enum Command {
     Put {
         plan: FilePlan,
         source: Box<dyn Source>,
-        pin: Pin,
+        terms: PutTerms,
         reply: Completer<Result<PutReport, ClientError>>,
     },
     GetBlock {
@@ -92,6 +93,12 @@ pub(crate) enum Command {
         range: Range<u64>,
         length: Option<u64>,
         sink: Sink,
+    },
+    Register {
+        address: u64,
+        request: RegisterRequest,
+        patience: Duration,
+        reply: Completer<Result<Found, ClientError>>,
     },
     /// Bytes of a stream were used up.
     Consumed(GetId, u64),
@@ -107,6 +114,7 @@ impl std::fmt::Debug for Command {
             Command::Put { .. } => "Put",
             Command::GetBlock { .. } => "GetBlock",
             Command::GetFile { .. } => "GetFile",
+            Command::Register { .. } => "Register",
             Command::Consumed(..) => "Consumed",
             Command::Abandon(_) => "Abandon",
             Command::Stop => "Stop",
@@ -141,6 +149,7 @@ impl ServiceHandle {
             waiting: VecDeque::new(),
             puts: BTreeMap::new(),
             gets: BTreeMap::new(),
+            registers: BTreeMap::new(),
             effects: Vec::new(),
             buffer: Vec::new(),
         };
@@ -193,6 +202,7 @@ struct Service {
     waiting: VecDeque<WaitingCall>,
     puts: BTreeMap<PutId, Storing>,
     gets: BTreeMap<GetId, Sink>,
+    registers: BTreeMap<OperationId, Completer<Result<Found, ClientError>>>,
     effects: Vec<NetworkEffect>,
     /// The block that is being read from a source.
     buffer: Vec<u8>,
@@ -254,9 +264,9 @@ impl Service {
                 self.waiting.push_back(WaitingCall { request, patience, since: now, reply });
                 self.send_waiting(now);
             }
-            Command::Put { plan, source, pin, reply } => {
+            Command::Put { plan, source, terms, reply } => {
                 let blocks = plan.blocks.clone();
-                match self.client.transfer_mut().put(now, blocks, pin, &mut self.effects) {
+                match self.client.transfer_mut().put(now, blocks, terms, &mut self.effects) {
                     Ok(put) => {
                         self.puts.insert(put, Storing { plan, source, reply });
                     }
@@ -272,6 +282,15 @@ impl Service {
                 let transfer = self.client.transfer_mut();
                 let get = transfer.get_file(now, file, range, length, &mut self.effects);
                 self.begin_get(get, sink);
+            }
+            Command::Register { address, request, patience, reply } => {
+                let (transfer, effects) = (self.client.transfer_mut(), &mut self.effects);
+                match transfer.register(now, address, request, patience, effects) {
+                    Ok(operation) => {
+                        self.registers.insert(operation, reply);
+                    }
+                    Err(error) => reply.complete(Err(error.into())),
+                }
             }
             Command::Consumed(get, bytes) => {
                 self.client.transfer_mut().consumed(now, get, bytes, &mut self.effects);
@@ -336,6 +355,11 @@ impl Service {
                     self.send_waiting(now);
                 }
                 Done::Transfer(output) => self.take_output(now, output),
+                Done::Register(ended) => {
+                    if let Some(reply) = self.registers.remove(&ended.operation) {
+                        reply.complete(ended.result.map_err(ClientError::from));
+                    }
+                }
             }
         }
         self.network.flush();

@@ -141,11 +141,11 @@ impl Client {
             progress(*so_far);
         };
         if metadata.is_dir() {
-            let tree = self.put_tree(path, Times::Without, &mut sum)?;
+            let tree = self.put_tree(path, Times::Without, &mut sum)?.pointer;
             return Ok(InputSource::Tree { tree: tree.file, length: tree.length });
         }
         let mut part = |it: FileProgress| sum(TreeProgress { files: 0, bytes: it.done });
-        let Pointer { file, length, .. } = self.put_file_with(path, &mut part)?;
+        let Pointer { file, length, .. } = self.put_file_with(path, &mut part)?.pointer;
         sum(TreeProgress { files: 1, bytes: length });
         let is_executable = metadata.mode() & 0o111 != 0;
         Ok(InputSource::File { file, length, is_executable })

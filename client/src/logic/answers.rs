@@ -8,7 +8,6 @@
 #[path = "answers_tests.rs"]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -20,15 +19,15 @@ use proto::messages::job::{
     TaskOutcome, TaskOutcomes,
 };
 use proto::messages::keyspace::{KeyEntry, KeyResult};
-use proto::messages::node::{NodeEntry, NodeForgotten, RingMember, RingReply};
+use proto::messages::node::{NodeEntry, NodeForgotten, RingChanged};
 use proto::record::{Message, Record, RecordError};
-use proto::ring::{Member, Ring};
 use proto::status::{Cause, JobState, ProgramKind, Role, TaskState};
 use proto::time::Duration;
 use proto::wire::{WireUuid, items_of};
 
 use super::explain::{self, read_reply};
 use super::jobs::{JobSelector, Request};
+use super::rings::{RingAnswer, RingStanding, read_ring, read_ring_status};
 
 /// Records of one listing; a master sends far fewer at a time.
 const LISTED_RECORDS: usize = 100_000;
@@ -156,17 +155,6 @@ pub struct KeyValue {
     pub version: LogIndex,
 }
 
-/// The ring and where its nodes are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RingAnswer {
-    /// Placement.
-    pub ring: Ring,
-    /// Default number of replicas of a file.
-    pub replica_count: usize,
-    /// Addresses of the members.
-    pub addresses: BTreeMap<NodeId, String>,
-}
-
 /// What the masters answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -234,6 +222,15 @@ pub enum Answer {
     },
     /// The ring.
     Ring(RingAnswer),
+    /// A change of the ring is in the log.
+    RingChanged {
+        /// Version of the ring after it.
+        version: RingVersion,
+        /// Log index of the entry.
+        index: LogIndex,
+    },
+    /// How the ring stands.
+    RingStatus(RingStanding),
 }
 
 /// Why an answer is not usable.
@@ -278,6 +275,8 @@ enum Expected {
     Transaction,
     Keys,
     Ring,
+    RingChanged,
+    RingStatus,
 }
 
 /// Puts the records of one answer together.
@@ -310,6 +309,8 @@ impl AnswerReader {
             Request::Transaction { .. } => Expected::Transaction,
             Request::Keys { .. } => Expected::Keys,
             Request::Ring => Expected::Ring,
+            Request::ChangeRing { .. } => Expected::RingChanged,
+            Request::RingStatus => Expected::RingStatus,
         };
         AnswerReader { expected, jobs: Vec::new(), nodes: Vec::new(), keys: Vec::new() }
     }
@@ -364,6 +365,12 @@ impl AnswerReader {
             }
             Expected::Transaction => read_transaction(record)?,
             Expected::Ring => (Answer::Ring(read_ring(record)?), LogIndex(0)),
+            Expected::RingChanged => {
+                let changed: RingChanged = record.read()?;
+                let (version, index) = (RingVersion(changed.ring_version), LogIndex(changed.index));
+                (Answer::RingChanged { version, index }, index)
+            }
+            Expected::RingStatus => (Answer::RingStatus(read_ring_status(record)?), LogIndex(0)),
             Expected::Jobs | Expected::Nodes | Expected::Keys => return self.take_listed(record),
         };
         Ok(Some(whole))
@@ -402,11 +409,11 @@ impl AnswerReader {
     }
 }
 
-fn value<T: Message>(field: &'static str) -> RecordError {
+pub(super) fn value<T: Message>(field: &'static str) -> RecordError {
     RecordError::Value { message_type: T::TYPE, field }
 }
 
-fn text<T: Message>(bytes: &[u8], field: &'static str) -> Result<String, RecordError> {
+pub(super) fn text<T: Message>(bytes: &[u8], field: &'static str) -> Result<String, RecordError> {
     let text = std::str::from_utf8(bytes).map_err(|_| value::<T>(field))?;
     Ok(text.to_owned())
 }
@@ -567,35 +574,4 @@ fn read_key(record: &Record<'_>) -> Result<KeyValue, RecordError> {
     let (entry, [key, value]) = record.open::<KeyEntry, 2>()?;
     let version = LogIndex(entry.version);
     Ok(KeyValue { key: key.to_vec(), value: value.to_vec(), version })
-}
-
-/// Reads a `ring_reply`. For whoever asks the masters by calls of its own.
-///
-/// # Errors
-/// [`RecordError`].
-pub fn read_ring(record: &Record<'_>) -> Result<RingAnswer, RecordError> {
-    let (reply, [items, mut addresses]) = record.open::<RingReply, 2>()?;
-    let wrong = value::<RingReply>;
-    let items = items_of::<RingMember>(items).ok_or(wrong("members"))?;
-    if items.len() > limits::RING_MEMBERS {
-        return Err(wrong("member_count"));
-    }
-    let mut by_node = BTreeMap::new();
-    for item in items {
-        let length = usize::try_from(item.address_length).map_err(|_| wrong("address_length"))?;
-        let (address, rest) = addresses.split_at_checked(length).ok_or(wrong("address_length"))?;
-        addresses = rest;
-        by_node.insert(NodeId::from(item.node_uuid), text::<RingReply>(address, "addresses")?);
-    }
-    if !addresses.is_empty() {
-        return Err(wrong("addresses_length"));
-    }
-    let replica_count = reply.replica_count as usize;
-    if replica_count > limits::RING_MEMBERS {
-        return Err(wrong("replica_count"));
-    }
-    let members = items.iter().map(Member::from).collect();
-    let version = RingVersion(reply.ring_version);
-    let ring = Ring::new(version, reply.partition_count, members).map_err(|_| wrong("members"))?;
-    Ok(RingAnswer { ring, replica_count, addresses: by_node })
 }

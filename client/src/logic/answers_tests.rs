@@ -2,13 +2,17 @@
 
 use proptest::prelude::*;
 use proto::catalogue::MESSAGES;
-use proto::ids::{RequestId, StoreId};
+use proto::ids::RequestId;
 use proto::messages::job::{SegmentQuery, TaskQuery};
 use proto::record::{Records, encode};
+use proto::status::RingAction;
 use proto::wire::{WireUuid, bytes_of};
 
 use super::*;
-use crate::logic::jobs::{Change, Compare, JobSelector, NotSendable, Submission, Until, Write};
+use crate::logic::jobs::{
+    Change, Compare, JobSelector, NotSendable, RingOrder, Submission, Until, Write,
+};
+use crate::logic::rings::tests::{ring_record, status_record};
 
 const JOB: JobId = JobId(7);
 
@@ -53,6 +57,8 @@ fn requests() -> Vec<Request> {
         },
         Request::Keys { prefix: b"name/".to_vec(), after: Vec::new(), limit: 10 },
         Request::Ring,
+        Request::RingStatus,
+        Request::ChangeRing(RingOrder::new(RingAction::Drain, Some(NodeId(8)))),
         Request::Describe(JobSelector::Text("last".to_owned())),
         Request::Change { job: JOB, change: Change::Priority(-2) },
     ]
@@ -145,35 +151,6 @@ fn outcomes_have_neither_gaps_nor_unknown_values() {
     }
 }
 
-fn ring_record(addresses: &[&str], partition_count: u64, rest: &str) -> Vec<u8> {
-    let item = |(at, address): (usize, &&str)| RingMember {
-        node_uuid: WireUuid::new(at as u128 + 1),
-        store_uuid: StoreId(9).to_wire(),
-        weight: 1,
-        zone: 0,
-        address_length: address.len() as u64,
-    };
-    let items: Vec<RingMember> = addresses.iter().enumerate().map(item).collect();
-    let reply =
-        RingReply { ring_version: 3, partition_count, replica_count: 2, ..Default::default() };
-    let text = addresses.concat() + rest;
-    encode(&reply, &[bytes_of(&items), text.as_bytes()])
-}
-
-#[test]
-fn a_ring_is_read_with_its_addresses() {
-    let mut reader = AnswerReader::of(&Request::Ring);
-    let record = ring_record(&["tcp://one:1", "tcp://second:2"], 16, "");
-    let Ok(Some((Answer::Ring(ring), _))) = read(&mut reader, &record) else {
-        panic!("no ring");
-    };
-    assert_eq!((ring.ring.version(), ring.replica_count), (RingVersion(3), 2));
-    assert_eq!(ring.addresses[&NodeId(2)], "tcp://second:2");
-    for wrong in [ring_record(&["a"], 15, ""), ring_record(&["a"], 16, "b")] {
-        assert!(read(&mut reader, &wrong).is_err());
-    }
-}
-
 #[test]
 fn what_no_master_would_take_is_not_sent() {
     let submission = |change: fn(&mut Submission)| {
@@ -209,7 +186,7 @@ fn requests_carry_the_session_or_what_was_seen() {
             })
         };
         assert_eq!(carries(11), request.is_changing(), "{request:?}");
-        if request != Request::Ring {
+        if !matches!(request, Request::Ring | Request::RingStatus) {
             assert_eq!(carries(22), !request.is_changing(), "{request:?}");
         }
         assert_eq!(record.request_id(), RequestId(0));
@@ -246,7 +223,9 @@ fn examples() -> Vec<Vec<u8>> {
         encode(&NodeEntry { role: 3, ..Default::default() }, &[b"tcp://a:1", b"", b"zone"]),
         encode(&KeyResult { is_applied: 1, ..Default::default() }, &[]),
         encode(&KeyEntry::default(), &[b"key", b"value"]),
-        ring_record(&["tcp://one:1", "tcp://two:2"], 16, ""),
+        ring_record(),
+        encode(&RingChanged { ring_version: 4, ..Default::default() }, &[]),
+        status_record(),
         described(&[FileId(5)], b""),
     ]
 }
@@ -293,7 +272,7 @@ fn every_example_is_an_answer_to_something() {
 proptest! {
     #[test]
     fn no_mutation_of_an_answer_panics(
-        example in 0..10usize,
+        example in 0..12usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
         let mut bytes = examples().swap_remove(example);

@@ -11,6 +11,7 @@ use proto::time::{Duration, Instant};
 
 use super::answers::Answer;
 use super::jobs::Request;
+use super::registers;
 use super::session::{CallId, Ended, NotCalled, Session};
 use super::transfer::{Output, Transfer};
 
@@ -24,6 +25,8 @@ pub enum Done {
     Call(Ended),
     /// A transfer needs or did something; never [`Output::FetchRing`].
     Transfer(Output),
+    /// An operation on a register ended.
+    Register(registers::Ended),
 }
 
 /// A client of a cluster. The contract with the embedding loop is that of its parts.
@@ -122,6 +125,9 @@ impl Client {
                 Ok(_) | Err(_) => None,
             };
             self.transfer.ring_answered(now, ring, effects);
+        }
+        if let Some(ended) = self.transfer.next_register() {
+            return Some(Done::Register(ended));
         }
         while let Some(output) = self.transfer.next_output() {
             if output != Output::FetchRing {

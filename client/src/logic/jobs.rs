@@ -14,9 +14,9 @@ use proto::messages::job::{
     TaskQuery,
 };
 use proto::messages::keyspace::{KeyCompare, KeyRange, KeyTransaction, KeyWrite};
-use proto::messages::node::{NodeForget, NodeList, RingQuery};
+use proto::messages::node::{NodeForget, NodeList, RingChange, RingQuery, RingStatusQuery};
 use proto::record::encode;
-use proto::status::{JobChangeKind, ProgramKind};
+use proto::status::{JobChangeKind, ProgramKind, RingAction};
 use proto::wire::{WireUuid, bytes_of};
 
 use super::explain::explain_query;
@@ -140,6 +140,29 @@ pub struct Write {
     pub value: Option<Vec<u8>>,
 }
 
+/// What is changed of the ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingOrder {
+    /// What is done.
+    pub action: RingAction,
+    /// The node; `None` for all, where the action is meant for all.
+    pub node: Option<NodeId>,
+    /// Its weight from now on; `None` for the one that it registered with.
+    pub weight: Option<u32>,
+    /// Its failure zone from now on; `None` for the one that it registered with.
+    pub zone: Option<String>,
+    /// Do it although a change is under way, or although the node that is removed answers.
+    pub is_forced: bool,
+}
+
+impl RingOrder {
+    /// An order for one node, or for all, with nothing special.
+    #[must_use]
+    pub fn new(action: RingAction, node: Option<NodeId>) -> RingOrder {
+        RingOrder { action, node, weight: None, zone: None, is_forced: false }
+    }
+}
+
 /// What a client asks the masters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -240,6 +263,10 @@ pub enum Request {
     },
     /// Tell the ring of storage nodes.
     Ring,
+    /// Change the ring of storage nodes.
+    ChangeRing(RingOrder),
+    /// Tell how the ring stands.
+    RingStatus,
 }
 
 /// A request that no master would take: a length or a count beyond its limit.
@@ -270,14 +297,15 @@ impl Request {
                 | Request::Transaction { .. }
                 | Request::Fold { .. }
                 | Request::ForgetNode { .. }
+                | Request::ChangeRing(_)
         )
     }
 
     /// True where asking a second time under another number is harmless: reading, and what names
-    /// its job or node.
+    /// its job or node. A change of the ring that had its effect would be refused the second time.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
-        !matches!(self, Request::Transaction { .. })
+        !matches!(self, Request::Transaction { .. } | Request::ChangeRing(_))
     }
 
     /// True where the answer may take as long as a job does.
@@ -384,6 +412,8 @@ impl Request {
             }
             // The whole ring is wanted, whatever version is known.
             Request::Ring => Ok(encode(&RingQuery::default(), &[])),
+            Request::ChangeRing(order) => encode_ring_order(order, session),
+            Request::RingStatus => Ok(encode(&RingStatusQuery::default(), &[])),
         }
     }
 }
@@ -403,6 +433,26 @@ fn encode_change(job: JobId, change: Change, session: LogIndex) -> Vec<u8> {
         ..Default::default()
     };
     encode(&change, &[])
+}
+
+fn encode_ring_order(order: &RingOrder, session: LogIndex) -> Result<Vec<u8>, NotSendable> {
+    let zone = order.zone.as_deref().unwrap_or_default();
+    if zone.len() > limits::NAME_BYTES {
+        return Err(NotSendable { what: "the zone" });
+    }
+    if order.weight == Some(0) {
+        return Err(NotSendable { what: "the weight" });
+    }
+    let change = RingChange {
+        action: order.action.to_wire(),
+        node_uuid: order.node.unwrap_or_default().to_wire(),
+        weight: order.weight.unwrap_or(0),
+        is_forced: u8::from(order.is_forced),
+        session_index: session.0,
+        sets_zone: u8::from(order.zone.is_some()),
+        ..Default::default()
+    };
+    Ok(encode(&change, &[zone.as_bytes()]))
 }
 
 fn encode_submission(it: &Submission, session: LogIndex) -> Result<Vec<u8>, NotSendable> {

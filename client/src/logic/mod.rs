@@ -6,6 +6,8 @@ pub mod explain;
 pub mod files;
 pub mod jobs;
 pub mod live;
+pub mod registers;
 pub mod ring_view;
+pub mod rings;
 pub mod session;
 pub mod transfer;

@@ -4,11 +4,11 @@
 //! Deliberately does not ask: whoever owns it does, because a worker asks the masters over links
 //! that it has anyway.
 
-use proto::ids::{NodeId, RingVersion};
-use proto::ring::Placement;
+use proto::ids::{BlockId, NodeId, RingVersion};
+use proto::ring::{CANDIDATE_COUNT, Placement};
 use proto::time::{Duration, Instant};
 
-use super::answers::RingAnswer;
+use super::rings::RingAnswer;
 
 /// Shortest time to the fetch after one that brought nothing new: a node that refuses may know a
 /// version that the asked master has not applied yet.
@@ -64,26 +64,61 @@ impl RingView {
         self.known.as_ref().filter(|_| !self.is_refused)
     }
 
+    /// What is known, also where blocks do not go by it any more.
+    #[must_use]
+    pub fn known(&self) -> Option<&RingAnswer> {
+        self.known.as_ref()
+    }
+
     /// Version of what is known; 0 where nothing is.
     #[must_use]
     pub fn version(&self) -> RingVersion {
         self.known.as_ref().map_or(RingVersion(0), |known| known.ring.version())
     }
 
-    /// Where a node is reached; `None` where the ring does not have it.
+    /// Where a node is reached; `None` where no version of the ring has it.
     #[must_use]
     pub fn address(&self, node: NodeId) -> Option<&str> {
-        self.known.as_ref()?.addresses.get(&node).map(String::as_str)
+        let address = self.known.as_ref()?.addresses.get(&node)?;
+        (!address.is_empty()).then_some(address.as_str())
     }
 
-    /// Owners and candidates of a block with the cluster's replication factor; `None` while there
-    /// is no usable ring.
+    /// Owners and candidates of a block by the newest version, and how many replicas it gets;
+    /// `None` while there is no usable ring. `wanted` is how many it is to have: 0 for the
+    /// cluster's default, else as many as that or as there are nodes.
     #[must_use]
-    pub fn placement(&self, block: proto::ids::BlockId) -> Option<(Placement, usize)> {
+    pub fn placement(&self, block: BlockId, wanted: u8) -> Option<(Placement, usize)> {
         let known = self.usable()?;
-        let replicas = known.replica_count.max(1);
+        let replicas = match wanted {
+            0 => known.replica_count.max(1),
+            wanted => {
+                let members = known.ring.members().iter();
+                usize::from(wanted).min(members.filter(|it| it.weight > 0).count()).max(1)
+            }
+        };
         let partition = known.ring.partition_of(block);
         Some((known.ring.placement(partition, replicas), replicas))
+    }
+
+    /// Where a block may lie, and how many of the first of these nodes own it by the newest
+    /// version; `None` while there is no usable ring.
+    ///
+    /// Behind the owners stand the candidates, and then owners and candidates of the versions that
+    /// are not drained: what took a dead owner's place under one of these may be there alone.
+    #[must_use]
+    pub fn places(&self, block: BlockId) -> Option<(Vec<NodeId>, usize)> {
+        let (newest, replicas) = self.placement(block, 0)?;
+        let owner_count = newest.owners.len();
+        let mut nodes = [newest.owners, newest.candidates].concat();
+        let older = self.usable()?.older.iter().filter(|older| older.holds_blocks);
+        for ring in older.map(|older| &older.ring) {
+            for node in ring.owners(block, replicas + CANDIDATE_COUNT) {
+                if !nodes.contains(&node) {
+                    nodes.push(node);
+                }
+            }
+        }
+        Some((nodes, owner_count))
     }
 
     /// Says that a ring is needed and that none newer than `refused` is known.
@@ -100,6 +135,14 @@ impl RingView {
     /// usable meanwhile.
     pub fn want_refresh(&mut self, now: Instant) {
         if self.fetch == Fetch::No && now >= self.last_fetch + REFRESH_INTERVAL {
+            self.fetch = Fetch::Wanted;
+        }
+    }
+
+    /// Says that the masters are to be asked again: a part of the registers goes by another version
+    /// than what is known says, which may change without a newer version of the ring.
+    pub fn want_again(&mut self) {
+        if self.fetch == Fetch::No {
             self.fetch = Fetch::Wanted;
         }
     }
@@ -136,6 +179,9 @@ impl RingView {
         if is_newer {
             self.known = Some(answer);
             self.was_fruitless = false;
+        } else if answer.ring.version() == self.version() {
+            // Addresses and the versions of registers change without a newer version.
+            self.known = Some(answer);
         }
         is_newer
     }
@@ -145,7 +191,7 @@ impl RingView {
 mod tests {
     use std::collections::BTreeMap;
 
-    use proto::ids::{BlockId, StoreId};
+    use proto::ids::StoreId;
     use proto::ring::{Member, Ring};
 
     use super::*;
@@ -155,18 +201,19 @@ mod tests {
         let members = (1..=4).map(member).collect();
         let ring = Ring::new(RingVersion(version), 16, members).unwrap();
         let addresses = BTreeMap::from([(NodeId(1), "tcp://one".to_owned())]);
-        RingAnswer { ring, replica_count: 2, addresses }
+        let register_versions = vec![RingVersion(version); 16];
+        RingAnswer { ring, older: Vec::new(), replica_count: 2, addresses, register_versions }
     }
 
     #[test]
     fn a_ring_is_fetched_once_and_again_when_it_is_refused() {
         let mut view = RingView::new();
-        assert!(view.placement(BlockId(0)).is_none());
+        assert!(view.placement(BlockId(0), 0).is_none());
         view.want_newer_than(RingVersion(0));
         assert!(view.take_fetch(Instant(0)));
         assert!(!view.take_fetch(Instant(0)));
         assert!(view.answered(Some(ring(5))));
-        let (placement, replicas) = view.placement(BlockId(0)).unwrap();
+        let (placement, replicas) = view.placement(BlockId(0), 0).unwrap();
         assert_eq!((placement.owners.len(), placement.candidates.len(), replicas), (2, 2, 2));
         assert_eq!(view.address(NodeId(1)), Some("tcp://one"));
 

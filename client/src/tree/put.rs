@@ -16,6 +16,7 @@ use proto::tree::{EncodedTree, Entry, Folder, MAGIC, ModificationTime, Node, Tre
 use super::{IN_FLIGHT, SMALL_BYTES, Times, TreeProgress, Window, deeper};
 use crate::blocking::Client;
 use crate::error::ClientError;
+use crate::local::Stored;
 use crate::logic::transfer::PutReport;
 
 /// Entries of a flat folder from which on its encoding is looked at.
@@ -33,19 +34,21 @@ impl Client {
         path: &Path,
         times: Times,
         progress: &mut dyn FnMut(TreeProgress),
-    ) -> Result<Pointer, ClientError> {
+    ) -> Result<Stored, ClientError> {
         let mut storing = Storing {
             client: self,
             times,
             progress,
             so_far: TreeProgress::default(),
+            report: PutReport::default(),
             window: Window::new(),
         };
         let root = storing.folder(path, 1)?;
         let encoded = root.encode().map_err(|it| ClientError::from(it).at(path))?;
         let (file, length) = storing.tree_files(path, encoded)?;
         storing.wait(0)?;
-        Ok(Pointer { is_tree: true, file, length })
+        let report = storing.report;
+        Ok(Stored { pointer: Pointer { is_tree: true, file, length }, report })
     }
 }
 
@@ -60,6 +63,7 @@ struct Storing<'a> {
     times: Times,
     progress: &'a mut dyn FnMut(TreeProgress),
     so_far: TreeProgress,
+    report: PutReport,
     window: Window<PutReport, UnderWay>,
 }
 
@@ -159,7 +163,7 @@ impl Storing<'_> {
     /// Waits until no more than `left` are under way.
     fn wait(&mut self, left: usize) -> Result<(), ClientError> {
         while let Some((about, begun)) = self.window.pop_above(left) {
-            begun.wait()?.map_err(|it| it.at(&about.path))?;
+            self.report.add(begun.wait()?.map_err(|it| it.at(&about.path))?);
             if let Some(length) = about.length {
                 self.so_far.files += 1;
                 self.so_far.bytes += length;

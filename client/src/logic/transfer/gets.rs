@@ -52,9 +52,11 @@ struct Fetch {
     block: BlockId,
     expected: Expected,
     length: u64,
-    /// Owners first, then candidates.
+    /// The newest version's owners first.
     places: Vec<(NodeId, Tried)>,
     owner_count: usize,
+    /// All places have said once that they do not have it, and its owners are asked once more.
+    is_second_look: bool,
     /// Since when it fails; `None` where nothing failed.
     failing_since: Option<Instant>,
     is_resting: bool,
@@ -166,6 +168,7 @@ impl Transfer {
             length,
             places: Vec::new(),
             owner_count: 0,
+            is_second_look: false,
             failing_since: None,
             is_resting: false,
         };
@@ -176,22 +179,22 @@ impl Transfer {
         self.place_fetch(now, key);
     }
 
-    /// Finds out by the newest ring who should have a block, and asks the first.
+    /// Finds out by the ring who may have a block, and asks the first.
     fn place_fetch(&mut self, now: Instant, key: FetchKey) {
         let Some(fetch) = self.gets.fetches.get_mut(&key) else {
             return;
         };
         fetch.is_resting = false;
         self.gets.without_ring.remove(&key);
-        let Some((placement, _)) = self.view.placement(fetch.block) else {
+        fetch.is_second_look = false;
+        let Some((nodes, owner_count)) = self.view.places(fetch.block) else {
             self.view.want_newer_than(self.view.version());
             fetch.places.clear();
             self.gets.without_ring.insert(key);
             return;
         };
-        fetch.owner_count = placement.owners.len();
-        let nodes = placement.owners.into_iter().chain(placement.candidates);
-        fetch.places = nodes.map(|node| (node, Tried::No)).collect();
+        fetch.owner_count = owner_count;
+        fetch.places = nodes.into_iter().map(|node| (node, Tried::No)).collect();
         self.ask_next(now, key, "the ring has no storage nodes");
     }
 
@@ -228,8 +231,11 @@ impl Transfer {
 
     /// Nobody is left to be asked: ends the get where the answer is certain or time is up, else
     /// asks all again in a while.
+    ///
+    /// That nobody has the block is certain only when its owners have said so after all others did:
+    /// it may have moved from a node that was asked late to one that was asked early.
     fn rest_get(&mut self, now: Instant, key: FetchKey, why: &str) {
-        let Some(fetch) = self.gets.fetches.get(&key) else {
+        let Some(fetch) = self.gets.fetches.get_mut(&key) else {
             return;
         };
         if fetch.is_resting || fetch.places.iter().any(|(_, tried)| *tried == Tried::Asked) {
@@ -237,7 +243,13 @@ impl Transfer {
         }
         let block = fetch.block;
         let all_answered = fetch.places.iter().all(|(_, tried)| *tried == Tried::NotFound);
-        if all_answered && !fetch.places.is_empty() {
+        if all_answered && !fetch.is_second_look && fetch.owner_count > 0 {
+            fetch.is_second_look = true;
+            for place in fetch.places.iter_mut().take(fetch.owner_count) {
+                place.1 = Tried::No;
+            }
+            self.ask_next(now, key, why);
+        } else if all_answered && !fetch.places.is_empty() {
             self.fail_get(key.get, TransferError::NotFound { block });
         } else if !self.gives_up_get(now, key, why) {
             if let Some(fetch) = self.gets.fetches.get_mut(&key) {
@@ -481,8 +493,20 @@ impl Transfer {
                 self.gets.growing.insert(id);
                 self.outputs.push_back(Output::Opened { get: id, length });
             }
-            Target::File { range, .. } => {
+            Target::File { file, range } => {
                 let index = if key.index == HEAD { 0 } else { key.index };
+                // The digest proves the block, not that the manifest tells the truth about it.
+                let said = get.manifest.as_ref().and_then(|manifest| manifest.block(index));
+                if let Some((block, length)) = said
+                    && length != content.len()
+                {
+                    let why = format!(
+                        "its manifest says that block {block} has {length} bytes, and it has {}",
+                        content.len()
+                    );
+                    let error = TransferError::NotAFile { file: *file, why };
+                    return self.fail_get(id, error);
+                }
                 if key.index == HEAD {
                     let length = content.len() as u64;
                     self.outputs.push_back(Output::Opened { get: id, length });

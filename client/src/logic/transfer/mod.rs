@@ -6,10 +6,12 @@
 //! what arrives is handed over ([`Output::Piece`]); neither is kept. Deliberately not for reading
 //! the source, for hashing it ([`super::files`]), nor for asking the masters for the ring
 //! ([`Output::FetchRing`]): whoever embeds this has links to them already.
+//! Operations on registers ([`super::registers`]) share its links.
 
 mod gets;
 mod nodes;
 mod puts;
+mod registers;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +24,15 @@ use node::logic::refusal::Refusal;
 use proto::digest::WrongDigest;
 use proto::ids::{BlockId, FileId, NodeId, RequestId};
 use proto::messages::file::{BlockContent, BlockPresence, BlockStored};
+use proto::messages::register::{RegisterValue, RegisterWritten};
 use proto::messages::session::ErrorReply;
 use proto::record::{Message, Record, RecordError};
 use proto::status::{BlockKind, ErrorCode};
 use proto::time::{Duration, Instant};
 
-use super::answers::RingAnswer;
+use super::registers::Registers;
 use super::ring_view::RingView;
+use super::rings::RingAnswer;
 use gets::Gets;
 use nodes::{Asked, Nodes, Overdue};
 use puts::Puts;
@@ -85,15 +89,53 @@ pub struct Pin {
     pub round: u64,
 }
 
+/// Under which terms blocks are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutTerms {
+    /// The pin.
+    pub pin: Pin,
+    /// Replicas that each block is to have, 1 to [`proto::limits::REPLICAS`], or one on each node
+    /// where there are fewer nodes; 0 for the cluster's default.
+    pub replica_count: u8,
+}
+
 /// What a put did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutReport {
     /// Blocks in all.
     pub block_count: u64,
-    /// Blocks that were durable on enough nodes before.
+    /// Their bytes.
+    pub block_bytes: u64,
+    /// Blocks that were durable on enough nodes before, or are the same as another one of the put.
     pub present_count: u64,
+    /// Their bytes.
+    pub present_bytes: u64,
     /// Bytes that were sent, replicas counted each.
     pub sent_bytes: u64,
+    /// Nodes on which every block is durable, at least; 0 where nothing was stored.
+    pub replica_count: usize,
+}
+
+impl PutReport {
+    /// Takes account of a block that is durable on so many nodes.
+    fn note_replicas(&mut self, count: usize) {
+        self.replica_count = match self.replica_count {
+            0 => count,
+            least => least.min(count),
+        };
+    }
+
+    /// Adds what another put did.
+    pub fn add(&mut self, other: PutReport) {
+        self.block_count += other.block_count;
+        self.block_bytes += other.block_bytes;
+        self.present_count += other.present_count;
+        self.present_bytes += other.present_bytes;
+        self.sent_bytes += other.sent_bytes;
+        if other.replica_count > 0 {
+            self.note_replicas(other.replica_count);
+        }
+    }
 }
 
 /// Why a transfer failed.
@@ -234,6 +276,7 @@ pub struct Transfer {
     nodes: Nodes,
     puts: Puts,
     gets: Gets,
+    registers: Registers,
     outputs: VecDeque<Output>,
     give_up_after: Duration,
     last_id: u64,
@@ -251,6 +294,7 @@ impl Transfer {
             nodes: Nodes::new(links),
             puts: Puts::default(),
             gets: Gets::default(),
+            registers: Registers::default(),
             outputs: VecDeque::new(),
             give_up_after: GIVE_UP_AFTER,
             last_id: 0,
@@ -272,7 +316,7 @@ impl Transfer {
     /// True where nothing is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.puts.is_empty() && self.gets.is_empty()
+        self.puts.is_empty() && self.gets.is_empty() && self.registers.is_idle()
     }
 
     /// Begins to store blocks; ends with [`Output::Stored`].
@@ -283,7 +327,7 @@ impl Transfer {
         &mut self,
         now: Instant,
         blocks: Vec<SourceBlock>,
-        pin: Pin,
+        terms: PutTerms,
         effects: &mut Vec<E>,
     ) -> Result<PutId, TransferError> {
         if self.puts.len() + self.gets.len() >= TRANSFERS {
@@ -291,7 +335,7 @@ impl Transfer {
         }
         self.last_id += 1;
         let put = PutId(self.last_id);
-        self.begin_put(put, blocks, pin);
+        self.begin_put(put, blocks, terms);
         self.go_on(now, effects);
         Ok(put)
     }
@@ -387,8 +431,17 @@ impl Transfer {
     ) {
         let is_answered = answer.is_some();
         if self.view.answered(answer) {
+            self.nodes.set_version(self.view.version());
             self.place_puts_anew();
             self.place_gets_anew();
+        }
+        for node in self.nodes.known() {
+            let address = self.view.address(node);
+            if address.is_some_and(|address| self.nodes.has_moved(node, address)) {
+                // A new address is a new chance.
+                self.nodes.heard(now, node);
+                self.reach_again(now, node);
+            }
         }
         if !is_answered {
             self.puts_miss_the_ring(now);
@@ -396,6 +449,7 @@ impl Transfer {
         }
         self.wake_puts(now);
         self.wake_gets(now);
+        self.registers.ring_answered(now, &mut self.view);
         self.go_on(now, effects);
     }
 
@@ -463,6 +517,7 @@ impl Transfer {
         self.nodes.release(now);
         self.wake_puts(now);
         self.wake_gets(now);
+        self.registers.tick(now, &mut self.view);
         self.go_on(now, effects);
     }
 
@@ -474,6 +529,7 @@ impl Transfer {
             self.view.next_deadline(),
             self.puts.next_deadline(),
             self.gets.next_deadline(),
+            self.registers.next_deadline(),
         ];
         all.into_iter().flatten().min().map(|deadline| deadline.max(now))
     }
@@ -486,19 +542,23 @@ impl Transfer {
         effects: &mut Vec<E>,
     ) {
         for node in self.nodes.lose_links() {
-            let all = self.nodes.take_all(node);
-            let address = self.view.address(node).map(str::to_owned);
-            let is_reached =
-                address.is_some_and(|address| self.nodes.reach(node, &address).is_some());
-            for asked in all {
-                if is_reached {
-                    self.ask_again(now, node, asked);
-                } else {
-                    self.asked_failed(now, node, asked, "its address is not known any more");
-                }
-            }
+            self.reach_again(now, node);
         }
         self.go_on(now, effects);
+    }
+
+    /// Opens a link to a node anew; what was in flight is asked again.
+    fn reach_again(&mut self, now: Instant, node: NodeId) {
+        let all = self.nodes.take_all(node);
+        let address = self.view.address(node).map(str::to_owned);
+        let is_reached = address.is_some_and(|address| self.nodes.reach(node, &address).is_some());
+        for asked in all {
+            if is_reached {
+                self.ask_again(now, node, asked);
+            } else {
+                self.asked_failed(now, node, asked, "its address is not known any more");
+            }
+        }
     }
 
     /// The next thing that is needed or done.
@@ -511,12 +571,14 @@ impl Transfer {
         self.nodes.check_invariants();
         self.puts.check_invariants();
         self.gets.check_invariants();
+        self.registers.check_invariants();
     }
 
     /// Starts whatever can be started, and hands out what is to be sent.
     fn go_on<E: From<NetworkEffect>>(&mut self, now: Instant, effects: &mut Vec<E>) {
         self.start_puts(now);
         self.start_gets(now);
+        self.send_registers(now);
         for node in self.nodes.take_waiting() {
             self.send_query(now, node);
             self.send_gets(now, node);
@@ -543,14 +605,20 @@ impl Transfer {
             BlockPresence::TYPE => {
                 let (_, [present]) = record.open::<BlockPresence, 1>()?;
                 match self.nodes.answered(now, node, request) {
-                    Some(Asked::Query(keys)) => self.take_presence(now, node, &keys, present),
+                    Some(Asked::Query(keys)) => {
+                        self.nodes.took_on(node);
+                        self.take_presence(now, node, &keys, present);
+                    }
                     other => self.unexpected(now, node, other),
                 }
             }
             BlockStored::TYPE => {
                 let stored: BlockStored = record.read()?;
                 match self.nodes.answered(now, node, request) {
-                    Some(Asked::Put(key)) => self.take_stored(now, node, key, request, &stored),
+                    Some(Asked::Put(key)) => {
+                        self.nodes.took_on(node);
+                        self.take_stored(now, node, key, request, &stored);
+                    }
                     other => self.unexpected(now, node, other),
                 }
             }
@@ -558,6 +626,25 @@ impl Transfer {
                 let (head, [content]) = record.open::<BlockContent, 1>()?;
                 match self.nodes.answered(now, node, request) {
                     Some(Asked::Get(key)) => self.take_content(now, node, key, &head, content),
+                    other => self.unexpected(now, node, other),
+                }
+            }
+            RegisterValue::TYPE => {
+                let (answer, [value]) = record.open::<RegisterValue, 1>()?;
+                match self.nodes.answered(now, node, request) {
+                    Some(Asked::Register(key)) => {
+                        let view = &mut self.view;
+                        self.registers.take_value(now, view, (node, key), &answer, value);
+                    }
+                    other => self.unexpected(now, node, other),
+                }
+            }
+            RegisterWritten::TYPE => {
+                let answer: RegisterWritten = record.read()?;
+                match self.nodes.answered(now, node, request) {
+                    Some(Asked::Register(key)) => {
+                        self.registers.take_written(now, &mut self.view, (node, key), &answer);
+                    }
                     other => self.unexpected(now, node, other),
                 }
             }
@@ -586,27 +673,41 @@ impl Transfer {
     }
 
     fn take_refusal(&mut self, now: Instant, node: NodeId, request: RequestId, refusal: Refusal) {
-        let Refusal { code, text, retry_after, .. } = refusal;
+        let is_outdated = self.nodes.is_outdated(node, request);
         let Some(asked) = self.nodes.answered(now, node, request) else {
             self.unexpected_records += 1;
             return;
         };
-        match code {
-            ErrorCode::Busy => {
-                let wait = retry_after.clamp(Duration::from_millis(1), Duration::from_secs(5));
+        match (refusal.code, asked) {
+            (_, Asked::Register(key)) => {
+                self.registers.refused(now, &mut self.view, (node, key), &refusal);
+            }
+            (ErrorCode::Busy, asked) => {
+                let wait = refusal.retry_after;
+                let wait = wait.clamp(Duration::from_millis(1), Duration::from_secs(5));
                 self.nodes.hold(now, node, &asked, now + wait);
                 self.ask_again(now, node, asked);
             }
-            ErrorCode::StaleRing => self.ring_refused(asked),
-            _ => match asked {
-                Asked::Get(key) => self.get_refused(now, node, key, code, &text),
-                Asked::Put(key) => self.put_refused(now, node, key, code, text),
-                Asked::Query(keys) => {
-                    for key in keys {
-                        self.put_refused(now, node, key, code, text.clone());
-                    }
+            // It may merely not know the newest ring yet.
+            (ErrorCode::Unavailable, asked @ (Asked::Put(_) | Asked::Query(_)))
+                if self.nodes.has_patience(now, node) =>
+            {
+                let wait = refusal.retry_after;
+                let wait = wait.clamp(Duration::from_millis(10), Duration::from_millis(250));
+                self.nodes.pause(node, now + wait);
+                self.view.want_refresh(now);
+                self.ask_again(now, node, asked);
+            }
+            // What it is about was placed by a newer ring meanwhile, and is asked for by that.
+            (ErrorCode::StaleRing, _) if is_outdated => {}
+            (ErrorCode::StaleRing, asked) => self.ring_refused(asked),
+            (code, Asked::Get(key)) => self.get_refused(now, node, key, code, &refusal.text),
+            (code, Asked::Put(key)) => self.put_refused(now, node, key, code, refusal.text),
+            (code, Asked::Query(keys)) => {
+                for key in keys {
+                    self.put_refused(now, node, key, code, refusal.text.clone());
                 }
-            },
+            }
         }
     }
 
@@ -617,6 +718,8 @@ impl Transfer {
             Asked::Get(key) => self.get_waits_for_ring(key),
             Asked::Put(key) => self.put_waits_for_ring(key),
             Asked::Query(keys) => keys.into_iter().for_each(|key| self.put_waits_for_ring(key)),
+            // Registers have versions of their own.
+            Asked::Register(_) => {}
         }
     }
 
@@ -632,6 +735,7 @@ impl Transfer {
             Asked::Get(key) => self.get_again(now, node, key),
             Asked::Put(key) => self.put_again(now, node, key),
             Asked::Query(keys) => keys.into_iter().for_each(|key| self.query_again(now, node, key)),
+            Asked::Register(key) => self.registers.ask_again(now, node, key),
         }
     }
 
@@ -643,6 +747,7 @@ impl Transfer {
             Asked::Query(keys) => {
                 keys.into_iter().for_each(|key| self.put_failed(now, node, key, why));
             }
+            Asked::Register(key) => self.registers.failed(now, node, key, why),
         }
     }
 }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use node::logic::network::{Link, NetworkEffect, Peer};
-use proto::ids::{NodeId, RequestId};
+use proto::ids::{NodeId, RequestId, RingVersion};
 use proto::time::{Duration, Instant};
 
 use super::{BlockKey, FetchKey};
+use crate::logic::registers::AskKey;
 
 /// Contents on their way to one node, or asked of it: eight blocks, a quarter of a second on
 /// 1 Gbit/s, and half of what the session queues for one peer.
@@ -23,6 +24,13 @@ const WINDOW_REQUESTS: usize = 4096;
 /// once for one peer.
 const FIRST_PUTS: usize = 512;
 const FIRST_GETS: usize = 64;
+
+/// A node that says that it cannot take blocks at present is asked again for this long: it learns a
+/// newer ring within that time. One that says so for longer is cut off, and another takes its place.
+const UNWILLING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A node that said nothing of the kind for this long gets the whole patience again.
+const UNWILLING_FORGOTTEN: Duration = Duration::from_secs(5);
 
 /// What is left of the window at least when a node says `busy`.
 const SMALL_WINDOW: usize = 16;
@@ -56,6 +64,8 @@ pub(super) enum Asked {
     Put(BlockKey),
     /// To send a block.
     Get(FetchKey),
+    /// What it has of a register, or to keep it.
+    Register(AskKey),
 }
 
 /// A request that a node has not answered.
@@ -64,6 +74,8 @@ pub(super) struct InFlight {
     pub(super) asked: Asked,
     bytes: u64,
     since: Instant,
+    /// Version of the ring that it goes by.
+    version: RingVersion,
 }
 
 /// One storage node.
@@ -88,6 +100,8 @@ pub(super) struct Node {
     /// Reads try others first.
     is_suspect: bool,
     failures: u32,
+    /// From when to when it said that it cannot take blocks.
+    unwilling: Option<(Instant, Instant)>,
     pub(super) to_query: VecDeque<BlockKey>,
     pub(super) to_get: VecDeque<FetchKey>,
     pub(super) query_in_flight: Option<RequestId>,
@@ -109,6 +123,7 @@ impl Node {
             down_until: None,
             is_suspect: false,
             failures: 0,
+            unwilling: None,
             to_query: VecDeque::new(),
             to_get: VecDeque::new(),
             query_in_flight: None,
@@ -129,6 +144,12 @@ impl Node {
     pub(super) fn has_room_for_get(&self, now: Instant, bytes: u64) -> bool {
         let count = self.gets.len() + self.late_gets.len();
         self.has_room(now, bytes, count < self.get_window)
+    }
+
+    /// True where something may be asked about a register: blocks that are on their way do not stop
+    /// it.
+    pub(super) fn has_room_for_register(&self, now: Instant) -> bool {
+        !self.is_held(now) && self.gets.len() + self.late_gets.len() < self.get_window
     }
 
     /// A node with nothing in flight takes anything, so that the largest block is never refused for
@@ -170,14 +191,14 @@ impl Node {
 
     fn window(&mut self, asked: &Asked) -> &mut usize {
         match asked {
-            Asked::Get(_) => &mut self.get_window,
+            Asked::Get(_) | Asked::Register(_) => &mut self.get_window,
             Asked::Query(_) | Asked::Put(_) => &mut self.put_window,
         }
     }
 
     fn requests(&mut self, asked: &Asked) -> &mut BTreeMap<RequestId, InFlight> {
         match asked {
-            Asked::Get(_) => &mut self.gets,
+            Asked::Get(_) | Asked::Register(_) => &mut self.gets,
             Asked::Query(_) | Asked::Put(_) => &mut self.puts,
         }
     }
@@ -201,6 +222,8 @@ pub(super) struct Nodes {
     waiting: BTreeSet<NodeId>,
     range: Range<u32>,
     last_request: u64,
+    /// Version of the ring that requests go by.
+    version: RingVersion,
     effects: Vec<NetworkEffect>,
 }
 
@@ -213,6 +236,7 @@ impl Nodes {
             waiting: BTreeSet::new(),
             range,
             last_request: 0,
+            version: RingVersion(0),
             effects: Vec::new(),
         }
     }
@@ -227,6 +251,31 @@ impl Nodes {
 
     pub(super) fn node_of(&self, link: Link) -> Option<NodeId> {
         self.links.get(&link).copied()
+    }
+
+    /// Requests go by this version of the ring from now on.
+    pub(super) fn set_version(&mut self, version: RingVersion) {
+        self.version = version;
+    }
+
+    /// True for a request that goes by an older version than those that are sent now.
+    pub(super) fn is_outdated(&self, node: NodeId, request: RequestId) -> bool {
+        let Some(state) = self.nodes.get(&node) else {
+            return false;
+        };
+        let all = [&state.puts, &state.gets, &state.late_gets];
+        let found = all.into_iter().find_map(|requests| requests.get(&request));
+        found.is_some_and(|it| it.version < self.version)
+    }
+
+    /// All nodes that were ever spoken to.
+    pub(super) fn known(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// True where a node is known under another address.
+    pub(super) fn has_moved(&self, node: NodeId, address: &str) -> bool {
+        self.nodes.get(&node).is_some_and(|state| state.address != address)
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Node> {
@@ -300,7 +349,7 @@ impl Nodes {
             state.query_in_flight = Some(request);
         }
         let requests = state.requests(&asked);
-        requests.insert(request, InFlight { asked, bytes, since: now });
+        requests.insert(request, InFlight { asked, bytes, since: now, version: self.version });
         Some(request)
     }
 
@@ -326,6 +375,7 @@ impl Nodes {
             return false;
         };
         in_flight.since = now;
+        in_flight.version = self.version;
         proto::record::set_request_id(&mut record, request);
         self.effects.push(NetworkEffect::Send { to: Peer::Link(link), record });
         true
@@ -378,6 +428,33 @@ impl Nodes {
                 let window = state.window(asked);
                 *window = (*window / 2).max(SMALL_WINDOW);
             }
+            state.held_until = state.held_until.max(Some(until));
+        }
+    }
+
+    /// The node cannot take blocks at present: true where it may soon.
+    pub(super) fn has_patience(&mut self, now: Instant, node: NodeId) -> bool {
+        let Some(state) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        let since = match state.unwilling {
+            Some((since, last)) if now < last + UNWILLING_FORGOTTEN => since,
+            _ => now,
+        };
+        state.unwilling = Some((since, now));
+        now < since + UNWILLING_PATIENCE
+    }
+
+    /// The node took blocks, or said which it has.
+    pub(super) fn took_on(&mut self, node: NodeId) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.unwilling = None;
+        }
+    }
+
+    /// Nothing is sent to the node for a while.
+    pub(super) fn pause(&mut self, node: NodeId, until: Instant) {
+        if let Some(state) = self.nodes.get_mut(&node) {
             state.held_until = state.held_until.max(Some(until));
         }
     }

@@ -13,7 +13,9 @@ use proto::time::Instant;
 use proto::wire::{WireUuid, bytes_of};
 
 use super::nodes::Asked;
-use super::{BlockKey, Output, Pin, PutId, PutReport, REST, SourceBlock, Transfer, TransferError};
+use super::{
+    BlockKey, Output, PutId, PutReport, PutTerms, REST, SourceBlock, Transfer, TransferError,
+};
 
 /// Blocks that are being asked about or sent at a time, of all puts together.
 const ACTIVE_BLOCKS: usize = 16_384;
@@ -54,7 +56,7 @@ struct Place {
 #[derive(Debug)]
 struct ActiveBlock {
     source: SourceBlock,
-    pin: Pin,
+    terms: PutTerms,
     places: Vec<Place>,
     /// Nodes that may still take a dead owner's place, the first at the end.
     spare: Vec<NodeId>,
@@ -79,7 +81,7 @@ impl ActiveBlock {
 #[derive(Debug)]
 struct Put {
     blocks: Vec<SourceBlock>,
-    pin: Pin,
+    terms: PutTerms,
     /// The first block that was not begun.
     next: usize,
     /// Positions of blocks that stand in the list before: a file of zeros sends one.
@@ -132,19 +134,25 @@ impl Puts {
 }
 
 impl Transfer {
-    pub(super) fn begin_put(&mut self, put: PutId, blocks: Vec<SourceBlock>, pin: Pin) {
+    pub(super) fn begin_put(&mut self, put: PutId, blocks: Vec<SourceBlock>, terms: PutTerms) {
         let mut seen = BTreeSet::new();
         let numbered = blocks.iter().enumerate();
         let doubles: BTreeSet<usize> =
             numbered.filter(|(_, it)| !seen.insert(it.block)).map(|(index, _)| index).collect();
-        let (block_count, present_count) = (blocks.len() as u64, doubles.len() as u64);
-        let report = PutReport { block_count, present_count, ..PutReport::default() };
+        let length = |index: &usize| blocks.get(*index).map_or(0, |block| block.length);
+        let report = PutReport {
+            block_count: blocks.len() as u64,
+            block_bytes: blocks.iter().map(|block| block.length).sum(),
+            present_count: doubles.len() as u64,
+            present_bytes: doubles.iter().map(length).sum(),
+            ..PutReport::default()
+        };
         if blocks.is_empty() {
             self.outputs.push_back(Output::Stored { put, result: Ok(report) });
             return;
         }
         let unfinished = blocks.len() - doubles.len();
-        self.puts.puts.insert(put, Put { blocks, pin, next: 0, doubles, unfinished, report });
+        self.puts.puts.insert(put, Put { blocks, terms, next: 0, doubles, unfinished, report });
         self.puts.unstarted.push_back(put);
     }
 
@@ -167,7 +175,7 @@ impl Transfer {
             }
             let block = ActiveBlock {
                 source,
-                pin: put.pin,
+                terms: put.terms,
                 places: Vec::new(),
                 spare: Vec::new(),
                 replicas: 0,
@@ -186,7 +194,9 @@ impl Transfer {
         let Some(block) = self.puts.active.get_mut(&key) else {
             return;
         };
-        let Some((placement, replicas)) = self.view.placement(block.source.block) else {
+        let Some((placement, replicas)) =
+            self.view.placement(block.source.block, block.terms.replica_count)
+        else {
             if self.view.usable().is_none() {
                 self.view.want_newer_than(self.view.version());
             }
@@ -318,7 +328,11 @@ impl Transfer {
         let Some(put) = self.puts.puts.get_mut(&key.put) else {
             return;
         };
-        put.report.present_count += u64::from(!block.was_sent);
+        if !block.was_sent {
+            put.report.present_count += 1;
+            put.report.present_bytes += block.source.length;
+        }
+        put.report.note_replicas(block.replicas);
         put.unfinished -= 1;
         if put.unfinished == 0 {
             let result = Ok(put.report);
@@ -386,7 +400,7 @@ impl Transfer {
         }
         let mut keys = Vec::new();
         let mut blocks: Vec<WireUuid> = Vec::new();
-        let mut pin = None;
+        let mut terms = None;
         while keys.len() < QUERY_BLOCKS
             && let Some(&key) = state.to_query.front()
         {
@@ -396,22 +410,23 @@ impl Transfer {
                 block.places.iter().any(is_asked)
             });
             if let Some(block) = wanted {
-                if pin.is_some_and(|pin| pin != block.pin) {
+                if terms.is_some_and(|terms| terms != block.terms) {
                     break;
                 }
-                pin = Some(block.pin);
+                terms = Some(block.terms);
                 blocks.push(block.source.block.to_wire());
                 keys.push(key);
             }
             state.to_query.pop_front();
         }
-        let Some(pin) = pin else {
+        let Some(PutTerms { pin, replica_count }) = terms else {
             return;
         };
         let query = BlockQuery {
             ring_version: self.view.version().0,
             pin_uuid: WireUuid::new(pin.uuid),
             pin_round: pin.round,
+            replica_count,
             ..Default::default()
         };
         let record = encode(&query, &[bytes_of(&blocks)]);
@@ -536,9 +551,10 @@ impl Transfer {
                 block_uuid: id.to_wire(),
                 kind: block.source.kind.to_wire(),
                 ring_version: self.view.version().0,
-                pin_uuid: WireUuid::new(block.pin.uuid),
-                pin_round: block.pin.round,
+                pin_uuid: WireUuid::new(block.terms.pin.uuid),
+                pin_round: block.terms.pin.round,
                 hand_off_uuid: place.hand_off.to_wire(),
+                replica_count: block.terms.replica_count,
                 ..Default::default()
             };
             self.nodes.send(now, place.node, request, encode(&put, &[content]));

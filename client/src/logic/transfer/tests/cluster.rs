@@ -16,9 +16,9 @@ use proto::status::{BlockKind, ErrorCode, Role};
 use proto::time::{Duration, Instant};
 use proto::wire::{WireUuid, items_of};
 
-use super::super::{GetId, Output, Pin, PutId, PutReport, Transfer, TransferError};
-use crate::logic::answers::RingAnswer;
+use super::super::{GetId, Output, PutId, PutReport, PutTerms, Transfer, TransferError};
 use crate::logic::files::{BlockSource, FilePlan, FilePlanner};
+use crate::logic::rings::{OlderVersion, RingAnswer};
 
 /// One way.
 const LATENCY: Duration = Duration::from_micros(100);
@@ -46,7 +46,13 @@ pub(super) struct FakeNode {
     pub(super) queries: u32,
     pub(super) puts: u32,
     pub(super) gets: u32,
-    ring_version: u64,
+    /// How often it took on a block.
+    pub(super) taken: BTreeMap<BlockId, u32>,
+    /// Replicas that it was told a block is to have.
+    pub(super) wanted: BTreeMap<BlockId, u8>,
+    pub(super) ring_version: u64,
+    /// How often it got a new address.
+    pub(super) moves: u32,
 }
 
 #[derive(Debug)]
@@ -66,6 +72,8 @@ pub(super) struct Cluster {
     pub(super) replicas: usize,
     /// Members that the masters tell of.
     pub(super) members: Vec<NodeId>,
+    /// Versions before it, the newest first, with their members and whether they hold blocks.
+    pub(super) older: Vec<(u64, Vec<NodeId>, bool)>,
     pub(super) ring_fetches: u32,
     pub(super) stored: BTreeMap<PutId, Result<PutReport, TransferError>>,
     pub(super) fetched: BTreeMap<GetId, Result<u64, TransferError>>,
@@ -93,7 +101,10 @@ impl Cluster {
                 queries: 0,
                 puts: 0,
                 gets: 0,
+                taken: BTreeMap::new(),
+                wanted: BTreeMap::new(),
                 ring_version: 1,
+                moves: 0,
             };
             (id(number), node)
         };
@@ -104,6 +115,7 @@ impl Cluster {
             version: 1,
             replicas,
             members: (1..=nodes).map(id).collect(),
+            older: Vec::new(),
             ring_fetches: 0,
             stored: BTreeMap::new(),
             fetched: BTreeMap::new(),
@@ -121,11 +133,26 @@ impl Cluster {
     pub(super) fn ring(&self) -> RingAnswer {
         let member =
             |node: &NodeId| Member { node: *node, store: StoreId(node.0), weight: 1, zone: 0 };
-        let members = self.members.iter().map(member).collect();
-        let ring = Ring::new(RingVersion(self.version), 1 << 10, members).unwrap();
-        let address = |node: &NodeId| (*node, format!("tcp://node:{}", node.0));
-        let addresses = self.members.iter().map(address).collect();
-        RingAnswer { ring, replica_count: self.replicas, addresses }
+        let of_version = |version: u64, members: &[NodeId]| {
+            let members = members.iter().map(member).collect();
+            Ring::new(RingVersion(version), 1 << 10, members).unwrap()
+        };
+        let ring = of_version(self.version, &self.members);
+        let older = self.older.iter().map(|(version, members, holds_blocks)| OlderVersion {
+            ring: of_version(*version, members),
+            holds_blocks: *holds_blocks,
+        });
+        let older = older.collect();
+        let all = self.older.iter().flat_map(|(_, members, _)| members).chain(&self.members);
+        let address = |node: &NodeId| (*node, self.address(*node));
+        let addresses = all.map(address).collect();
+        let register_versions = Vec::new();
+        let replica_count = self.replicas;
+        RingAnswer { ring, older, replica_count, addresses, register_versions }
+    }
+
+    fn address(&self, node: NodeId) -> String {
+        format!("tcp://{}:{}", self.nodes[&node].moves, node.0)
     }
 
     /// The nodes adopt the masters' ring of the next version.
@@ -142,10 +169,14 @@ impl Cluster {
     }
 
     pub(super) fn put(&mut self, content: &[u8]) -> (FileId, PutId) {
+        self.put_with(content, PutTerms::default())
+    }
+
+    pub(super) fn put_with(&mut self, content: &[u8], terms: PutTerms) -> (FileId, PutId) {
         let plan = FilePlanner::plan(content).unwrap();
         let mut effects = Vec::new();
         let blocks = plan.blocks.clone();
-        let put = self.transfer.put(self.now, blocks, Pin::default(), &mut effects).unwrap();
+        let put = self.transfer.put(self.now, blocks, terms, &mut effects).unwrap();
         let file = plan.file;
         self.sources.insert(put, (plan, content.to_vec()));
         self.perform(effects);
@@ -267,17 +298,21 @@ impl Cluster {
             match effect {
                 NetworkEffect::Open { link, address } => {
                     let number = address.rsplit_once(':').unwrap().1.parse().unwrap();
-                    self.links.insert(link, id(number));
                     let node = id(number);
-                    self.wire.push_back((due, Delivery::Connected(link, node, false)));
+                    // Nobody is where the node was before it moved.
+                    if address == self.address(node) {
+                        self.links.insert(link, node);
+                        self.wire.push_back((due, Delivery::Connected(link, node, false)));
+                    }
                 }
                 NetworkEffect::Close { link } => {
                     self.links.remove(&link);
                 }
                 NetworkEffect::Send { to, record } => {
                     let Peer::Link(link) = to else { panic!("to nobody") };
-                    let node = self.links[&link];
-                    self.wire.push_back((due, Delivery::Request(link, node, record)));
+                    if let Some(node) = self.links.get(&link) {
+                        self.wire.push_back((due, Delivery::Request(link, *node, record)));
+                    }
                 }
             }
         }
@@ -321,6 +356,12 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// A node is reached elsewhere from now on.
+    pub(super) fn move_node(&mut self, number: u128) {
+        self.node(number).moves += 1;
+        self.links.retain(|_, at| *at != id(number));
     }
 
     /// A node is restarted: what is on its way to it or from it is lost, what it stored is not.
@@ -369,7 +410,12 @@ impl FakeNode {
                 if query.ring_version < self.ring_version {
                     return refused(ErrorCode::StaleRing);
                 }
+                if query.ring_version > self.ring_version {
+                    return refused(ErrorCode::Unavailable);
+                }
                 let blocks = items_of::<WireUuid>(blocks).unwrap();
+                let wanted = blocks.iter().map(|block| ((*block).into(), query.replica_count));
+                self.wanted.extend(wanted);
                 let has = |block: &WireUuid| u8::from(self.blocks.contains_key(&(*block).into()));
                 let present: Vec<u8> = blocks.iter().map(has).collect();
                 Some(encode(&BlockPresence { envelope, ..Default::default() }, &[&present]))
@@ -382,10 +428,15 @@ impl FakeNode {
                 if put.ring_version < self.ring_version {
                     return refused(ErrorCode::StaleRing);
                 }
+                if put.ring_version > self.ring_version {
+                    return refused(ErrorCode::Unavailable);
+                }
                 if verify(kind, block, content).is_err() {
                     return refused(ErrorCode::WrongDigest);
                 }
                 self.blocks.insert(block, (kind, content.to_vec()));
+                *self.taken.entry(block).or_default() += 1;
+                self.wanted.insert(block, put.replica_count);
                 let hand_off = NodeId::from(put.hand_off_uuid);
                 if !hand_off.is_nil() {
                     self.hand_offs.insert(block, hand_off);
