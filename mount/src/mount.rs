@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use client::Client;
-use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
-use node::stop::Stop;
+use fuser::{INodeNo, Notifier};
 use proto::ids::JobId;
 
 use crate::blocks::Blocks;
@@ -17,6 +16,7 @@ use crate::logic::inodes::Inode;
 use crate::logic::inputs::{INPUTS, InputShown, NotShowable};
 use crate::mounting::{self, MountingError, Visible};
 use crate::origin::Origin;
+use crate::serving::Serving;
 use crate::view::View;
 use crate::workers::Workers;
 
@@ -77,17 +77,14 @@ pub enum MountError {
 /// A mounted tree of files. Dropped, it is unmounted: whoever is in it stays in it, and gets errors
 /// for what is not cached when this process ends.
 pub struct Mount {
-    at: PathBuf,
-    device: (u32, u32),
     view: Arc<View>,
-    notifier: Notifier,
-    ended: Stop,
+    serving: Serving,
     _cache_lock: CacheLock,
 }
 
 impl std::fmt::Debug for Mount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mount").field("at", &self.at).field("device", &self.device).finish()
+        f.debug_struct("Mount").field("serving", &self.serving).finish_non_exhaustive()
     }
 }
 
@@ -128,39 +125,15 @@ impl Mount {
         let files = Files::new(Arc::new(blocks), origin, workers("mount-lookup", RESOLVERS)?);
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let view = Arc::new(View::new(Arc::new(files), owner));
-        let visible = Visible::by_rights();
-        let kernel = mounting::mount(&at, visible)?;
-        let Some(mounted) = mounting::mounted_at(&at) else {
-            let why = "it is gone again".to_owned();
-            return Err(MountingError::Refused { at, why }.into());
-        };
-        let device = mounted.device;
-        let mut session_config = Config::default();
-        session_config.n_threads = Some(config.threads.clamp(1, 16));
-        session_config.clone_fd = true;
-        let acl = match visible {
-            Visible::ToAll => SessionACL::All,
-            Visible::ToOwner => SessionACL::Owner,
-        };
-        session_config.acl = acl;
         let connection = Connection::new(Arc::clone(&view));
-        let ended = Stop::new();
-        let started = Session::from_fd(connection, kernel, acl, session_config)
-            .map_err(MountError::Session)
-            .and_then(|session| {
-                let notifier = session.notifier();
-                run(session, ended.clone()).map_err(MountError::Thread)?;
-                Ok(notifier)
-            });
-        let notifier = started.inspect_err(|_| mounting::unmount_own(&at, device))?;
-        mounting::set_read_ahead(device, READ_AHEAD_KIB);
-        Ok(Mount { at, device, view, notifier, ended, _cache_lock: cache_lock })
+        let serving = Serving::start(connection, at, config.threads, READ_AHEAD_KIB)?;
+        Ok(Mount { view, serving, _cache_lock: cache_lock })
     }
 
     /// Where it is mounted.
     #[must_use]
     pub fn at(&self) -> &Path {
-        &self.at
+        self.serving.at()
     }
 
     /// Shows `jobs/<job>/inputs` until [`Mount::remove_job`]. Again with the same inputs it changes
@@ -171,7 +144,7 @@ impl Mount {
     /// [`NotShowable`].
     pub fn add_job(&self, job: JobId, inputs: &[(String, InputShown)]) -> Result<(), NotShowable> {
         if self.view.add_job(job, inputs)? {
-            forget_job(&self.notifier, job);
+            forget_job(self.serving.notifier(), job);
         }
         Ok(())
     }
@@ -180,7 +153,7 @@ impl Mount {
     pub fn remove_job(&self, job: JobId) {
         if self.view.remove_job(job) {
             // The kernel may be in the midst of asking for something in that folder.
-            let notifier = self.notifier.clone();
+            let notifier = self.serving.notifier().clone();
             self.view.files().resolve(move || forget_job(&notifier, job));
         }
     }
@@ -196,20 +169,23 @@ impl Mount {
     /// Where a job's inputs are shown.
     #[must_use]
     pub fn path_of_inputs(&self, job: JobId) -> PathBuf {
-        self.at.join("jobs").join(job.to_string()).join(INPUTS)
+        self.at().join("jobs").join(job.to_string()).join(INPUTS)
     }
 
     /// False once nobody answers the kernel any more, or the mount was taken away.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let stands = || mounting::mounted_at(&self.at).is_some_and(|it| it.device == self.device);
-        !self.ended.is_requested() && stands()
+        self.serving.is_alive()
     }
 
     /// Runs something when the kernel ends the connection: after somebody unmounted it, and nobody
     /// is in it any more.
     pub fn on_end(&self, run: impl FnOnce() + Send + 'static) {
-        self.ended.on_request(run);
+        self.serving.on_end(run);
+    }
+
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        self.view.files()
     }
 
     /// What was done since the start.
@@ -235,21 +211,8 @@ fn lies_inside(path: &Path, folder: &Path) -> bool {
     there.is_some_and(|it| it.starts_with(folder))
 }
 
-fn run(session: Session<Connection>, ended: Stop) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("mount-session".to_owned());
-    thread.spawn(move || {
-        // An end by force is an end as well.
-        if let Err(error) = session.run() {
-            tracing::debug!(%error, "the kernel ended the connection");
-        }
-        ended.request();
-    })?;
-    Ok(())
-}
-
 impl Drop for Mount {
     fn drop(&mut self) {
-        mounting::unmount_own(&self.at, self.device);
         // Whoever is still in it keeps the rest alive, while another mount may use the folder.
         self.view.files().blocks().leave_disk();
     }

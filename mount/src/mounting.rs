@@ -103,6 +103,12 @@ fn list() -> io::Result<Vec<Mounted>> {
     Ok(mounts::read(&fs::read("/proc/self/mountinfo")?))
 }
 
+/// Where file systems of a kind are mounted, the oldest first.
+pub(crate) fn list_of_kind(kind: &str) -> Vec<PathBuf> {
+    let mounts = list().unwrap_or_default().into_iter();
+    mounts.filter(|mounted| mounted.kind == kind).map(|mounted| mounted.at).collect()
+}
+
 /// What is mounted at a path that is absolute and has no links.
 pub(crate) fn mounted_at(at: &Path) -> Option<Mounted> {
     mounts::at(&list().ok()?, at).cloned()

@@ -22,7 +22,7 @@ use crate::logic::inodes::{Inode, Inodes, Origin, Part, PartId, Source};
 use crate::logic::inputs::{InputShown, NotShowable, tree_of};
 use crate::logic::listing::Listing;
 use crate::logic::read_ahead::ReadAhead;
-use crate::logic::tree::{FILE_MODE, FOLDER_MODE, Item, Tree, What};
+use crate::logic::tree::{FILE_MODE, FOLDER_MODE, Item, LINK_MODE, NO_TIME, Tree, What};
 use crate::origin::OriginError;
 use crate::refusal::Refusal;
 
@@ -34,10 +34,6 @@ const CHANGING: Duration = Duration::from_secs(1);
 
 /// What folders are said to take, as on most file systems.
 const FOLDER_BYTES: u64 = 4_096;
-
-/// When what has no time was last changed: long ago for `make`, but behind 1980, before which
-/// archives of some kinds cannot say.
-const NO_TIME: Duration = Duration::from_secs(1_000_000_000);
 
 /// Permission bits of a file that is shown by its UUID: nobody knows more of it.
 const BY_UUID_MODE: u16 = 0o444;
@@ -274,7 +270,7 @@ impl View {
             }
             What::Link { target } => {
                 let length = target.len() as u64;
-                self.attributes(inode, FileType::Symlink, 0o777, length, item.modified)
+                self.attributes(inode, FileType::Symlink, LINK_MODE, length, item.modified)
             }
             What::Folder { .. } | What::Tree { .. } => self.folder(inode, item.mode, item.modified),
         }
@@ -292,7 +288,7 @@ impl View {
         length: u64,
         modified: Option<ModificationTime>,
     ) -> FileAttr {
-        let time = modified.map_or(UNIX_EPOCH + NO_TIME, system_time);
+        let time = system_time(modified.unwrap_or(NO_TIME));
         FileAttr {
             ino: INodeNo(inode.0),
             size: length,

@@ -36,6 +36,8 @@ pub struct WorkerConfig {
     pub user: String,
     /// How tasks see their inputs.
     pub inputs: InputsWay,
+    /// How the mount shows them, where there is one.
+    pub mount_way: MountWay,
     /// Bytes that inputs of tasks may take below the data folder, or the mount's cache of them; 0 for
     /// 80 % of what is free at the start.
     pub inputs_bytes: u64,
@@ -55,4 +57,17 @@ pub enum InputsWay {
     Mount,
     /// As files that are fetched as a whole before a job's first task starts.
     Materialise,
+}
+
+/// How a mount shows the inputs of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountWay {
+    /// As EROFS where the kernel and the worker's rights allow it, else by the plain way.
+    #[default]
+    Auto,
+    /// As EROFS; where that is not possible, the worker does not start.
+    Erofs,
+    /// By the connection that answers every question itself.
+    Plain,
 }

@@ -143,7 +143,9 @@ fn master(balancer: String, storage: String, outcomes: mpsc::Sender<WorkerStatus
                 replica_count: 1,
                 ..RingReply::default()
             };
-            answer_to(record, encode(&reply, &[bytes_of(&[member]), storage.as_bytes()]))
+            let members = [member];
+            let parts: [&[u8]; 5] = [bytes_of(&members), storage.as_bytes(), &[], &[], &[]];
+            answer_to(record, encode(&reply, &parts))
         }
         WorkerStatus::TYPE => {
             let status: WorkerStatus = record.read().unwrap();

@@ -1,5 +1,6 @@
 //! Decisions without disk, sockets, clock or threads.
 
+pub mod image;
 pub mod inodes;
 pub mod inputs;
 pub mod listing;

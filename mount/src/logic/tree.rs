@@ -16,6 +16,13 @@ pub const FOLDER_MODE: u16 = 0o755;
 /// Permission bits of a file of which nobody said any.
 pub const FILE_MODE: u16 = 0o644;
 
+/// Permission bits of a link: those of what it leads to count.
+pub const LINK_MODE: u16 = 0o777;
+
+/// When what has no time was last changed: long ago for `make`, but behind 1980, before which
+/// archives of some kinds cannot say.
+pub const NO_TIME: ModificationTime = ModificationTime { seconds: 1_000_000_000, nanoseconds: 0 };
+
 /// What stands under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {

@@ -30,12 +30,13 @@ use proto::ids::{Incarnation, JobId, TaskIndex};
 use proto::status::Cause;
 use proto::time::{Duration, Instant};
 
-use crate::config::{InputsWay, WorkerConfig};
+use crate::config::{InputsWay, MountWay, WorkerConfig};
 use crate::logic::job::JobSpec;
 use crate::runtime::{Cancel, remove_folder};
 use fetch::Fetch;
 use lines::LineReader;
 use mounted::Mounted;
+pub use mounted::{IMAGES, MOUNT, TREES};
 
 /// How long what a job needs stays after its last task here (eyeballed: longer than the pause
 /// between two deals of a job, shorter than anybody waits for room on a disk).
@@ -61,9 +62,6 @@ const PASSABLE: u32 = 0o711;
 
 /// Of what is free at the start, the part that inputs may take unless told otherwise, in percent.
 const FREE_PERCENT: u64 = 80;
-
-/// Name of the folder below a worker's data folder at which it mounts inputs.
-pub const MOUNT: &str = "mount";
 
 /// Why a task does not have what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +89,7 @@ pub(crate) struct View {
 /// How much there is, for the telemetry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InputsStatus {
-    /// How tasks see them: `mounted` or `materialised`.
+    /// How tasks see them: `erofs`, `mounted` or `materialised`.
     pub(crate) way: &'static str,
     /// Jobs whose inputs are here or on their way.
     pub(crate) jobs: usize,
@@ -188,15 +186,22 @@ impl Inputs {
             0 => free_bytes(&folder)? / 100 * FREE_PERCENT,
             limit => limit,
         };
+        let mount = || Mounted::start(data, limit, client.clone(), settings.mount_way);
         let mounted = match settings.inputs {
+            InputsWay::Materialise if settings.mount_way == MountWay::Erofs => {
+                return Err(io::Error::other(
+                    "mount_way = \"erofs\" demands a mount and inputs = \"materialise\" none: \
+                     change one of the two",
+                ));
+            }
             InputsWay::Materialise => None,
-            InputsWay::Mount => Some(begin_mount(data, limit, &client)?),
-            InputsWay::Auto => begin_mount(data, limit, &client)
+            InputsWay::Auto if settings.mount_way != MountWay::Erofs => mount()
                 .inspect_err(|error| {
                     let error = node::log::chain(error);
                     tracing::info!(error, "inputs are materialised: they cannot be mounted here");
                 })
                 .ok(),
+            InputsWay::Auto | InputsWay::Mount => Some(mount()?),
         };
         let (state, changed) = (Mutex::default(), Condvar::new());
         let shared = Shared { clock, client, mounted, folder, limit, state, changed };
@@ -223,7 +228,7 @@ impl Inputs {
     pub(crate) fn status(&self) -> InputsStatus {
         let shared = &self.owner.0;
         let state = shared.state();
-        let way = if shared.mounted.is_some() { "mounted" } else { "materialised" };
+        let way = shared.mounted.as_ref().map_or("materialised", Mounted::way);
         InputsStatus { way, jobs: state.jobs.len(), bytes: state.used, limit: shared.limit }
     }
 }
@@ -289,19 +294,6 @@ fn needs_anything(spec: &JobSpec) -> bool {
     );
     let are_inputs_here = description.inputs.is_empty() && spec.input_files.is_empty();
     !(is_program_here && are_inputs_here && description.lines.is_none())
-}
-
-fn begin_mount(data: &Path, cache_bytes: u64, client: &Arc<Client>) -> io::Result<Mounted> {
-    // A dead mount that a predecessor left there is no folder, and cannot be made one.
-    let (at, cache) = (data.join(MOUNT), data.join("cache"));
-    match fs::create_dir(&at) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let mounted = Mounted::start(at, cache, cache_bytes, client.clone());
-    let mounted = mounted.map_err(io::Error::other)?;
-    tracing::info!(at = %data.join(MOUNT).display(), "inputs are shown through a mount");
-    Ok(mounted)
 }
 
 fn free_bytes(folder: &Path) -> io::Result<u64> {
@@ -403,18 +395,25 @@ impl Shared {
                 }
                 return Ok(());
             }
-            let idle = state.jobs.iter().filter(|(_, it)| it.user_count == 0 && it.is_here());
-            let Some((&oldest, _)) = idle.min_by_key(|(_, it)| it.idle_since) else {
+            let Some((oldest, removed)) = state.take_idle() else {
                 return Err(Missing::Trouble(format!(
                     "inputs of {bytes} bytes more have no room: {} of {} bytes are in use, see \
                      inputs_bytes in the worker's settings",
                     state.used, self.limit
                 )));
             };
-            let removed = state.jobs.remove(&oldest).map(|job| (oldest, job));
             drop(state);
-            removed.into_iter().for_each(|(id, job)| self.remove(id, &job));
+            self.remove(oldest, &removed);
         }
+    }
+
+    /// Removes what the job has that was not used for the longest time; false where all are used.
+    fn make_room(&self) -> bool {
+        let idle = self.state().take_idle();
+        idle.is_some_and(|(id, job)| {
+            self.remove(id, &job);
+            true
+        })
     }
 
     /// Removes the folder of a job that is not listed any more.
@@ -444,6 +443,15 @@ impl Shared {
             let waited = self.changed.wait_timeout(self.state(), SWEEP);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+impl State {
+    /// Takes the job out of the list that was not used for the longest time.
+    fn take_idle(&mut self) -> Option<(JobId, Job)> {
+        let idle = self.jobs.iter().filter(|(_, it)| it.user_count == 0 && it.is_here());
+        let (&oldest, _) = idle.min_by_key(|(_, it)| it.idle_since)?;
+        self.jobs.remove_entry(&oldest)
     }
 }
 
@@ -480,8 +488,9 @@ impl Ended {
         tracing::debug!(%job, "the job's inputs are being fetched");
         let reserve = |bytes| shared.reserve(job, number, bytes);
         let is_wanted = || shared.is_wanted(job, number);
+        let make_room = || shared.make_room();
         let show = shared.mounted.as_ref();
-        let show = show.map(|mounted| move |inputs| mounted.show(job, number, inputs));
+        let show = show.map(|mounted| |inputs| mounted.show(job, number, inputs, &make_room));
         let fetch = Fetch {
             client: &shared.client,
             folder,

@@ -53,6 +53,20 @@ fn open(data: &Path, incarnation: u64, limit: u64) -> Inputs {
 }
 
 #[test]
+fn a_way_that_cannot_be_is_refused_at_the_start() {
+    let data = tempfile::tempdir().unwrap();
+    let client = Arc::new(Client::connect(Vec::new()).unwrap());
+    let settings = WorkerConfig {
+        inputs: InputsWay::Materialise,
+        mount_way: MountWay::Erofs,
+        ..WorkerConfig::default()
+    };
+    let opened = Inputs::open(data.path(), Incarnation(1), &settings, Clock::start(), client);
+    let error = opened.unwrap_err().to_string();
+    assert!(error.starts_with("mount_way = \"erofs\" demands a mount"), "{error}");
+}
+
+#[test]
 fn who_needs_nothing_waits_for_nothing() {
     let bench = Bench::new(0);
     let prepared = bench.prepare(&spec(1, command(Program::Path("sh".into())))).unwrap();

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use client::logic::answers::read_ring;
+use client::logic::rings::read_ring;
 use fastrand::Rng;
 use node::logic::network::{Link, NetworkEffect, NetworkEvent, Peer};
 use node::logic::rotation::Rotation;

@@ -4,8 +4,8 @@
 //! for the question about the ring. How many replicas, which nodes and what to do about dead ones is
 //! the transfer's matter; what is in a segment, and when one is made, that of those who fill it.
 
-use client::logic::answers::RingAnswer;
-use client::logic::transfer::{Output, Pin, PutId, SourceBlock, Transfer};
+use client::logic::rings::RingAnswer;
+use client::logic::transfer::{Output, PutId, PutTerms, SourceBlock, Transfer};
 use node::logic::network::{NetworkEffect, NetworkEvent};
 use proto::ids::{BlockId, FileId};
 use proto::messages::node::RingQuery;
@@ -104,7 +104,7 @@ impl Storing {
                 kind: BlockKind::Content,
                 length: pending.segment.content.len() as u64,
             };
-            match self.transfer.put(now, vec![source], Pin::default(), network) {
+            match self.transfer.put(now, vec![source], PutTerms::default(), network) {
                 Ok(put) => pending.put = Some(put),
                 Err(_) => pending.again_at = now + REST,
             }

@@ -53,7 +53,9 @@ impl Bench {
             replica_count: 1,
             ..RingReply::default()
         };
-        self.hear(MASTER_LINK, &encode(&reply, &[bytes_of(&[member]), b"s1"]));
+        let members = [member];
+        let parts: [&[u8]; 5] = [bytes_of(&members), b"s1", &[], &[], &[]];
+        self.hear(MASTER_LINK, &encode(&reply, &parts));
         self.connect(STORAGE, "");
     }
 
