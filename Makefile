@@ -77,7 +77,7 @@ sim: setup ## simulate clusters under faults: SEED=n, MINUTES=n, or a short run;
 	$(simulate)
 
 # What `remuda bench` measures, one after the other; BENCH="noop" for one of them.
-BENCH := noop spawn latency submit speedup files idle recover scale
+BENCH := noop spawn latency submit speedup files registers idle recover scale
 
 bench: build ## measure this machine on clusters of its own: BENCH="noop latency" for some of the figures
 	@for figure in $(BENCH); do timeout 900 target/release/remuda bench $$figure; done

@@ -5,6 +5,8 @@
 mod change;
 mod live;
 mod overview;
+mod register;
+mod ring;
 mod submit;
 mod why;
 
@@ -12,12 +14,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use proto::limits::TASKS_PER_JOB;
+use proto::limits::{REPLICAS, TASKS_PER_JOB};
 use proto::status::Role;
 
 pub(crate) use change::{ChangeJob, Forget, Priority, Retry};
 pub(crate) use live::{Logs, Progress};
 pub(crate) use overview::{VERSION, command, parse};
+pub(crate) use register::{GetRegister, Register, SetRegister, WatchRegister};
+pub(crate) use ring::{Ring, Waiting};
 pub(crate) use submit::Submit;
 pub(crate) use why::{Accounting, Explain};
 
@@ -78,6 +82,9 @@ pub(crate) enum Command {
     Rm(Rm),
     /// Show files, names and the inputs of jobs as a read-only folder, until interrupted
     Mount(Mount),
+    /// Read and write registers: small values that all tasks and clients share
+    #[command(subcommand)]
+    Register(Register),
     /// List the nodes of the cluster, and which of them answer
     Nodes(Nodes),
     /// Ask every node how it is; exit code 1 where something is degraded or down
@@ -86,6 +93,9 @@ pub(crate) enum Command {
     Health(Listing),
     /// List the storage nodes with the space that they have
     Df(Listing),
+    /// Change which storage nodes keep what, and see how far that is
+    #[command(subcommand)]
+    Ring(Ring),
     /// Run a whole cluster on this machine
     Dev(Dev),
     /// Measure this machine: figures of a cluster that is started for them
@@ -226,6 +236,11 @@ pub(crate) struct Put {
     /// Keep the times of last change in a folder; equal folders then differ by them
     #[arg(long)]
     pub(crate) times: bool,
+    /// Storage nodes that keep a copy of it; all of them where there are fewer [default: the
+    /// cluster's, as remuda df shows it]
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = number(1..=REPLICAS as u8, "default: the cluster's"))]
+    pub(crate) replicas: Option<u8>,
     #[command(flatten)]
     pub(crate) place: Where,
 }
@@ -304,6 +319,8 @@ pub(crate) enum Figure {
     Speedup,
     /// Storing and fetching files, beside the file system of this machine
     Files,
+    /// Reading and writing registers
+    Registers,
     /// What a cluster costs that has nothing to do
     Idle,
     /// How long a cluster needs after a process of each tier was killed
@@ -517,8 +534,10 @@ pub(crate) struct DevStart {
     #[arg(long, value_name = "N")]
     #[arg(value_parser = number(1u32..=4096, "default: as many as cores, shared among the workers"))]
     pub(crate) slots: Option<u32>,
-    /// How tasks see their inputs: through a mount, as files fetched before [default: auto]
-    #[arg(long, value_name = "WAY", value_parser = ["auto", "mount", "materialise"])]
+    /// How tasks see their inputs: through a mount (one way of it: erofs, plain), as files fetched
+    /// before [default: auto]
+    #[arg(long, value_name = "WAY")]
+    #[arg(value_parser = ["auto", "mount", "erofs", "plain", "materialise"])]
     pub(crate) inputs: Option<String>,
     #[command(flatten)]
     pub(crate) folder: DevFolder,

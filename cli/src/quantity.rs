@@ -56,6 +56,15 @@ where
     }
 }
 
+/// The address of a register: `7`, `0x1f`.
+pub(crate) fn register(text: &str) -> Result<u64, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    // The standard library takes a sign as well.
+    let is_number = digits.bytes().all(|it| it.is_ascii_hexdigit());
+    let address = is_number.then(|| u64::from_str_radix(digits, radix).ok()).flatten();
+    address.ok_or_else(|| "a number from 0 to 2^64-1 is wanted, decimal or 0x1f".to_owned())
+}
+
 /// CPUs in thousandths: `2`, `0.5`.
 pub(crate) fn cpu_milli(text: &str) -> Result<u32, String> {
     let wrong = "a number of CPUs is wanted, such as 2 or 0.5";
@@ -189,6 +198,18 @@ mod tests {
         let priority = number(-3i32..=3, "");
         assert_eq!(priority("-2"), Ok(-2));
         assert_eq!(priority("high"), Err("a whole number from -3 to 3 is wanted".to_owned()));
+    }
+
+    #[test]
+    fn registers_are_decimal_or_hexadecimal() {
+        for (text, address) in
+            [("0", 0), ("17", 17), ("0x1F", 31), ("18446744073709551615", u64::MAX)]
+        {
+            assert_eq!(register(text), Ok(address), "{text}");
+        }
+        for text in ["", "0x", "-1", "+1", "0x+1", "1f", "x", "18446744073709551616"] {
+            assert!(register(text).is_err(), "{text}");
+        }
     }
 
     #[test]

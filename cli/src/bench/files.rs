@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 
 use client::{Client, Times};
 use node::clock::Clock;
+use proto::description::InputSource;
 use proto::ids::FileId;
+use proto::name::Pointer;
 use proto::time::Duration;
 
 use super::cluster::BenchCluster;
 use super::native::{self, Until};
-use super::{Line, Printer, mib, quantile};
+use super::{Line, Printer, mib, mounted};
 use crate::commands::connect::Asked;
 use crate::failure::{During, Failure};
 
-const LARGE_BYTES: u64 = 1 << 30;
+/// Bytes of the large file.
+pub(super) const LARGE_BYTES: u64 = 1 << 30;
 
 const SMALL_BYTES: u64 = 4 << 10;
 
@@ -31,16 +34,6 @@ const SYNCED_AT_ONCE: &str = "the file system: copy all, then one syncfs";
 
 const WRITTEN: &str = "the file system: copy";
 
-const COLD: &str = "the file system, nothing cached";
-
-const WARM: &str = "the file system, all cached";
-
-/// Random pages that are read.
-const PAGES: u32 = 200_000;
-
-/// Rounds of what is read from a cache.
-const ROUNDS: u32 = 5;
-
 /// Takes the figures.
 pub(super) fn run(cluster: &BenchCluster, printer: Printer) -> Result<(), Failure> {
     let place = cluster.folder().join("files");
@@ -48,10 +41,9 @@ pub(super) fn run(cluster: &BenchCluster, printer: Printer) -> Result<(), Failur
     let mut random = node::random::generator().during(|| "draw bytes".into())?;
     let file = large(cluster.client(), &place, &mut random, printer)?;
     let tree = small(cluster.client(), &place, &mut random, printer)?;
-    if let Some(mount) = cluster.mount()? {
-        mounted(&mount.join("files"), &place, (file, tree), &mut random, printer)?;
-    }
-    Ok(())
+    let large = InputSource::File { file, length: LARGE_BYTES, is_executable: false };
+    let small = InputSource::Tree { tree: tree.file, length: tree.length };
+    mounted::run(cluster, &place, (large, small), &mut random, printer)
 }
 
 fn make_folder(path: &Path) -> Result<(), Failure> {
@@ -99,7 +91,7 @@ fn remove_file(path: &Path) -> Result<(), Failure> {
 }
 
 /// The small files' paths inside a folder of them.
-fn small_paths(folder: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn small_paths(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let (folders, files) = SMALL;
     (0..folders)
         .flat_map(move |outer| (0..files).map(move |inner| format!("{outer:02}/{inner:02}")))
@@ -117,7 +109,7 @@ fn small(
     place: &Path,
     random: &mut fastrand::Rng,
     printer: Printer,
-) -> Result<FileId, Failure> {
+) -> Result<Pointer, Failure> {
     let [source, synced, written, got] =
         ["small", "small-synced", "small-written", "small-got"].map(|name| place.join(name));
     make_small_folders(&source)?;
@@ -131,7 +123,8 @@ fn small(
 
     let limit = native::copy(&copies(&synced)?, Until::SyncedAtOnce)?;
     let put = || client.put_tree(&source, Times::Without, &mut |_| ()).asked();
-    let (tree, put) = timed(clock, put)?;
+    let (stored, put) = timed(clock, put)?;
+    let tree = stored.pointer;
     let line = Line::new("files", "small_put_per_s", per_second(put), "files/s");
     printer.line(&line.beside(per_second(limit), SYNCED_AT_ONCE))?;
 
@@ -143,51 +136,5 @@ fn small(
     }
     let line = Line::new("files", "small_get_per_s", per_second(get), "files/s");
     printer.line(&line.beside(per_second(limit), WRITTEN))?;
-    Ok(tree.file)
-}
-
-/// The median of some rounds of what is over in a moment.
-fn median(mut round: impl FnMut() -> Result<Duration, Failure>) -> Result<Duration, Failure> {
-    let times: Result<Vec<Duration>, Failure> = (0..ROUNDS).map(|_| round()).collect();
-    let mut times = times?;
-    times.sort_unstable();
-    quantile(&times, 0.5).ok_or_else(|| Failure::failed("nothing was measured"))
-}
-
-/// What was stored, read through a mount that has seen none of it, and then again.
-fn mounted(
-    mount: &Path,
-    place: &Path,
-    (file, tree): (FileId, FileId),
-    random: &mut fastrand::Rng,
-    printer: Printer,
-) -> Result<(), Failure> {
-    let (source, shown) = (place.join("large"), mount.join(file.to_string()));
-    let per_second = |time: Duration| mib(LARGE_BYTES) / time.as_secs_f64();
-    native::forget(&source)?;
-    let limit = per_second(native::read(&source)?);
-    let rate = per_second(native::read(&shown)?);
-    let line = Line::new("files", "mount_first_mib_per_s", rate, "MiB/s");
-    printer.line(&line.beside(limit, COLD))?;
-    let limit = per_second(median(|| native::read(&source))?);
-    let rate = per_second(median(|| native::read(&shown))?);
-    let line = Line::new("files", "mount_repeat_mib_per_s", rate, "MiB/s");
-    printer.line(&line.beside(limit, WARM))?;
-    native::compare(&source, &shown)?;
-    let per_second = |time: Duration| f64::from(PAGES) / time.as_secs_f64();
-    let limit = per_second(median(|| native::read_pages(&source, PAGES, random))?);
-    let rate = per_second(median(|| native::read_pages(&shown, PAGES, random))?);
-    let line = Line::new("files", "rand4k_repeat_iops", rate, "reads/s");
-    printer.line(&line.beside(limit, WARM))?;
-
-    let sources: Vec<PathBuf> = small_paths(&place.join("small")).collect();
-    let shown: Vec<PathBuf> = small_paths(&mount.join(tree.to_string())).collect();
-    for (stored, found) in sources.iter().zip(&shown) {
-        native::compare(stored, found)?;
-    }
-    let per_second = |time: Duration| shown.len() as f64 / time.as_secs_f64();
-    let limit = per_second(median(|| native::read_each(&sources))?);
-    let rate = per_second(median(|| native::read_each(&shown))?);
-    let line = Line::new("files", "small_read_per_s", rate, "files/s");
-    printer.line(&line.beside(limit, WARM))
+    Ok(tree)
 }

@@ -10,10 +10,12 @@ mod disk;
 mod files;
 mod idle;
 mod latency;
+mod mounted;
 mod native;
 mod noop;
 mod processes;
 mod recover;
+mod registers;
 mod scale;
 mod spawn;
 mod speedup;
@@ -131,13 +133,14 @@ impl Printer {
 }
 
 /// All figures, in the order in which they are taken.
-const ALL: [Figure; 9] = [
+const ALL: [Figure; 10] = [
     Figure::Noop,
     Figure::Spawn,
     Figure::Latency,
     Figure::Submit,
     Figure::Speedup,
     Figure::Files,
+    Figure::Registers,
     Figure::Idle,
     Figure::Recover,
     Figure::Scale,
@@ -196,6 +199,7 @@ fn take_on(
         Figure::Latency => latency::run(&cluster, sync, printer)?,
         Figure::Submit => submit::run(&cluster, printer)?,
         Figure::Files => files::run(&cluster, printer)?,
+        Figure::Registers => registers::run(&cluster, sync, printer)?,
         Figure::Idle => idle::run(&cluster, printer)?,
         Figure::Recover => recover::run(&cluster, flags, printer)?,
         Figure::Speedup | Figure::Scale | Figure::All => {

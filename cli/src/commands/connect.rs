@@ -2,6 +2,7 @@
 //! to failures with an exit code.
 
 use client::find::{FindError, Found, Surroundings, VARIABLE};
+use client::logic::registers::RegisterError;
 use client::logic::session::CallFailure;
 use client::{Client, ClientError};
 use proto::name::NameError;
@@ -68,6 +69,7 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
         ClientError::NotSendable(_)
         | ClientError::Name(NameError::Name { .. })
         | ClientError::Path { .. } => Failure::usage(text),
+        ClientError::Register(error) => register_failure(error, text),
         ClientError::NoName { .. } => Failure::failed(text).hint("see what there is: remuda ls"),
         ClientError::NotEnded { .. } => {
             Failure::failed(text).hint("see what it prints meanwhile: remuda logs JOB/TASK")
@@ -82,6 +84,23 @@ pub(crate) fn failure(error: &ClientError) -> Failure {
             Failure::failed(text).hint("see what there is: remuda ls name:NAME[/PATH]")
         }
         _ => Failure::failed(text),
+    }
+}
+
+fn register_failure(error: &RegisterError, text: String) -> Failure {
+    match error {
+        RegisterError::TooLong { .. } => Failure::usage(text),
+        RegisterError::NoRing => Failure::unreachable(text),
+        RegisterError::NoNode { .. } => {
+            Failure::failed(text).hint("see which there are: remuda df")
+        }
+        RegisterError::OutcomeUnknown { .. } => {
+            Failure::failed(text).hint("read it: who reads the new value has it stored for all")
+        }
+        RegisterError::Unavailable { .. } => {
+            Failure::failed(text).hint("see which storage nodes answer: remuda health")
+        }
+        RegisterError::TooMany => Failure::failed(text),
     }
 }
 

@@ -2,9 +2,12 @@
 
 use client::StorageState;
 use client::logic::answers::NodeSummary;
+use client::logic::rings::RingStanding;
+use proto::status::RingState;
 use serde::Serialize;
 
 use super::connect::{Asked, connect};
+use super::ring;
 use crate::failure::Failure;
 use crate::flags::Listing;
 use crate::output::human::Table;
@@ -19,6 +22,10 @@ struct Shown {
     address: String,
     zone: String,
     answers: bool,
+    /// What it is to the ring.
+    ring: Option<&'static str>,
+    /// Blocks that have fewer replicas than they should, as far as the node knows.
+    lacking: Option<u64>,
     /// Bytes of the file system.
     total_bytes: Option<u64>,
     /// Bytes that are free there.
@@ -42,13 +49,20 @@ struct Space {
 pub(crate) fn run(flags: &Listing) -> Result<(), Failure> {
     let client = connect(&flags.place)?;
     let replicas = client.ring().asked()?.replica_count;
-    let mut nodes: Vec<Shown> = client.storage().asked()?.into_iter().map(shown).collect();
+    let standing = ring::beside(&client);
+    let nodes = client.storage().asked()?.into_iter();
+    let mut nodes: Vec<Shown> = nodes.map(|it| shown(it, standing.as_ref())).collect();
     nodes.sort_by(|one, other| one.address.cmp(&other.address));
     let space = Space { replicas, nodes };
     if flags.json {
         return json::print(&space);
     }
     output::print(&table(&space))?;
+    if let Some(count) = standing.as_ref().map(ring::lacking).filter(|count| *count > 0) {
+        output::note(&format!(
+            "{count} blocks have fewer replicas than they should: remuda ring status"
+        ));
+    }
     let silent = space.nodes.iter().filter(|it| !it.answers).count();
     if silent > 0 {
         output::note(&format!("{silent} storage nodes do not answer: remuda health"));
@@ -56,8 +70,14 @@ pub(crate) fn run(flags: &Listing) -> Result<(), Failure> {
     Ok(())
 }
 
-fn shown((node, state): (NodeSummary, Option<StorageState>)) -> Shown {
+fn shown(
+    (node, state): (NodeSummary, Option<StorageState>),
+    standing: Option<&RingStanding>,
+) -> Shown {
+    let on_ring = ring::state_of(standing, node.node);
     Shown {
+        ring: on_ring.map(|it| it.state.name()),
+        lacking: on_ring.map(|it| it.progress.lacking_count),
         node: node.node.to_string(),
         address: node.address,
         zone: node.zone,
@@ -70,6 +90,15 @@ fn shown((node, state): (NodeSummary, Option<StorageState>)) -> Shown {
     }
 }
 
+/// Whether a node answers, and what it is to the ring where that is worth saying.
+fn state(node: &Shown) -> &'static str {
+    match node.ring {
+        _ if !node.answers => "down",
+        Some(ring) if ring != RingState::Member.name() => ring,
+        _ => "ok",
+    }
+}
+
 fn table(space: &Space) -> String {
     let bytes = |bytes: Option<u64>| bytes.map(shown_bytes).unwrap_or_default();
     let count = |count: Option<u64>| count.map(|it| it.to_string()).unwrap_or_default();
@@ -77,7 +106,7 @@ fn table(space: &Space) -> String {
     for it in &space.nodes {
         table.row(vec![
             it.address.clone(),
-            if it.answers { "ok" } else { "down" }.to_owned(),
+            state(it).to_owned(),
             bytes(it.used_bytes),
             count(it.blocks),
             bytes(it.free_bytes),
@@ -107,6 +136,8 @@ mod tests {
                 address: "tcp://a:1".into(),
                 zone: String::new(),
                 answers: true,
+                ring: Some("draining"),
+                lacking: Some(0),
                 total_bytes: Some(10 << 30),
                 free_bytes: Some(5 << 30),
                 used_bytes: Some(3 << 20),
@@ -118,6 +149,8 @@ mod tests {
                 address: "tcp://b:1".into(),
                 zone: String::new(),
                 answers: false,
+                ring: Some("member"),
+                lacking: Some(0),
                 total_bytes: None,
                 free_bytes: None,
                 used_bytes: None,
@@ -127,9 +160,9 @@ mod tests {
         ];
         assert_eq!(
             table(&Space { replicas: 2, nodes }),
-            "ADDRESS    STATE  USED     BLOCKS  FREE     OF        NODE\n\
-             tcp://a:1  ok     3.0 MiB  7       5.0 GiB  10.0 GiB  n1\n\
-             tcp://b:1  down   -        -       -        -         n2\n\
+            "ADDRESS    STATE     USED     BLOCKS  FREE     OF        NODE\n\
+             tcp://a:1  draining  3.0 MiB  7       5.0 GiB  10.0 GiB  n1\n\
+             tcp://b:1  down      -        -       -        -         n2\n\
              3.0 MiB in use, with the 2 replicas of each file\n"
         );
     }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use client::{Client, FileProgress, Resolved, Times};
+use client::logic::transfer::PutReport;
+use client::{Client, FileProgress, Resolved, Stored, Times};
 use proto::ids::FileId;
 use proto::name;
 
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 use crate::flags::{Cat, Get, Put};
 use crate::output;
 use crate::output::progress::Progress;
+use crate::quantity::shown_bytes;
 
 /// Larger files than this are worth a bar of their own (eyeballed: about a second).
 const LARGE_BYTES: u64 = 64 << 20;
@@ -29,8 +31,9 @@ pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
     }
     let metadata = std::fs::metadata(path)
         .map_err(|error| Failure::usage(format!("look at {}: {error}", path.display())))?;
-    let client = connect(&flags.place)?;
-    let pointer = if metadata.is_dir() {
+    let mut client = connect(&flags.place)?;
+    client.set_replicas(flags.replicas.unwrap_or(0));
+    let Stored { pointer, report } = if metadata.is_dir() {
         let times = if flags.times { Times::Keep } else { Times::Without };
         let mut bar = Progress::files();
         client.put_tree(path, times, &mut |so_far| bar.count(so_far)).asked()?
@@ -41,7 +44,31 @@ pub(crate) fn put(flags: &Put) -> Result<(), Failure> {
     if let Some(name) = name {
         client.set_name(name, pointer).asked()?;
     }
-    output::print(&format!("file:{}\n", pointer.file))
+    output::print(&format!("file:{}\n", pointer.file))?;
+    for note in notes(report, flags.replicas) {
+        output::note(&note);
+    }
+    Ok(())
+}
+
+/// What is worth saying about what was stored.
+fn notes(report: PutReport, replicas: Option<u8>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let PutReport { block_count, block_bytes, present_count, present_bytes, .. } = report;
+    if present_count > 0 {
+        let (present, all) = (shown_bytes(present_bytes), shown_bytes(block_bytes));
+        notes.push(format!(
+            "{present_count} of {block_count} blocks, {present} of {all}, were on storage already"
+        ));
+    }
+    if let Some(wanted) = replicas.filter(|wanted| usize::from(*wanted) > report.replica_count) {
+        notes.push(format!(
+            "{wanted} replicas are wanted, and there are nodes for {}: others get theirs when they \
+             join",
+            report.replica_count
+        ));
+    }
+    notes
 }
 
 /// Shows how far a file is, where it is one that takes long.
@@ -139,4 +166,30 @@ pub(super) fn print(client: &Client, file: FileId) -> Result<(), Failure> {
         }
     }
     stdout.flush().map_err(|error| Failure::output(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_and_too_few_nodes_are_said() {
+        let fresh = PutReport {
+            block_count: 5,
+            block_bytes: 20 << 20,
+            replica_count: 2,
+            ..PutReport::default()
+        };
+        assert!(notes(fresh, None).is_empty());
+        assert!(notes(fresh, Some(2)).is_empty());
+        let again = PutReport { present_count: 3, present_bytes: 12 << 20, ..fresh };
+        assert_eq!(
+            notes(again, Some(5)),
+            [
+                "3 of 5 blocks, 12.0 MiB of 20.0 MiB, were on storage already",
+                "5 replicas are wanted, and there are nodes for 2: others get theirs when they \
+                 join",
+            ]
+        );
+    }
 }

@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use client::{NodeState, survey};
-use proto::status::Role;
+use client::logic::rings::RingStanding;
+use client::{Client, NodeState, survey};
+use proto::status::{RingState, Role};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::connect::{Asked, find};
+use super::ring;
 use crate::failure::Failure;
 use crate::flags::Listing;
 use crate::output::human::Table;
@@ -69,8 +71,10 @@ struct Health {
 
 /// `remuda health`.
 pub(crate) fn run(flags: &Listing) -> Result<(), Failure> {
-    let nodes = survey(&find(&flags.place)?.addresses).asked()?;
-    let health = health(&nodes);
+    let found = find(&flags.place)?;
+    let nodes = survey(&found.addresses).asked()?;
+    let client = Client::connect(found.addresses).asked()?;
+    let health = health(&nodes, ring::beside(&client).as_ref());
     if flags.json {
         json::print(&health)?;
     } else {
@@ -104,7 +108,7 @@ fn table(health: &Health) -> String {
     table.render()
 }
 
-fn health(nodes: &[NodeState]) -> Health {
+fn health(nodes: &[NodeState], standing: Option<&RingStanding>) -> Health {
     let of = |role: Role| -> Vec<&NodeState> {
         let mut of_role: Vec<&NodeState> = nodes.iter().filter(|it| it.node.role == role).collect();
         of_role.sort_by(|one, other| one.node.address.cmp(&other.node.address));
@@ -114,7 +118,7 @@ fn health(nodes: &[NodeState]) -> Health {
         masters(&of(Role::Master)),
         balancers(&of(Role::Balancer)),
         workers(&of(Role::Worker)),
-        storage(&of(Role::Storage)),
+        storage(&of(Role::Storage), standing),
     ];
     let state = tiers.iter().map(|tier| tier.state).max().unwrap_or(State::Down);
     Health { state, tiers }
@@ -213,7 +217,7 @@ fn workers(nodes: &[&NodeState]) -> Tier {
     workers
 }
 
-fn storage(nodes: &[&NodeState]) -> Tier {
+fn storage(nodes: &[&NodeState], standing: Option<&RingStanding>) -> Tier {
     let mut storage = tier(Role::Storage, nodes);
     let states = || nodes.iter().filter_map(|it| Some((it, it.storage?)));
     if let Some(least) = states().map(|(_, it)| it.free_bytes).min() {
@@ -230,6 +234,27 @@ fn storage(nodes: &[&NodeState]) -> Tier {
             storage.state = storage.state.max(State::Degraded);
             storage.text += &format!("; {damaged} blocks were found damaged");
         }
+    }
+    let Some(standing) = standing else {
+        return storage;
+    };
+    let mut say = |text: String| {
+        let before = if storage.text.is_empty() { "" } else { "; " };
+        storage.text += &format!("{before}{text}");
+    };
+    for state in [RingState::Draining, RingState::Drained, RingState::Spare, RingState::Removed] {
+        let count = standing.nodes.iter().filter(|it| it.state == state).count();
+        if count > 0 {
+            say(format!("{count} {state}"));
+        }
+    }
+    if standing.oldest < standing.version {
+        say(format!("blocks move to ring version {}", standing.version));
+    }
+    let lacking = ring::lacking(standing);
+    if lacking > 0 {
+        say(format!("{lacking} blocks have fewer replicas than they should"));
+        storage.state = storage.state.max(State::Degraded);
     }
     storage
 }
@@ -278,12 +303,12 @@ mod tests {
     }
 
     fn states(nodes: &[NodeState]) -> Vec<State> {
-        health(nodes).tiers.iter().map(|tier| tier.state).collect()
+        health(nodes, None).tiers.iter().map(|tier| tier.state).collect()
     }
 
     #[test]
     fn a_whole_cluster_is_ok() {
-        let health = health(&whole());
+        let health = health(&whole(), None);
         assert_eq!(health.state, State::Ok);
         assert_eq!(
             table(&health),
@@ -309,7 +334,7 @@ mod tests {
         nodes[5].status = None;
         (nodes[6].status, nodes[6].storage) = (None, None);
         assert_eq!(states(&nodes), [Down, Down, Down, Down]);
-        assert_eq!(health(&nodes).tiers[0].silent, ["tcp://a:2", "tcp://a:3"]);
+        assert_eq!(health(&nodes, None).tiers[0].silent, ["tcp://a:2", "tcp://a:3"]);
         assert_eq!(states(&[]), [Down; 4]);
     }
 
@@ -318,10 +343,10 @@ mod tests {
         let mut nodes = whole();
         (nodes[4].status, nodes[4].node.group) = (None, 0);
         assert_eq!(states(&nodes)[1], State::Degraded);
-        let text = &health(&nodes).tiers[1].text;
+        let text = &health(&nodes, None).tiers[1].text;
         assert_eq!(text, "tcp://a:4 deals in group 1 under epoch 5, no auxiliary");
         nodes[3].node.group = 0;
-        let health = health(&nodes);
+        let health = health(&nodes, None);
         assert_eq!(
             (health.tiers[1].state, &*health.tiers[1].text),
             (State::Down, "none of them is in a group")
@@ -332,8 +357,29 @@ mod tests {
     fn of_two_that_say_that_they_lead_the_newer_one_does() {
         let mut nodes = whole();
         nodes[1].status = Some(r#"{"leads":true,"term":3}"#.into());
-        assert_eq!(health(&nodes).tiers[0].text, "tcp://a:2 leads in term 3");
+        assert_eq!(health(&nodes, None).tiers[0].text, "tcp://a:2 leads in term 3");
         nodes[4].status = Some(r#"{"is_primary":true,"epoch":6}"#.into());
-        assert!(health(&nodes).tiers[1].text.starts_with("tcp://a:5 deals"), "{nodes:?}");
+        assert!(health(&nodes, None).tiers[1].text.starts_with("tcp://a:5 deals"), "{nodes:?}");
+    }
+
+    #[test]
+    fn what_the_ring_lacks_degrades_storage_and_what_moves_does_not() {
+        use super::super::ring::tests::{node as member, standing};
+        use proto::ids::RingVersion;
+        use proto::messages::node::StorageProgress;
+
+        let mut ring = standing(vec![
+            member(7, RingState::Member, StorageProgress::default()),
+            member(8, RingState::Draining, StorageProgress::default()),
+            member(9, RingState::Removed, StorageProgress::default()),
+        ]);
+        ring.oldest = RingVersion(6);
+        let tier = health(&whole(), Some(&ring)).tiers.remove(3);
+        let wanted = "4.0 GiB free; 1 draining; 1 removed; blocks move to ring version 7";
+        assert_eq!((tier.state, &*tier.text), (State::Ok, wanted));
+        ring.nodes[0].progress.lacking_count = 5;
+        let tier = health(&whole(), Some(&ring)).tiers.remove(3);
+        assert_eq!(tier.state, State::Degraded);
+        assert!(tier.text.ends_with("; 5 blocks have fewer replicas than they should"));
     }
 }

@@ -20,7 +20,10 @@ mod names;
 mod nodes;
 mod outputs;
 mod progress;
+mod register;
 mod retry;
+mod ring;
+mod ring_change;
 pub(crate) mod serve;
 mod source;
 mod submit;
@@ -54,6 +57,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         Command::Ls(flags) => names::list(&flags),
         Command::Rm(flags) => names::remove(&flags),
         Command::Mount(flags) => mount::run(&flags),
+        Command::Register(flags) => register::run(&flags),
         Command::Nodes(flags) => match flags.command {
             Some(NodesCommand::Forget(flags)) => nodes::forget(&flags),
             None if flags.follow => follow::follow(&flags.listing),
@@ -61,6 +65,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), Failure> {
         },
         Command::Health(flags) => health::run(&flags),
         Command::Df(flags) => df::run(&flags),
+        Command::Ring(flags) => ring_change::run(&flags),
         Command::Dev(flags) => match flags.command {
             None => dev::start(&flags.start),
             Some(DevCommand::Stop(folder)) => dev::stop(&folder.dir),

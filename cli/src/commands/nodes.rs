@@ -2,9 +2,11 @@
 //! good.
 
 use client::logic::answers::NodeSummary;
+use client::logic::rings::RingStanding;
 use serde::Serialize;
 
 use super::connect::{Asked, connect};
+use super::ring;
 use crate::failure::Failure;
 use crate::flags::{ForgetNodes, Listing};
 use crate::output::human::Table;
@@ -24,12 +26,18 @@ struct Shown {
     group: u64,
     slots: u32,
     zone: String,
+    /// What a storage node is to the ring, where that is known.
+    ring: Option<&'static str>,
+    /// How tasks of a worker that answers see their inputs.
+    inputs: Option<String>,
 }
 
 impl Shown {
-    fn of((node, answers): (NodeSummary, bool)) -> Shown {
+    fn of((node, answers): (NodeSummary, bool), ring: Option<&RingStanding>) -> Shown {
         Shown {
             answers,
+            inputs: None,
+            ring: ring::state_of(ring, node.node).map(|it| it.state.name()),
             node: node.node.to_string(),
             tier: node.role.name(),
             leads: node.leads,
@@ -47,22 +55,38 @@ impl Shown {
 pub(crate) fn list(flags: &Listing) -> Result<(), Failure> {
     let client = connect(&flags.place)?;
     let nodes = client.nodes().asked()?;
-    let answering = client.answering(&nodes).asked()?;
-    let mut shown: Vec<Shown> = nodes.into_iter().zip(answering).map(Shown::of).collect();
+    let statuses = client.statuses(&nodes).asked()?;
+    let standing = ring::beside(&client);
+    let shown = nodes.into_iter().zip(statuses).map(|(node, status)| {
+        let inputs = status.as_deref().and_then(inputs_of);
+        let shown = Shown::of((node, status.is_some()), standing.as_ref());
+        Shown { inputs, ..shown }
+    });
+    let mut shown: Vec<Shown> = shown.collect();
     shown.sort_by(|one, other| (one.tier, &one.address).cmp(&(other.tier, &other.address)));
     if flags.json {
         return json::print(&shown);
     }
-    let mut table = Table::new(&["tier", "node", "group", "leads", "answers", "address", "slots"]);
+    let head = ["tier", "node", "group", "leads", "ring", "answers", "address", "slots", "inputs"];
+    let mut table = Table::new(&head);
     for it in shown {
         let leads = if it.leads { "yes" } else { "" };
         let answers = if it.answers { "yes" } else { "no" };
         let count = |it: u64| if it > 0 { it.to_string() } else { String::new() };
         let (group, slots) = (count(it.group), count(it.slots.into()));
         let (leads, answers) = (leads.to_owned(), answers.to_owned());
-        table.row(vec![it.tier.to_owned(), it.node, group, leads, answers, it.address, slots]);
+        let ring = it.ring.unwrap_or_default().to_owned();
+        let tier = it.tier.to_owned();
+        let inputs = it.inputs.unwrap_or_default();
+        table.row(vec![tier, it.node, group, leads, ring, answers, it.address, slots, inputs]);
     }
     output::print(&table.render())
+}
+
+/// What a worker says of how its tasks see their inputs.
+fn inputs_of(status: &str) -> Option<String> {
+    let status: serde_json::Value = serde_json::from_str(status).ok()?;
+    status.get("inputs")?.as_str().map(str::to_owned)
 }
 
 /// Takes nodes that left for good out of the roster; none of them where one answers.
@@ -100,7 +124,7 @@ pub(crate) fn forget(flags: &ForgetNodes) -> Result<(), Failure> {
 
 fn show_forgotten(forgotten: Vec<NodeSummary>, as_json: bool) -> Result<(), Failure> {
     if as_json {
-        let shown = forgotten.into_iter().map(|node| Shown::of((node, false)));
+        let shown = forgotten.into_iter().map(|node| Shown::of((node, false), None));
         return json::print(&shown.collect::<Vec<Shown>>());
     }
     let lines = forgotten.iter().map(|node| format!("{} is forgotten\n", described(node)));
@@ -108,12 +132,12 @@ fn show_forgotten(forgotten: Vec<NodeSummary>, as_json: bool) -> Result<(), Fail
 }
 
 /// A node as a sentence names it.
-fn described(node: &NodeSummary) -> String {
+pub(super) fn described(node: &NodeSummary) -> String {
     format!("{} {} at {}", node.role, node.node, node.address)
 }
 
 /// The node that somebody means.
-fn named<'a>(roster: &'a [NodeSummary], text: &str) -> Result<&'a NodeSummary, Failure> {
+pub(super) fn named<'a>(roster: &'a [NodeSummary], text: &str) -> Result<&'a NodeSummary, Failure> {
     let digits: String = text.chars().filter(|digit| *digit != '-').collect();
     let is_beginning = !digits.is_empty() && digits.chars().all(|digit| digit.is_ascii_hexdigit());
     let digits = digits.to_lowercase();
@@ -152,6 +176,14 @@ mod tests {
             address: address.to_owned(),
             telemetry_address: String::new(),
             zone: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_a_worker_says_how_its_tasks_see_inputs() {
+        assert_eq!(inputs_of(r#"{"slots":1,"inputs":"erofs"}"#).as_deref(), Some("erofs"));
+        for status in ["", "{}", r#"{"inputs":3}"#, "["] {
+            assert_eq!(inputs_of(status), None, "{status}");
         }
     }
 

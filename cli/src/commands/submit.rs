@@ -48,7 +48,8 @@ pub(crate) fn run(flags: &Submit) -> Result<(), Failure> {
     }
     let tasks = checked.task_count();
     let job = flags.job.map_or_else(client::new_job_id, Ok).asked()?;
-    let client = connect(&flags.listing.place)?;
+    let mut client = connect(&flags.listing.place)?;
+    client.set_replicas(flags.replicas.unwrap_or(0));
     let mut bar = Progress::files();
     let submission = client.upload(checked, job, &mut |so_far| bar.count(so_far));
     drop(bar);

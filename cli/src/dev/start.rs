@@ -105,9 +105,13 @@ fn obey(made: Made, mut requests: Requests, starter: Starter) {
 /// Takes away the mounts of workers that were killed, so that the folder can be removed.
 fn clean_mounts(made: &Made) {
     for planned in made.plan.of(Role::Worker) {
-        let at = Plan::folder_of(&made.folder, planned).join(worker::inputs::MOUNT);
-        if let Err(error) = mount::clean(&at) {
-            eprintln!("warning: {} stays mounted: {error}", at.display());
+        let folder = Plan::folder_of(&made.folder, planned);
+        // These lead into the others.
+        mount::clean_trees(&folder.join(worker::inputs::TREES));
+        for at in [worker::inputs::IMAGES, worker::inputs::MOUNT].map(|name| folder.join(name)) {
+            if let Err(error) = mount::clean(&at) {
+                eprintln!("warning: {} stays mounted: {error}", at.display());
+            }
         }
     }
 }
@@ -240,7 +244,12 @@ fn write_config(
         let user = rustix::process::geteuid().as_raw();
         worker.insert("user".into(), user.to_string().into());
         if let Some(inputs) = &plan.inputs {
-            worker.insert("inputs".into(), inputs.clone().into());
+            let (inputs, way) = match inputs.as_str() {
+                "erofs" | "plain" => ("mount", inputs.as_str()),
+                inputs => (inputs, "auto"),
+            };
+            worker.insert("inputs".into(), inputs.into());
+            worker.insert("mount_way".into(), way.into());
         }
         tables.insert("worker".into(), worker.into());
     }

@@ -21,8 +21,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Run jobs", &["submit", "wait", "cancel", "hold", "release", "priority", "retry", "forget"]),
     ("See what jobs do", &["jobs", "status", "tasks", "logs", "explain", "accounting", "progress"]),
     ("Files and results", &["put", "get", "cat", "ls", "rm", "mount"]),
+    ("Shared memory", &["register"]),
     ("See how the cluster is", &["nodes", "health", "df"]),
-    ("Set up a cluster", &["serve", "cluster", "config"]),
+    ("Set up a cluster", &["serve", "cluster", "ring", "config"]),
     ("This program", &["completion", "man", "help"]),
 ];
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use proto::ids::JobId;
-use proto::limits::TASKS_PER_JOB;
+use proto::limits::{REPLICAS, TASKS_PER_JOB};
 use proto::time::Duration;
 
 use super::Listing;
@@ -33,6 +33,11 @@ pub(crate) struct Submit {
     /// file:UUID[/PATH]; NAME may be left out where VALUE has no = and ends in a name [repeatable]
     #[arg(long = "input", value_name = "[NAME=]VALUE")]
     pub(crate) inputs: Vec<OsString>,
+    /// Storage nodes that keep a copy of what is stored for the job; all of them where there are
+    /// fewer [default: the cluster's]
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = number(1..=REPLICAS as u8, "default: the cluster's"))]
+    pub(crate) replicas: Option<u8>,
     /// Files of the working folder that are outputs too, beside all in $REMUDA_OUTPUTS [repeatable]
     #[arg(long = "output", value_name = "GLOB")]
     pub(crate) outputs: Vec<String>,

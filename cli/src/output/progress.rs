@@ -10,6 +10,7 @@ const DRAWN_PER_S: u8 = 10;
 
 const FILES: &str = "{spinner} {msg} files, {bytes} ({bytes_per_sec})";
 const BYTES: &str = "[{bar:40}] {percent:>3} %  {bytes} of {total_bytes} ({bytes_per_sec})";
+const BLOCKS: &str = "[{bar:40}] {percent:>3} %  {pos} of {len} blocks{msg}";
 const TASKS: &str = "[{bar:40}] {percent:>3} %  {pos} of {len} tasks ({rate}){msg}";
 
 /// A bar in the last line of a terminal; it is gone when this is dropped.
@@ -32,6 +33,11 @@ impl Progress {
     /// Tasks of a job.
     pub(crate) fn tasks(whole: u64) -> Progress {
         Progress::new(ProgressBar::new(whole), TASKS)
+    }
+
+    /// Blocks of storage nodes, of which nobody knows yet how many there are.
+    pub(crate) fn blocks() -> Progress {
+        Progress::new(ProgressBar::new(0), BLOCKS)
     }
 
     fn new(bar: ProgressBar, template: &str) -> Progress {
@@ -67,6 +73,13 @@ impl Progress {
         self.bar.set_position(done);
     }
 
+    /// Shows how many blocks are done of all, and how many bytes were moved.
+    pub(crate) fn show_blocks(&mut self, done: u64, whole: u64, moved: &str) {
+        self.bar.set_message(format!(", {moved} moved"));
+        self.bar.set_length(whole);
+        self.bar.set_position(done);
+    }
+
     /// Shows how many tasks have an outcome, how many of them failed, and how many run.
     pub(crate) fn show_tasks(&mut self, ended: u64, failed: u64, running: u64) {
         let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
@@ -87,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_templates_can_be_read() {
-        for template in [FILES, BYTES, TASKS] {
+        for template in [FILES, BYTES, BLOCKS, TASKS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
         assert!(ProgressStyle::with_template("{bar:x").is_err(), "it refuses what is wrong");

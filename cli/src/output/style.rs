@@ -69,7 +69,9 @@ pub(crate) fn state(word: &str) -> Style {
         "done" | "ok" => AnsiColor::Green.on_default(),
         "running" => AnsiColor::Blue.on_default(),
         "failed" | "down" => AnsiColor::Red.on_default().bold(),
-        "cancelled" | "held" | "degraded" => AnsiColor::Yellow.on_default(),
+        "cancelled" | "held" | "degraded" | "draining" | "removed" => {
+            AnsiColor::Yellow.on_default()
+        }
         _ => Style::new(),
     }
 }
