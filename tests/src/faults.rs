@@ -7,12 +7,16 @@
 use fastrand::Rng;
 use node::logic::network::NetworkLimits;
 use proto::time::Duration;
-use storage::logic::{Bounds, StorageLimits};
+use storage::logic::{Bounds, StorageLimits, Upkeep};
 
 use crate::network::Weather;
 use crate::process::ProcessId;
 use crate::process::member::Tuning;
 use crate::random::{chance, interval, span};
+
+/// How long a silent member of the ring is waited for: longer than most faults last, and short
+/// beside the time after the last of them.
+const GRACE: Duration = Duration::from_secs(8);
 
 /// A kind of fault that a run may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +141,8 @@ pub(crate) struct Swarm {
     pub(crate) tuning: Tuning,
     /// Bounds of a storage node's work.
     pub(crate) storage: StorageLimits,
+    /// How long masters wait for a silent member of the ring.
+    pub(crate) grace: Duration,
     /// How long a disk takes for one batch, at least and at most.
     pub(crate) disk: (Duration, Duration),
     /// How much of what was not synced survives a power loss, per mille of each write.
@@ -196,7 +202,8 @@ impl Swarm {
                 snapshot_after: [2_000, 20_000, 200_000][rng.usize(0..3)],
                 trailing: [0, 1_000, 20_000][rng.usize(0..3)],
             },
-            storage: StorageLimits::default(),
+            storage: restless(),
+            grace: GRACE,
             disk: (disk, disk.times([1, 4, 30][rng.usize(0..3)])),
             survival: [0, 300, 500, 900][rng.usize(0..4)],
             drift: [0, 100, 20_000][rng.usize(0..3)],
@@ -222,8 +229,9 @@ impl Swarm {
             // So little that ordinary work is too much.
             let few = |count| Bounds { peer_count: 1, count, ..StorageLimits::default().puts };
             let files = Bounds { count: 1, ..StorageLimits::default().files };
-            swarm.storage = StorageLimits { puts: few(2), reads: few(2), files };
+            swarm.storage = StorageLimits { puts: few(2), reads: few(2), files, ..swarm.storage };
         }
+        swarm.storage.upkeep.move_bytes_per_s = [0, 100_000, 10_000_000][rng.usize(0..3)];
         swarm
     }
 
@@ -240,7 +248,8 @@ impl Swarm {
             },
             limits: NetworkLimits::NODE,
             tuning: Tuning { log_file_bytes: 32 << 10, snapshot_after: 20_000, trailing: 1_000 },
-            storage: StorageLimits::default(),
+            storage: restless(),
+            grace: GRACE,
             disk: (Duration(200), Duration(400)),
             survival: 500,
             drift: 0,
@@ -343,6 +352,16 @@ impl Swarm {
         };
         vec![(Duration::ZERO, fault)]
     }
+}
+
+/// Storage nodes that look after their blocks so often that a run sees it.
+fn restless() -> StorageLimits {
+    let upkeep = Upkeep {
+        pass_period: Duration::from_secs(10),
+        scrub_period: Duration::from_secs(30),
+        ..Upkeep::default()
+    };
+    StorageLimits { upkeep, ..StorageLimits::default() }
 }
 
 /// These are killed at one moment, and each is back some time after `least`.

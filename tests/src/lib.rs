@@ -17,6 +17,7 @@ mod pipeline;
 pub mod planted;
 mod process;
 mod random;
+pub mod registers;
 pub mod report;
 pub mod runs;
 pub mod scenarios;
@@ -26,4 +27,5 @@ pub mod wait;
 mod workload;
 mod world;
 
+pub use checkers::linear;
 pub use needs::{Need, has};

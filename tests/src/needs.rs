@@ -22,6 +22,12 @@ pub enum Need {
     Strace,
     /// Seeing the bytes of each connection with `ss`.
     Ss,
+    /// Checking images of file systems with `fsck.erofs`.
+    FsckErofs,
+    /// A kernel that mounts such images.
+    Erofs,
+    /// Showing files as block devices with `losetup`.
+    Loop,
 }
 
 impl Need {
@@ -35,6 +41,9 @@ impl Need {
             Need::Nft => "nft",
             Need::Strace => "strace",
             Need::Ss => "ss",
+            Need::FsckErofs => "fsck.erofs",
+            Need::Erofs => "erofs",
+            Need::Loop => "loop",
         }
     }
 
@@ -51,6 +60,9 @@ impl Need {
             Need::Nft => runs("unshare", &["--net", "nft", "list", "ruleset"]),
             Need::Strace => runs("strace", &["-o", "/dev/null", "true"]),
             Need::Ss => runs("ss", &["-t", "-i", "-n"]),
+            Need::FsckErofs => runs("fsck.erofs", &["--help"]),
+            Need::Erofs => runs("grep", &["-qw", "erofs", "/proc/filesystems"]),
+            Need::Loop => runs("losetup", &["--find"]),
         }
     }
 }

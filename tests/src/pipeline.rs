@@ -9,10 +9,12 @@ use proto::description::Noop;
 use proto::ids::{ClusterId, JobId};
 use proto::limits::BLOCK_BYTES;
 use proto::record::Records;
+use proto::status::RingAction;
 use proto::time::Duration;
 
 use crate::process::files::FileWish;
 use crate::process::jobs::JobPlan;
+use crate::process::rings::Order;
 use crate::process::{Recipe, Start};
 use crate::random::{chance, span};
 
@@ -33,7 +35,7 @@ pub(crate) fn cluster_of(start: &Start<'_>) -> ClusterId {
 pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
     let storage_count = [0, 1, 2, 2, 3, 3, 3, 3][rng.usize(0..8)];
-    recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
+    recipes.extend((0..storage_count).map(storage));
     // Two are one group, three a pair and one alone, four two pairs.
     let balancer_count = [2, 2, 2, 3, 3, 4][rng.usize(0..6)];
     recipes.extend((0..balancer_count).map(|place| Recipe::Balancer { place }));
@@ -50,13 +52,50 @@ pub(crate) fn cluster(rng: &mut Rng) -> Vec<Recipe> {
     if storage_count > 0 {
         recipes.extend(readers(wishes(rng), storage_count));
     }
+    if storage_count > 1 {
+        recipes.extend(ring_changes(rng, storage_count));
+    }
     recipes
+}
+
+/// A storage node that joins late, and who changes the ring meanwhile.
+fn ring_changes(rng: &mut Rng, storage_count: usize) -> Vec<Recipe> {
+    let mut recipes = Vec::new();
+    let at = |rng: &mut Rng| span(rng, Duration::from_secs(5), Duration::from_secs(55));
+    if chance(rng, 500) {
+        recipes.push(Recipe::Storage { place: storage_count, after: at(rng) });
+    }
+    let is_forced = chance(rng, 300);
+    let order = |after, action, place| Order { after, action, place, is_forced };
+    let mut orders = Vec::new();
+    // Of two nodes none leaves: a block would have a single replica for a while.
+    if storage_count > 2 && chance(rng, 600) {
+        let place = Some(rng.usize(0..storage_count));
+        let (after, back) = (at(rng), at(rng));
+        let leave = if chance(rng, 700) { RingAction::Drain } else { RingAction::Remove };
+        let leave = Order { is_forced: true, ..order(after, leave, place) };
+        orders.extend([leave, order(after.max(back), RingAction::Add, place)]);
+    }
+    for action in [RingAction::Rebalance, RingAction::Scrub] {
+        if chance(rng, 400) {
+            orders.push(order(at(rng), action, None));
+        }
+    }
+    if !orders.is_empty() {
+        recipes.push(Recipe::RingClient { place: 0, orders });
+    }
+    recipes
+}
+
+/// A storage node that is there from the beginning.
+fn storage(place: usize) -> Recipe {
+    Recipe::Storage { place, after: Duration::ZERO }
 }
 
 /// A small cluster of storage nodes and somebody who stores two files.
 pub(crate) fn storing(rng: &mut Rng, storage_count: usize) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
-    recipes.extend((0..storage_count).map(|place| Recipe::Storage { place }));
+    recipes.extend((0..storage_count).map(storage));
     recipes.extend(readers(two_files(rng), storage_count));
     recipes
 }
@@ -103,7 +142,7 @@ fn wishes(rng: &mut Rng) -> Vec<FileWish> {
 /// A cluster in which every part of the pipeline is used, with jobs of this many tasks.
 pub(crate) fn small(rng: &mut Rng, task_count: u64) -> Vec<Recipe> {
     let mut recipes: Vec<Recipe> = (0..3).map(|place| Recipe::Master { place }).collect();
-    recipes.extend((0..2).map(|place| Recipe::Storage { place }));
+    recipes.extend((0..2).map(storage));
     recipes.extend((0..2).map(|place| Recipe::Balancer { place }));
     recipes.extend((0..3).map(|place| worker(place, 2)));
     let noop = Noop {

@@ -52,6 +52,8 @@ mistakes! {
     LyingLog = "lying-log" Pipeline "",
     /// A storage node says that a block is durable before it wrote it.
     EarlyAcknowledgement = "early-acknowledgement" Pipeline "invariant 5",
+    /// A storage node takes the answer to an offer for a confirmation, whatever it says.
+    HastyDeletion = "hasty-deletion" Pipeline "a block is deleted only after",
     /// A master says that a job is accepted before its entry is committed.
     EarlyAcceptance = "early-acceptance" Pipeline "invariants 1 and 11",
     /// A master acknowledges outcomes before their entry is committed.

@@ -17,6 +17,7 @@ mod marks;
 pub(crate) mod master;
 pub(crate) mod member;
 mod mistakes;
+pub(crate) mod rings;
 pub(crate) mod storage;
 mod witness;
 mod worker;
@@ -28,7 +29,7 @@ use ::client::logic::answers::JobSummary;
 use ::master::logic::cluster::Cluster;
 use ::storage::logic::StorageLimits;
 use node::logic::network::NetworkLimits;
-use proto::ids::{BlockId, FileId, JobId, NodeId, TaskIndex};
+use proto::ids::{BlockId, FileId, JobId, NodeId, RingVersion, TaskIndex};
 use proto::time::{Duration, Instant};
 
 use crate::bank::{Answer, Transfer};
@@ -47,6 +48,7 @@ use crate::process::jobs::{JobClient, JobPlan};
 use crate::process::keys::KeyClient;
 use crate::process::master::MasterProcess;
 use crate::process::member::{MemberProcess, Tuning};
+use crate::process::rings::{Order, RingClient};
 use crate::process::storage::StorageProcess;
 use crate::process::worker::WorkerProcess;
 use crate::report::{Happening, Report};
@@ -93,6 +95,15 @@ pub(crate) enum Recipe {
     Storage {
         /// From 0.
         place: usize,
+        /// When it is started for the first time.
+        after: Duration,
+    },
+    /// A client that changes the ring of storage nodes.
+    RingClient {
+        /// From 0.
+        place: usize,
+        /// What it orders, one after the other.
+        orders: Vec<Order>,
     },
     /// A client that submits jobs and waits for them.
     JobClient {
@@ -146,7 +157,8 @@ impl Recipe {
             Recipe::ForeignClient { place, .. } => format!("x{}", place + 1),
             Recipe::Balancer { place } => format!("b{}", place + 1),
             Recipe::Worker { place, .. } => format!("w{}", place + 1),
-            Recipe::Storage { place } => format!("s{}", place + 1),
+            Recipe::Storage { place, .. } => format!("s{}", place + 1),
+            Recipe::RingClient { place, .. } => format!("r{}", place + 1),
         }
     }
 
@@ -157,6 +169,7 @@ impl Recipe {
             | Recipe::JobClient { .. }
             | Recipe::FileClient { .. }
             | Recipe::KeyClient { .. }
+            | Recipe::RingClient { .. }
             | Recipe::ForeignClient { .. } => String::new(),
             _ => format!("sim://{}", self.name()),
         }
@@ -166,6 +179,11 @@ impl Recipe {
     pub(crate) fn has_disk(&self) -> bool {
         matches!(self, Recipe::Member { .. } | Recipe::Master { .. } | Recipe::Storage { .. })
     }
+}
+
+/// Where the storage node of a place is reached.
+pub(crate) fn storage_address(place: usize) -> String {
+    Recipe::Storage { place, after: Duration::ZERO }.address()
 }
 
 /// Number of a process within the run: its kind's letter, its place from 1, its life. People read
@@ -210,6 +228,8 @@ pub(crate) struct Start<'a> {
     pub(crate) disk: u64,
     /// Bounds of a storage node's work.
     pub(crate) storage: StorageLimits,
+    /// How long masters wait for a silent member of the ring.
+    pub(crate) grace: Duration,
     /// Files that a client was told are stored.
     pub(crate) stored_files: &'a BTreeSet<FileId>,
     /// The mistake that is built in.
@@ -376,6 +396,16 @@ pub(crate) enum Job {
     Storage(storage::Job),
 }
 
+impl Job {
+    /// Blocks that a storage node deletes with it.
+    pub(crate) fn deleted(&self) -> Vec<BlockId> {
+        match self {
+            Job::Storage(job) => job.deleted(),
+            Job::Member(_) | Job::Master(_) => Vec::new(),
+        }
+    }
+}
+
 /// What came of the jobs that a disk thread did together.
 #[derive(Debug)]
 pub(crate) enum Done {
@@ -428,6 +458,12 @@ pub(crate) trait Tier {
         None
     }
 
+    /// The version of the ring under which a storage node has ended a pass and nothing is left to
+    /// be done.
+    fn passed(&self) -> Option<RingVersion> {
+        None
+    }
+
     /// Whether it has nothing left to do.
     fn is_settled(&self) -> bool {
         true
@@ -474,12 +510,15 @@ impl Process {
                 let about = (*place, *slot_count, *is_ill);
                 Process::Tier(Box::new(WorkerProcess::start(about, start, requests)))
             }
-            Recipe::Storage { place } => {
+            Recipe::Storage { place, .. } => {
                 Process::Tier(Box::new(StorageProcess::start(*place, start, requests)?))
             }
             Recipe::JobClient { place, jobs, is_curious } => {
                 let client = JobClient::start(*place, jobs, *is_curious, start, requests);
                 Process::Tier(Box::new(client))
+            }
+            Recipe::RingClient { place, orders } => {
+                Process::Tier(Box::new(RingClient::start(*place, orders, start, requests)))
             }
             Recipe::FileClient { place, files } => {
                 Process::Tier(Box::new(FileClient::start(*place, files, start, requests)))
@@ -566,6 +605,14 @@ impl Process {
     pub(crate) fn missing(&self, blocks: &[BlockId]) -> Option<BlockId> {
         match self {
             Process::Tier(tier) => tier.missing(blocks),
+            Process::Member(_) | Process::Client(_) => None,
+        }
+    }
+
+    /// The version of the ring under which a storage node has nothing left to do.
+    pub(crate) fn passed(&self) -> Option<RingVersion> {
+        match self {
+            Process::Tier(tier) => tier.passed(),
             Process::Member(_) | Process::Client(_) => None,
         }
     }

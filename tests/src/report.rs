@@ -140,6 +140,26 @@ happenings! {
     BitRot = "flipped bits",
     /// Blocks that a storage node found to have another digest than they should.
     DamagedBlocks = "damaged blocks",
+    /// Versions of the ring that were announced.
+    RingVersions = "ring versions",
+    /// Times at which all older versions of the ring were dropped.
+    RingsDrained = "rings drained",
+    /// Orders of an administrator that were done.
+    RingChanges = "ring changes ordered",
+    /// Members that were removed because they were silent.
+    NodesRemoved = "silent nodes removed",
+    /// Blocks that a storage node handed over to another one.
+    BlocksMoved = "blocks moved",
+    /// Blocks that a storage node deleted since they belong to others.
+    BlocksDeleted = "moved blocks deleted",
+    /// Offers of blocks that somebody else was about to send.
+    OffersExpected = "offers expected",
+    /// Offers of blocks that were not taken.
+    OffersRefused = "offers refused",
+    /// Requests that went by a version of the ring that was too old.
+    StaleRings = "stale ring refusals",
+    /// Damaged blocks that were fetched from another node.
+    BlocksMended = "blocks mended",
     /// Disks that were full for a while.
     FullDisks = "full disks",
     /// Members and storage nodes whose disk was lost.

@@ -7,15 +7,16 @@
 //! mended but a minority, and everything that was asked for must finish. The faults themselves
 //! are carried out in `trouble.rs`; what processes say and what a story sees is in `seen.rs`.
 
+mod ring;
 mod seen;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ::master::logic::cluster::Cluster;
 use fastrand::Rng;
 use node::logic::sessions::Route;
-use proto::ids::{Epoch, LogIndex, NodeId};
+use proto::ids::{Epoch, LogIndex, NodeId, RingVersion};
 use proto::record::Records;
 use proto::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ use crate::machine::Machine;
 use crate::network::{Arrival, Network, NotSent, Room, Source, Step};
 use crate::pipeline::Loss;
 use crate::planted::Planted;
-use crate::process::{Done, Event, Process, ProcessId, Queue, Recipe, Request, name_of};
+use crate::process::{Done, Event, Job, Process, ProcessId, Queue, Recipe, Request, name_of};
 use crate::random::{Stream, span, stream};
 use crate::report::{Happening, Report};
 use crate::runs::Outcome;
@@ -170,6 +171,10 @@ pub(crate) struct World {
     groups: BTreeMap<u64, Vec<ProcessId>>,
     /// Index of that state.
     newest: LogIndex,
+    /// The newest and the oldest version of the ring in it.
+    rings: (RingVersion, RingVersion),
+    /// Nodes that were out of the ring in it, because they were silent.
+    silent: BTreeSet<NodeId>,
     /// When a master's state was looked through last.
     looked_at: Instant,
     loss: Option<Loss>,
@@ -244,6 +249,8 @@ impl World {
             primaries: BTreeMap::new(),
             groups: BTreeMap::new(),
             newest: LogIndex(0),
+            rings: <(RingVersion, RingVersion)>::default(),
+            silent: BTreeSet::new(),
             looked_at: Instant(0),
             loss: None,
             planted: None,
@@ -282,6 +289,7 @@ impl World {
             Recipe::Client { .. }
             | Recipe::FileClient { .. }
             | Recipe::KeyClient { .. }
+            | Recipe::RingClient { .. }
             | Recipe::ForeignClient { .. } => self.clients.push(id),
             Recipe::Storage { .. } => self.storage.push(id),
             Recipe::JobClient { jobs, .. } => {
@@ -298,8 +306,12 @@ impl World {
         } else {
             self.others.push(id)
         }
+        let after = match recipe {
+            Recipe::Storage { after, .. } => after,
+            _ => Duration::ZERO,
+        };
         self.machines.push(Machine::new(recipe));
-        self.agenda.at(Instant(0), Delivery::Mend(Mend::Start(id)));
+        self.agenda.at(Instant(0) + after, Delivery::Mend(Mend::Start(id)));
     }
 
     /// Enters a fault.
@@ -607,6 +619,8 @@ impl World {
             machine.held.push_back(Delivery::Work { process, life });
             return Ok(());
         }
+        self.let_go(process);
+        let machine = &mut self.machines[process.0];
         if let Some(doom) = machine.doom.take() {
             self.meet_doom(process, doom);
             return Ok(());
@@ -615,6 +629,11 @@ impl World {
         let done = running.work(machine.disk.jobs.drain(..));
         if let Done::Storage(done) = &done {
             let disk = self.disk_of(process);
+            // As they were done: what was deleted behind a put is not among what is durable.
+            for &(block, version) in &done.deleted {
+                let was_there = self.blocks.deleted(disk, block, version)?;
+                self.report.add(Happening::BlocksDeleted, u64::from(was_there));
+            }
             for &(block, version) in &done.durable {
                 self.blocks.durable(disk, block, version);
             }
@@ -622,6 +641,14 @@ impl World {
         let (low, _) = self.swarm.disk;
         self.agenda.after(low, Delivery::Worked { process, life, done });
         Ok(())
+    }
+
+    /// What a process's disk thread is about to delete may be there or not from now on.
+    fn let_go(&mut self, process: ProcessId) {
+        let disk = self.disk_of(process);
+        for block in self.machines[process.0].disk.jobs.iter().flat_map(Job::deleted) {
+            self.blocks.let_go(disk, block);
+        }
     }
 
     fn worked(&mut self, process: ProcessId, life: u64, done: Done) -> Result<(), Violation> {
@@ -668,7 +695,7 @@ impl World {
     fn look(&mut self) -> Result<(), Violation> {
         let alive = |process: &&ProcessId| !self.machines[process.0].is_broken;
         let wanted = (self.history.newest(), self.transfers.state());
-        let waiting: Vec<String> = self
+        let mut waiting: Vec<String> = self
             .members
             .iter()
             .chain(&self.clients)
@@ -680,6 +707,9 @@ impl World {
                 format!("{}: {state}", machine.name)
             })
             .collect();
+        if waiting.is_empty() {
+            waiting.extend(self.misplaced());
+        }
         if waiting.is_empty() {
             self.is_done = true;
             let took = self.agenda.now().since(self.healed_at);

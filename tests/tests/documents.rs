@@ -141,6 +141,7 @@ fn defaults() -> Vec<(&'static str, String)> {
         us => format!("{} ms", us / 1_000),
     };
     let raft = consensus::Config::default();
+    let storage = storage::config::StorageConfig::default();
     vec![
         ("`--retries`", job.retries.to_string()),
         ("`--max-crashes`", DEFAULT_MAX_CRASHES.to_string()),
@@ -155,6 +156,22 @@ fn defaults() -> Vec<(&'static str, String)> {
         ("youngest job that is forgotten for that", format!("{} hour", hours(YOUNGEST_US))),
         ("worker timeout", time(balancer::logic::WORKER_TIMEOUT)),
         ("worker heartbeat", time(worker::logic::HEARTBEAT)),
+        (
+            "silence of a storage node before it is removed",
+            time(master::config::MasterConfig::default().repair_grace()),
+        ),
+        (
+            "bytes that a storage node sends to others when blocks move (`move_mib_per_s`)",
+            format!("{} MiB/s", storage.move_mib_per_s),
+        ),
+        (
+            "pass of a storage node over all that it holds (`pass_period_s`)",
+            format!("every {} minutes", storage.pass_period_s / 60),
+        ),
+        (
+            "time in which it checks the digest of every block (`scrub_period_s`)",
+            format!("{} days", storage.scrub_period_s / (24 * 3600)),
+        ),
         ("balancer lease", time(master::logic::LEASE)),
         ("renewal of the lease", time(balancer::logic::RENEW_INTERVAL)),
         ("Raft tick", time(raft.tick)),

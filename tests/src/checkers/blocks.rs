@@ -3,8 +3,9 @@
 //! is durable by then (7).
 //!
 //! A block counts as held once a node's disk has it so that a power loss would leave it, whatever
-//! the node said. In a run at most one node loses its disk or has rotten bits, so that whatever was
-//! acknowledged with two replicas has one that must be there.
+//! the node said, until a delete of it is durable there. In a run at most one node loses its disk or
+//! has rotten bits, so that whatever was acknowledged with two replicas has one that must be there;
+//! and a delete, wherever the ring moves blocks to, leaves as many replicas as there are wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,8 @@ pub(crate) struct Blocks {
     holders: BTreeMap<BlockId, BTreeMap<DiskId, RingVersion>>,
     /// Replicas of a file by ring version, as far as masters showed it.
     replicas: BTreeMap<RingVersion, usize>,
+    /// Deletes that began and of whose end nothing is known: the disk may have the block or not.
+    doubtful: BTreeSet<(DiskId, BlockId)>,
     /// Disks that were lost or have rotten bits.
     bad: BTreeSet<DiskId>,
     /// Files that a client was told are stored, with their blocks.
@@ -49,6 +52,73 @@ impl Blocks {
     /// A disk has a block durably, taken on by this version of the ring.
     pub(crate) fn durable(&mut self, disk: DiskId, block: BlockId, version: RingVersion) {
         self.holders.entry(block).or_default().entry(disk).or_insert(version);
+        self.doubtful.remove(&(disk, block));
+    }
+
+    /// A disk begins to forget a block: when its process dies now, it may have it or not.
+    pub(crate) fn let_go(&mut self, disk: DiskId, block: BlockId) {
+        if self.holders.get(&block).is_some_and(|holders| holders.contains_key(&disk)) {
+            self.doubtful.insert((disk, block));
+        }
+    }
+
+    /// A disk durably forgot a block: whatever the ring is by then, as many
+    /// replicas are left as the version has owners for by which the node goes. One on a bad disk may
+    /// have been there when it was confirmed. True where the disk was known to have the block.
+    pub(crate) fn deleted(
+        &mut self,
+        disk: DiskId,
+        block: BlockId,
+        version: RingVersion,
+    ) -> Result<bool, Violation> {
+        self.doubtful.remove(&(disk, block));
+        let wanted = self.replicas.range(..=version).next_back().map_or(1, |(_, &count)| count);
+        let Some(holders) = self.holders.get_mut(&block) else { return Ok(false) };
+        let was_there = holders.remove(&disk).is_some();
+        let sure = holders.keys().filter(|&&holder| !self.doubtful.contains(&(holder, block)));
+        let (bad, good): (Vec<DiskId>, Vec<DiskId>) =
+            sure.partition(|holder| self.bad.contains(holder));
+        let promise = "a block is deleted only after all of its owners have it durably";
+        let left = good.len() + bad.len().min(1);
+        check(self.bad.contains(&disk) || left >= wanted, promise, || {
+            format!(
+                "block {block} was deleted on {disk:?} at ring {version}, of {wanted} replicas \
+                     {good:?} and on bad disks {bad:?} are left"
+            )
+        })?;
+        Ok(was_there)
+    }
+
+    /// Blocks of which it is not known whether a disk has them.
+    pub(crate) fn doubts(&self, disk: DiskId) -> Vec<BlockId> {
+        let its = self.doubtful.range((disk, BlockId(0))..=(disk, BlockId(u128::MAX)));
+        its.map(|&(_, block)| block).collect()
+    }
+
+    /// A process that started again has a block or not of which that was not known.
+    pub(crate) fn resolved(&mut self, disk: DiskId, block: BlockId, is_there: bool) {
+        self.doubtful.remove(&(disk, block));
+        if !is_there && let Some(holders) = self.holders.get_mut(&block) {
+            holders.remove(&disk);
+        }
+    }
+
+    /// Blocks that have to be kept, and of which a good disk has a replica: all of acknowledged
+    /// files, and committed segments.
+    pub(crate) fn kept(&self) -> BTreeSet<BlockId> {
+        let segments = self.committed.iter().map(|segment| BlockId(segment.0));
+        let all = self.stored.values().flatten().copied().chain(segments);
+        all.filter(|block| self.is_safe(block)).collect()
+    }
+
+    fn is_safe(&self, block: &BlockId) -> bool {
+        let holders = self.holders.get(block);
+        holders.is_some_and(|all| all.keys().any(|disk| !self.bad.contains(disk)))
+    }
+
+    /// True for a disk that was lost or has rotten bits.
+    pub(crate) fn is_bad(&self, disk: DiskId) -> bool {
+        self.bad.contains(&disk)
     }
 
     /// A disk was lost, or bits of it are rotten.
@@ -62,15 +132,18 @@ impl Blocks {
             return Vec::new();
         }
         let held = self.holders.iter().filter(|(_, holders)| holders.contains_key(&disk));
-        held.map(|(&block, _)| block).collect()
+        let blocks = held.map(|(&block, _)| block);
+        blocks.filter(|&block| !self.doubtful.contains(&(disk, block))).collect()
     }
 
     /// Fewest replicas that whoever stored the block was to wait for. A node takes a block on only
-    /// by a ring that is not older than its own, so that the rings of the holders are a bound.
+    /// by a ring that is not older than its own, so that the rings of the holders are a bound; by one
+    /// that is newer and has fewer nodes, replicas may have been deleted again.
     fn wanted(&self, holders: &BTreeMap<DiskId, RingVersion>) -> usize {
         let newest = holders.values().max().copied().unwrap_or_default();
         let known = self.replicas.range(..=newest).next_back();
-        known.map_or(1, |(_, &replicas)| replicas).max(1)
+        let newer = self.replicas.range(newest..);
+        known.into_iter().chain(newer).map(|(_, &replicas)| replicas).min().unwrap_or(1).max(1)
     }
 
     fn check_replicas(&self, block: BlockId, promise: &'static str) -> Result<(), Violation> {
@@ -104,14 +177,10 @@ impl Blocks {
     /// A file could not be read although nothing hinders it. Fine only where a bad disk had the
     /// only replica.
     pub(crate) fn unreadable(&self, file: FileId, why: &str) -> Result<(), Violation> {
-        let safe = |block: &BlockId| {
-            let holders = self.holders.get(block);
-            holders.is_some_and(|all| all.keys().any(|disk| !self.bad.contains(disk)))
-        };
         let is_kept = match self.stored.get(&file) {
-            Some(blocks) => blocks.iter().all(safe),
+            Some(blocks) => blocks.iter().all(|block| self.is_safe(block)),
             // A segment is a file of one block, which has the file's name.
-            None => self.committed.contains(&file) && safe(&BlockId(file.0)),
+            None => self.committed.contains(&file) && self.is_safe(&BlockId(file.0)),
         };
         let promise = "invariant 5: an acknowledged file survives the loss of (replicas - 1) nodes";
         check(!is_kept, promise, || format!("file {file}: {why}"))
@@ -173,6 +242,29 @@ mod tests {
         young.ring(RingVersion(1), 1);
         young.durable(disk(0), BLOCK, RingVersion(1));
         assert_eq!(young.acknowledged(FILE, vec![BLOCK]), Ok(()));
+    }
+
+    #[test]
+    fn a_delete_that_leaves_too_few_replicas_is_found() {
+        for (left, bad, is_fine) in [(&[2, 3][..], None, true), (&[2, 3], Some(3), true)] {
+            let mut blocks = blocks(&[&[1], left].concat());
+            bad.into_iter().for_each(|bad| blocks.spoil(disk(bad)));
+            assert_eq!(blocks.deleted(disk(1), BLOCK, RingVersion(2)).is_ok(), is_fine);
+            assert_eq!(blocks.expected(disk(1)), vec![]);
+            assert!(blocks.deleted(disk(2), BLOCK, RingVersion(2)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_delete_in_which_its_process_dies_may_have_happened_or_not() {
+        for is_there in [true, false] {
+            let mut blocks = blocks(&[1, 2, 3]);
+            blocks.let_go(disk(1), BLOCK);
+            assert_eq!((blocks.expected(disk(1)), blocks.doubts(disk(1))), (vec![], vec![BLOCK]));
+            blocks.resolved(disk(1), BLOCK, is_there);
+            let expected = if is_there { vec![BLOCK] } else { vec![] };
+            assert_eq!((blocks.expected(disk(1)), blocks.doubts(disk(1))), (expected, vec![]));
+        }
     }
 
     #[test]

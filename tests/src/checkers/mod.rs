@@ -6,6 +6,7 @@ pub(crate) mod deals;
 pub(crate) mod history;
 pub(crate) mod jobs;
 pub(crate) mod leaders;
+pub mod linear;
 pub(crate) mod transfers;
 
 use std::fmt;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use ::client::logic::client::{Client, Done};
 use ::client::logic::files::{BlockSource, FilePlan, FilePlanner};
-use ::client::logic::transfer::{GetId, Output, Pin, PutId, TransferError};
+use ::client::logic::transfer::{GetId, Output, PutId, PutTerms, TransferError};
 use fastrand::Rng;
 use node::logic::network::{NetworkEffect, NetworkLimits};
 use proto::ids::{FileId, JobId, NodeId, TaskIndex};
@@ -148,7 +148,7 @@ impl FileClient {
                 continue;
             }
             let blocks = kept.plan.blocks.clone();
-            let put = self.logic.transfer_mut().put(now, blocks, Pin::default(), effects);
+            let put = self.logic.transfer_mut().put(now, blocks, PutTerms::default(), effects);
             kept.stage = Stage::Putting(put.expect("a client has few transfers"));
         }
         if self.read_at > now {

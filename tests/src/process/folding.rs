@@ -12,7 +12,7 @@ use ::client::logic::client::{Client, Done};
 use ::client::logic::files::{FilePlan, FilePlanner};
 use ::client::logic::jobs::Request as Question;
 use ::client::logic::session::{CallFailure, CallId};
-use ::client::logic::transfer::{GetId, Output as Transferred, Pin, PutId};
+use ::client::logic::transfer::{GetId, Output as Transferred, PutId, PutTerms};
 use ::client::owned_output;
 use ::worker::logic::{CrashedTask, TaskEnd};
 use fastrand::Rng;
@@ -167,6 +167,7 @@ impl Folder {
                 Done::Transfer(output) => {
                     fold.transferred(now, &output, &mut self.logic, &mut effects);
                 }
+                Done::Register(_) => unreachable!("nothing of a fold is in a register"),
             }
         }
         if self.logic.wants_new_node() {
@@ -396,7 +397,7 @@ impl Fold {
             }
             Step::Store(storing, _, plan) => {
                 let blocks = plan.blocks.clone();
-                *storing = logic.transfer_mut().put(now, blocks, Pin::default(), effects).ok();
+                *storing = logic.transfer_mut().put(now, blocks, PutTerms::default(), effects).ok();
                 storing.is_some()
             }
             Step::Ended(_) => true,

@@ -13,7 +13,7 @@ use proto::status::{ErrorCode, Role};
 use proto::time::{Duration, Instant};
 
 use super::files::{FileWish, other_bytes};
-use super::{Edge, Event, Note, Queue, Recipe, Request, Start, Tier, node_id};
+use super::{Edge, Event, Note, Queue, Request, Start, Tier, node_id, storage_address};
 use crate::random::interval;
 use crate::report::Happening;
 
@@ -72,7 +72,7 @@ impl ForeignClient {
     fn ask(&mut self, now: Instant, requests: &mut Vec<Request>) {
         self.ask_at = now + interval(&mut self.rng, ASK);
         let place = self.rng.usize(0..self.node_count);
-        let address = Recipe::Storage { place }.address();
+        let address = storage_address(place);
         let questions = &mut self.questions;
         let file = self.rng.usize(0..questions.files.len());
         questions.asked = Some(file);

@@ -452,6 +452,7 @@ impl Tier for JobClient {
                         gather.transferred(now, self.finishing, &output, requests);
                     }
                 }
+                Done::Register(_) => unreachable!("it uses no registers"),
             }
         }
         if self.logic.wants_new_node() {

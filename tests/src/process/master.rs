@@ -14,7 +14,7 @@ use consensus::{Config, Disk, DiskError, Identity, LogShape, Member, MemberId};
 use fastrand::Rng;
 use node::files::Files;
 use node::logic::network::{self, NetworkEffect, NetworkEvent};
-use proto::ids::{Incarnation, JobId, LogIndex, TaskIndex};
+use proto::ids::{Incarnation, JobId, LogIndex, RingVersion, TaskIndex};
 use proto::record::Records;
 use proto::status::Role;
 use proto::time::{Duration, Instant};
@@ -44,6 +44,7 @@ pub(crate) struct MasterProcess {
     told: LogIndex,
     told_at: Instant,
     told_job: Option<LogIndex>,
+    told_ring: RingVersion,
     /// The last segment of each job that the checkers were told of, and what was applied then.
     told_segments: BTreeMap<JobId, u64>,
     listed: LogIndex,
@@ -113,6 +114,7 @@ impl MasterProcess {
             telemetry_address: String::new(),
             zone: String::new(),
             join,
+            repair_grace: start.grace,
         };
         let (applied, snapshot) = (member.applied_index(), member.snapshot_index());
         let logic = Master::new(setting, CLUSTER, member, rng);
@@ -124,6 +126,7 @@ impl MasterProcess {
             told: LogIndex(0),
             told_at: start.now,
             told_job: None,
+            told_ring: RingVersion(0),
             told_segments: BTreeMap::new(),
             listed: LogIndex(0),
             applied,
@@ -141,11 +144,14 @@ impl MasterProcess {
         // A client may be told of a job that is new.
         let newest = cluster.jobs_by_index.get_max().map(|(index, _)| *index);
         let is_new_job = newest != self.told_job;
-        let is_due = now.since(self.told_at) >= TELL || is_new_job;
+        // Storage nodes are about to go by a version that is new.
+        let ring = cluster.rings.newest();
+        let is_new = is_new_job || ring != self.told_ring;
+        let is_due = now.since(self.told_at) >= TELL || is_new;
         if cluster.applied > self.told && is_due {
             self.logic.member().check_invariants();
             (self.told, self.told_at) = (cluster.applied, now);
-            self.told_job = newest;
+            (self.told_job, self.told_ring) = (newest, ring);
             requests.push(Request::Note(Note::State(Box::new(cluster.clone()))));
         }
         self.tell_segments(requests);

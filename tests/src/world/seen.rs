@@ -154,8 +154,12 @@ impl World {
                     cluster.applied.to_string()
                 });
                 self.report.add(Happening::States, 1);
+                self.follow_rings(&cluster);
                 self.seat(&cluster);
                 self.look_through(&cluster);
+                let newest = cluster.rings.newest();
+                let members = cluster.rings.members(newest).iter();
+                let owners = members.filter(|place| place.weight > 0);
                 let nodes = &cluster.nodes;
                 for (&group, now) in &nodes.groups {
                     let Some(primary) = now.primary else { continue };
@@ -166,7 +170,7 @@ impl World {
                         *known = (now.epoch, primary);
                     }
                 }
-                self.blocks.ring(nodes.ring_version, nodes.storage().count());
+                self.blocks.ring(newest, owners.count());
                 if let Some(jobs) = &mut self.jobs {
                     jobs.state(process.0, &cluster)?;
                 }

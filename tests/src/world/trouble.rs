@@ -209,6 +209,7 @@ impl World {
     fn crash(&mut self, process: ProcessId, death: Death) {
         self.trace(process, "dies", &[death as u64], || format!("{death:?}"));
         self.report.add(Happening::Crashes, 1);
+        self.let_go(process);
         let machine = &mut self.machines[process.0];
         if !machine.disk.jobs.is_empty()
             && let Some(running) = &mut machine.process
@@ -304,6 +305,7 @@ impl World {
             is_founder: self.members.first() == Some(&process) && !self.is_founded,
             disk: machine.lost_disks,
             storage: self.swarm.storage,
+            grace: self.swarm.grace,
             stored_files: &stored_files,
             planted: self.planted,
         };
@@ -329,6 +331,9 @@ impl World {
                 check(gone.is_none(), "invariant 5: what is durable survives a restart", || {
                     format!("{}: block {gone:?} is gone", machine.name)
                 })?;
+                for block in self.blocks.doubts(disk) {
+                    self.blocks.resolved(disk, block, running.missing(&[block]).is_none());
+                }
                 let address = machine.recipe.address();
                 machine.process = Some(running);
                 machine.has_folder = true;

@@ -382,12 +382,28 @@ fn a_worker_without_fuse_or_cgroups_materialises_and_says_so() {
 
 #[test]
 fn a_mount_that_dies_under_a_task_costs_an_attempt_not_a_wrong_result() {
-    if !has(Need::Root) || !has(Need::Fuse) {
-        return;
+    if has(Need::Root) && has(Need::Fuse) {
+        end_the_connection("plain", "mount", "the mount was gone and is made again");
     }
-    let cluster = Cluster::start(&[SMALL, &["--slots", "1", "--inputs", "mount"]].concat());
+}
+
+#[test]
+fn an_image_whose_connection_dies_under_a_task_costs_an_attempt_not_a_wrong_result() {
+    if has(Need::Root) && has(Need::Fuse) && has(Need::Erofs) {
+        end_the_connection(
+            "erofs",
+            "images",
+            "the connection with images was gone and is made again",
+        );
+    }
+}
+
+/// Ends the connection that is mounted at a folder of a worker while a task reads through it.
+#[track_caller]
+fn end_the_connection(way: &str, folder: &str, said: &'static str) {
+    let cluster = Cluster::start(&[SMALL, &["--slots", "1", "--inputs", way]].concat());
     cluster.provokes("inputs could not be read while a task ran");
-    cluster.provokes("the mount was gone and is made again");
+    cluster.provokes(said);
     let told = told(&cluster);
     let large: Vec<u8> = (0..13_000_000u32).map(|at| (at % 251) as u8).collect();
     fs::write(cluster.place().join("large"), &large).expect("write an input");
@@ -399,7 +415,7 @@ fn a_mount_that_dies_under_a_task_costs_an_attempt_not_a_wrong_result() {
     );
     let job = submit(&cluster, &["--input", "large=large"], &script);
     wait_for_file(&format!("{told}/begun"));
-    let mount = cluster.folder().join("worker-1/mount");
+    let mount = cluster.folder().join("worker-1").join(folder);
     let device = fs::metadata(&mount).expect("it is mounted").dev();
     let abort = format!(
         "mount -t fusectl none /sys/fs/fuse/connections

@@ -4,6 +4,7 @@
 //! What the simulator cannot see is looked for here: that processes start, find each other, die and
 //! come back. Nothing is timed; what must come is waited for.
 
+mod bad_files;
 mod changes;
 mod cli;
 mod cluster;
@@ -25,6 +26,7 @@ mod foreign;
 mod garbage;
 mod groups;
 mod hostile;
+mod images;
 mod inputs;
 mod islands;
 mod jobs;
@@ -36,6 +38,7 @@ mod mount;
 mod names;
 mod outputs;
 mod phases;
+mod registers;
 mod small_disk;
 mod strangers;
 mod submit;

@@ -54,6 +54,7 @@ found! {
     members_whose_disks_lie_about_syncs_are_found LyingSync;
     masters_whose_disks_lie_about_syncs_are_found LyingLog;
     a_storage_node_that_acknowledges_before_the_sync_is_found EarlyAcknowledgement;
+    a_storage_node_that_takes_any_answer_for_a_confirmation_is_found HastyDeletion;
     a_master_that_accepts_a_job_before_the_commit_is_found EarlyAcceptance;
     a_master_that_acknowledges_outcomes_before_the_commit_is_found EarlySettlement;
     a_worker_that_counts_a_second_completion_is_found DuplicateCompletion;

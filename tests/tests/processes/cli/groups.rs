@@ -21,7 +21,7 @@ const SHAPE: &[&str] = &[
 
 /// A line of the listing without what differs from run to run: the node and its address.
 fn without_places(line: &str) -> String {
-    let cells = line.split_whitespace().enumerate().filter(|(at, _)| ![1, 5].contains(at));
+    let cells = line.split_whitespace().enumerate().filter(|(at, _)| ![1, 6].contains(at));
     cells.map(|(_, cell)| cell).collect::<Vec<_>>().join("  ")
 }
 

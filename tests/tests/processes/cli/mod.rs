@@ -4,6 +4,7 @@
 mod departures;
 mod documented;
 mod groups;
+mod rings;
 mod session;
 
 use std::collections::BTreeSet;
@@ -288,6 +289,8 @@ fn files(cluster: &Cluster) {
         "submit --dry-run --input name:data/absent -- true",
         "rm data",
         "rm data",
+        "put folder/a --replicas 3",
+        "put folder --replicas 6",
         "put absent",
     ] {
         session.run(line);
@@ -335,7 +338,9 @@ fn nodes(cluster: &Cluster) {
     let mut session = Session::new(cluster, "nodes");
     session.run("nodes");
     session.run("nodes forget nobody");
-    for line in ["dev status", "health", "df"] {
+    session.run("ring drain nobody");
+    session.run("ring add");
+    for line in ["dev status", "health", "df", "ring status"] {
         session.run_numbers(line);
     }
     session.end();
@@ -364,9 +369,13 @@ const JSON: &[(&str, &[&str])] = &[
     ("remuda ls SOURCE", &["ls", "name:folder", "--json"]),
     ("remuda ls SOURCE", &["ls", "job:first/0", "--json"]),
     ("remuda ls job:JOB", &["ls", "job:first", "--json"]),
+    ("remuda register set", &["register", "set", "7", "x", "--json"]),
+    ("remuda register get", &["register", "get", "7", "--json"]),
+    ("remuda register get", &["register", "get", "8", "--json"]),
     ("remuda nodes", &["nodes", "--json"]),
     ("remuda health", &["health", "--json"]),
     ("remuda df", &["df", "--json"]),
+    ("remuda ring status", &["ring", "status", "--json"]),
     ("remuda dev status", &["dev", "status", "--json"]),
 ];
 
@@ -374,6 +383,7 @@ const JSON: &[(&str, &[&str])] = &[
 const NOT_RUN: &[(&str, &str)] = &[
     ("remuda bench", "it starts clusters of its own and measures for a long time"),
     ("remuda nodes --follow", "it does not end; another test reads what it prints"),
+    ("remuda register watch", "it does not end; another test reads what it prints"),
     ("remuda nodes forget", "a node has to leave for it; another test reads what it prints"),
 ];
 
