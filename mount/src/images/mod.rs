@@ -128,16 +128,19 @@ impl std::fmt::Debug for Images {
 impl Images {
     /// Begins to show trees below `folder`, with the blocks of a mount. `hidden` is a folder for the
     /// images, which nobody but this process looks into. Both are made where they are not there, and
-    /// what a dead predecessor left in them is taken away.
+    /// what a dead predecessor left in them is taken away. `readers` are the user and group to whom
+    /// everything in the trees belongs, where that is not this process's own: the kernel lets others
+    /// than root and them read only what the modes of the files allow.
     ///
     /// # Errors
     /// [`ImagesError`] where it is not possible here: the system, its kernel or the rights of this
     /// process; one image was mounted for a try.
-    pub fn start(mount: &Mount, hidden: &Path, folder: &Path) -> Result<Images, ImagesError> {
-        Images::with_files(Arc::clone(mount.files()), hidden, folder)
-    }
-
-    fn with_files(files: Arc<Files>, hidden: &Path, folder: &Path) -> Result<Images, ImagesError> {
+    pub fn start(
+        mount: &Mount,
+        hidden: &Path,
+        folder: &Path,
+        readers: Option<(u32, u32)>,
+    ) -> Result<Images, ImagesError> {
         clean_trees(folder);
         let folder = made(folder, 0o711)?;
         let hidden = match made(hidden, 0o700) {
@@ -146,9 +149,10 @@ impl Images {
             Err(_) => hidden.to_owned(),
         };
         let hidden = mounting::prepare(&hidden).map_err(MountError::from)?;
-        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let table = Arc::new(Table::new(files));
-        let server = Server::new(Arc::clone(&table), owner);
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let owner = readers.unwrap_or(own);
+        let table = Arc::new(Table::new(Arc::clone(mount.files())));
+        let server = Server::new(Arc::clone(&table), own);
         let serving = Serving::start(server, hidden, THREADS, READ_AHEAD_KIB)?;
         let images = Images { folder, owner, table, trees: Mutex::default(), serving };
         images.probe().map_err(ImagesError::Probe)?;

@@ -38,7 +38,7 @@ impl Both {
         fs::create_dir_all(&at).expect("make a folder");
         let config = MountConfig { at: &at, cache: &cache, cache_bytes: 1 << 30, threads: THREADS };
         let mount = Mount::start(config, Arc::clone(client)).expect("a mount");
-        let images = Images::start(&mount, &place.join("images"), &place.join("trees"));
+        let images = Images::start(&mount, &place.join("images"), &place.join("trees"), None);
         Both { images: images.expect("images"), mount }
     }
 

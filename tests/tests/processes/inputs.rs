@@ -459,6 +459,17 @@ fn tasks_of_a_worker_that_is_root_run_as_another_user() {
     description.inputs = vec![input("few", bench.put(b"few"))];
     bench.execute(description, 4, b"");
     assert_eq!(bench.told("3"), "done\n");
+
+    // What nobody but its owner may read is an input like any other.
+    let closed = bench.cluster.place().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::write(closed.join("file"), "closed").unwrap();
+    for (path, mode) in [(closed.join("file"), 0o600), (closed, 0o700)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let read = "test \"$(cat $REMUDA_INPUTS/closed/file)\" = closed";
+    let submit = ["submit", "--wait", "--input", "closed", "--", "/bin/sh", "-c", read];
+    bench.cluster.run(&submit).ok();
     bench.execute(program(file), 1, b"");
     // Its processes end with a limit as everybody's do.
     let mut description = shell("sleep 3600 & wait");

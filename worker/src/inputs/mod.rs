@@ -33,6 +33,7 @@ use proto::time::{Duration, Instant};
 use crate::config::{InputsWay, MountWay, WorkerConfig};
 use crate::logic::job::JobSpec;
 use crate::runtime::{Cancel, remove_folder};
+use crate::spawn::TaskUser;
 use fetch::Fetch;
 use lines::LineReader;
 use mounted::Mounted;
@@ -186,7 +187,8 @@ impl Inputs {
             0 => free_bytes(&folder)? / 100 * FREE_PERCENT,
             limit => limit,
         };
-        let mount = || Mounted::start(data, limit, client.clone(), settings.mount_way);
+        let readers = TaskUser::of_setting(&settings.user)?.map(|user| (user.uid, user.gid));
+        let mount = || Mounted::start(data, limit, client.clone(), settings.mount_way, readers);
         let mounted = match settings.inputs {
             InputsWay::Materialise if settings.mount_way == MountWay::Erofs => {
                 return Err(io::Error::other(

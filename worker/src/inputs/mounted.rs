@@ -35,6 +35,8 @@ pub(super) struct Mounted {
     data: PathBuf,
     cache_bytes: u64,
     client: Arc<Client>,
+    /// User and group of the tasks where these are another user's, to whom images belong.
+    readers: Option<(u32, u32)>,
     /// Whether inputs are shown as images.
     has_images: bool,
     state: Mutex<State>,
@@ -71,6 +73,7 @@ impl Mounted {
         cache_bytes: u64,
         client: Arc<Client>,
         way: MountWay,
+        readers: Option<(u32, u32)>,
     ) -> io::Result<Mounted> {
         let data = data.canonicalize()?;
         // A dead mount that a predecessor left there is no folder, and cannot be made one.
@@ -83,7 +86,7 @@ impl Mounted {
         let jobs = BTreeMap::new();
         let state = Mutex::new(State { images: None, mount: None, jobs, has_ended: false });
         let has_images = way != MountWay::Plain;
-        let mut mounted = Mounted { data, cache_bytes, client, has_images, state };
+        let mut mounted = Mounted { data, cache_bytes, client, readers, has_images, state };
         let mount = mounted.mount().map_err(io::Error::other)?;
         if has_images {
             match mounted.images(&mount) {
@@ -120,7 +123,8 @@ impl Mounted {
     }
 
     fn images(&self, mount: &Mount) -> Result<Arc<Images>, mount::ImagesError> {
-        Images::start(mount, &self.data.join(IMAGES), &self.data.join(TREES)).map(Arc::new)
+        let (hidden, folder) = (self.data.join(IMAGES), self.data.join(TREES));
+        Images::start(mount, &hidden, &folder, self.readers).map(Arc::new)
     }
 
     /// Shows a job under a number; where its inputs stand then. `make_room` ends what some job has
