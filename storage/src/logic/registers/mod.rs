@@ -100,7 +100,9 @@ pub(super) struct Registers {
     changes: Admission,
     pending: BTreeMap<Ticket, Pending>,
     next_ticket: u64,
-    is_forgetting: bool,
+    /// The part whose copies are being forgotten: until that is durable nothing of it is taken on, as
+    /// it would be forgotten with them.
+    forgetting: Option<Part>,
     is_damaged: bool,
     rng: Rng,
 }
@@ -115,7 +117,7 @@ impl Registers {
             changes: Admission::new(BOUNDS),
             pending: BTreeMap::new(),
             next_ticket: 0,
-            is_forgetting: false,
+            forgetting: None,
             is_damaged: false,
             rng,
         }
@@ -252,7 +254,7 @@ impl Registers {
             self.copies.apply(pending.change);
         }
         if pending.purpose == Purpose::Forget {
-            self.is_forgetting = false;
+            self.forgetting = None;
             // After an error the next answer about the ring tries again.
             if done.result.is_ok() {
                 self.forget(acts);
@@ -264,7 +266,7 @@ impl Registers {
 
     /// Forgets copies of parts that are elsewhere, a number of them with each change.
     fn forget(&mut self, acts: &mut Vec<Act>) {
-        if self.is_forgetting || self.is_damaged {
+        if self.forgetting.is_some() || self.is_damaged {
             return;
         }
         let mut left = self.parts.all().filter(|&part| !self.parts.is_kept(part));
@@ -277,7 +279,7 @@ impl Registers {
         });
         let Some((part, version, addresses)) = found else { return };
         self.leave(part, version);
-        self.is_forgetting = true;
+        self.forgetting = Some(part);
         let change = Change::Forget { part, version, addresses };
         self.change(Purpose::Forget, change, None, acts);
     }

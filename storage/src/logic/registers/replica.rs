@@ -380,6 +380,9 @@ impl Registers {
     }
 
     fn check_replica(&mut self, part: Part, version: RingVersion) -> Result<(), Refusal> {
+        if self.forgetting == Some(part) {
+            return Err(self.later("this node forgets what it had of these registers before"));
+        }
         if self.parts.rank(version, part).is_some() {
             return Ok(());
         }
