@@ -337,11 +337,8 @@ impl Registers {
         if version < active {
             return Err(self.stale(part, version));
         }
-        if version >= self.parts.newest() || !self.parts.knows(version) {
-            acts.push(Act::AskRing);
-            return Err(self.later("this node does not know the version yet that is moved to"));
-        }
-        self.check_replica(part, version)
+        let is_known = version < self.parts.newest() && self.parts.knows(version);
+        self.check_moved(part, version, is_known, acts)
     }
 
     /// Whether copies may be kept for this version.
@@ -356,7 +353,19 @@ impl Registers {
         if version <= active || is_left {
             return Err(self.stale(part, version));
         }
-        if !self.parts.knows(version) {
+        let is_known = self.parts.knows(version);
+        self.check_moved(part, version, is_known, acts)
+    }
+
+    /// Whether this node knows what it needs of a move, and is a replica by this version.
+    fn check_moved(
+        &mut self,
+        part: Part,
+        version: RingVersion,
+        is_known: bool,
+        acts: &mut Vec<Act>,
+    ) -> Result<(), Refusal> {
+        if !is_known {
             acts.push(Act::AskRing);
             return Err(self.later("this node does not know the version yet that is moved to"));
         }
